@@ -1,0 +1,37 @@
+"""Everything a run can be told, in one tree of frozen dataclasses. Imports the standard library only.
+
+A field's default is written once, here; the string under it is its documentation and the command line's help text.
+`None` means "off" or "derived", as the field's text says. A documented run is a function in `raydet.recipes`.
+"""
+
+from raydet.config.checks import ConfigError
+from raydet.config.edit import as_flat, differences, from_dict, load, nearest, override, save, to_dict
+from raydet.config.inputs import Augment, Data, Model
+from raydet.config.learning import Ema, Loss, Optim, Precision, Quantization, Schedule
+from raydet.config.running import Evaluation, Run, Scaling
+from raydet.config.tree import Config
+
+__all__ = [
+    "Augment",
+    "Config",
+    "ConfigError",
+    "Data",
+    "Ema",
+    "Evaluation",
+    "Loss",
+    "Model",
+    "Optim",
+    "Precision",
+    "Quantization",
+    "Run",
+    "Scaling",
+    "Schedule",
+    "as_flat",
+    "differences",
+    "from_dict",
+    "load",
+    "nearest",
+    "override",
+    "save",
+    "to_dict",
+]
