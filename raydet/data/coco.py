@@ -1,0 +1,172 @@
+"""COCO annotations as an index of packed arrays: no list of records stays, so loader processes share one copy."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from raydet.config import Config
+from raydet.data.coco_json import parse
+from raydet.data.columns import Columns, Floats, Ints, Texts, file_key, load_columns, save_columns
+from raydet.data.errors import DataError
+from raydet.data.paths import inside
+
+Role = Literal["train", "val", "test"]
+
+_MIN_SIDE = 32
+"""Training leaves out pictures with a shorter side than this, as effdet and NVIDIA's EfficientDet do."""
+_MOST_RAW = 100_000
+"""class_ids=raw makes a class of every number up to the highest id; more than this is a mistake."""
+
+
+@dataclass(frozen=True, slots=True)
+class CocoIndex:
+    """The images and boxes of one split. Row i is the i-th image of the file; its boxes are first[i]:first[i + 1]."""
+
+    file: Path
+    images_dir: Path
+    ids: Ints
+    """The data set's image ids."""
+    names: Texts
+    sizes: npt.NDArray[np.int32]
+    """Height and width of each image."""
+    boxes: Floats
+    """x, y, width, height as in the file, unclipped."""
+    areas: Floats
+    labels: npt.NDArray[np.int32]
+    """Class of each box, from 0."""
+    crowd: npt.NDArray[np.bool_]
+    ann_ids: Ints
+    """The data set's annotation ids."""
+    first: Ints
+    category_ids: Ints
+    """Class -> the data set's category id."""
+    class_names: list[str]
+    """Class -> name; "" for a gap of class_ids=raw."""
+    warnings: list[str]
+    """What was accepted, repaired or dropped, one line per kind."""
+
+    @classmethod
+    def load(
+        cls,
+        json_path: Path | str,
+        images_dir: Path | str,
+        class_ids: Literal["contiguous", "raw"] = "contiguous",
+        *,
+        role: Role = "train",
+    ) -> "CocoIndex":
+        """Return the index of an annotation file; from the cache when the file was read before.
+
+        Args:
+            class_ids: contiguous: class i is the i-th category in order of id. raw: the category with id i + 1.
+            role: train refuses a file without annotations, val one without the key; test accepts both.
+
+        Raises:
+            DataError: the file is malformed; names the record and the rule.
+        """
+        path, folder = Path(json_path), Path(images_dir)
+        try:
+            key = f"{file_key(path)}-coco"
+        except OSError as error:
+            raise DataError(error.strerror or str(error), file=path, rule="DIR-E01") from None
+        columns = load_columns(key)
+        if columns is None:
+            columns, alone = parse(path, folder)
+            if alone:  # sizes read from pictures may change without the file
+                save_columns(key, columns)
+        warnings = Texts(columns["warning_bytes"], columns["warning_first"]).tolist()
+        _check_annotated(path, columns, role, warnings)
+        labels, category_ids, class_names = _classes(path, columns, class_ids)
+        same = {n: columns[n] for n in ("ids", "sizes", "boxes", "areas", "crowd", "ann_ids", "first")}
+        names = Texts(columns["name_bytes"], columns["name_first"])
+        return cls(
+            file=path,
+            images_dir=folder,
+            names=names,
+            labels=labels,
+            category_ids=category_ids,
+            class_names=class_names,
+            warnings=warnings,
+            **same,
+        )
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def num_classes(self) -> int:
+        """Classes, gaps of class_ids=raw included."""
+        return len(self.class_names)
+
+    def image_path(self, i: int) -> Path:
+        """Return the file of image i.
+
+        Raises:
+            DataError: the name leads out of the image folder.
+        """
+        return inside(self.images_dir, self.names[i])
+
+    def boxes_of(self, i: int) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
+        """Return image i's boxes_K4 (xyxy in pixels of the file, clipped to it), labels_K and crowd_K.
+
+        Boxes that lie wholly outside the image are left out.
+        """
+        part = slice(self.first[i], self.first[i + 1])
+        boxes_K4 = _clipped(self.boxes[part], self.sizes[i : i + 1])
+        inner = (boxes_K4[:, 2:] > boxes_K4[:, :2]).all(axis=1)
+        return boxes_K4[inner].astype(np.float32), self.labels[part][inner].astype(np.int64), self.crowd[part][inner]
+
+    def train_rows(self, cfg: Config) -> Ints:
+        """Return the rows to train on, in order: without pictures under 32 pixels and, with data.skip_empty, without
+        those that have no usable box (one that is no crowd and at least data.min_box wide and high within the image).
+
+        Raises:
+            DataError: none is left.
+        """
+        row_N = np.repeat(np.arange(len(self)), np.diff(self.first))
+        xyxy_N4 = _clipped(self.boxes, self.sizes[row_N])
+        usable_N = ~self.crowd & ((xyxy_N4[:, 2:] - xyxy_N4[:, :2]) >= max(cfg.data.min_box, 1e-6)).all(axis=1)
+        keep = self.sizes.min(axis=1) >= _MIN_SIDE
+        if cfg.data.skip_empty:
+            keep &= np.bincount(row_N[usable_N], minlength=len(self)) > 0
+        if not keep.any():
+            what = f"none of {len(self)} images is at least {_MIN_SIDE} pixels wide and high and has a usable box"
+            raise DataError(what, file=self.file, rule="COCO-E33")
+        return np.flatnonzero(keep).astype(np.int64)
+
+
+def _clipped(xywh_K4: Floats, hw_K2: npt.NDArray[np.int32]) -> Floats:
+    xyxy_K4 = np.concatenate([xywh_K4[:, :2], xywh_K4[:, :2] + xywh_K4[:, 2:]], axis=1)
+    clipped_K4: Floats = np.clip(xyxy_K4, 0, hw_K2[:, [1, 0, 1, 0]])
+    return clipped_K4
+
+
+def _check_annotated(path: Path, columns: Columns, role: Role, warnings: list[str]) -> None:
+    if role != "test" and not columns["has_annotations"]:
+        hint = "Only data.test may be without." if role == "val" else None
+        raise DataError('"annotations" is missing', file=path, rule="COCO-E06", hint=hint)
+    if len(columns["boxes"]) == 0:
+        if role == "train":
+            raise DataError("no annotation with a usable box; nothing can be learnt", file=path, rule="COCO-E26")
+        warnings.append(f"the {role} split has 0 boxes: AP cannot be computed (COCO-W26)")
+
+
+def _classes(
+    path: Path, columns: Columns, class_ids: Literal["contiguous", "raw"]
+) -> tuple[npt.NDArray[np.int32], Ints, list[str]]:
+    """Label of each box, category id of each class, name of each class."""
+    ids, names = columns["category_ids"], Texts(columns["class_bytes"], columns["class_first"]).tolist()
+    if class_ids == "contiguous":
+        order = np.argsort(ids)
+        labels = np.searchsorted(ids[order], columns["categories"]).astype(np.int32)
+        return labels, ids[order], [names[i] for i in order]
+    if ids.min() < 1 or ids.max() > _MOST_RAW:
+        bad = ids.min() if ids.min() < 1 else ids.max()
+        what, hint = f"category id {bad} is not from 1 to {_MOST_RAW}", "Use data.class_ids=contiguous."
+        raise DataError(what, file=path, rule="COCO-E27", hint=hint)
+    spread = [""] * int(ids.max())
+    for i, name in zip(ids, names, strict=True):
+        spread[i - 1] = name
+    return (columns["categories"] - 1).astype(np.int32), np.arange(1, len(spread) + 1, dtype=np.int64), spread

@@ -1,0 +1,54 @@
+"""Pictures and annotation files that the tests of raydet.data are made of."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from raydet.data.coco import CocoIndex
+
+
+def picture(seed: int, hw: tuple[int, int]) -> Image.Image:
+    """Smooth noise: resizing and JPEG change it little."""
+    rng = np.random.default_rng(seed)
+    return Image.fromarray(rng.integers(0, 256, (6, 8, 3), np.uint8)).resize(hw[::-1], Image.Resampling.BICUBIC)
+
+
+def truth(images: int = 3) -> dict[str, Any]:
+    """A sound annotation file: `images` pictures of 80 x 60 with two boxes each, categories 1 cat, 13 dog, 90 bus."""
+    return {
+        "images": [{"id": 10 + i, "file_name": f"{i}.jpg", "width": 80, "height": 60} for i in range(images)],
+        "annotations": [
+            {
+                "id": 100 + 2 * i + k,
+                "image_id": 10 + i,
+                "category_id": (1, 13, 90)[(i + k) % 3],
+                "bbox": [5.0 + 10 * k, 4.0 + i % 8, 30.0 + k, 20.5],
+                "area": 600.0,
+                "iscrowd": 0,
+            }
+            for i in range(images)
+            for k in range(2)
+        ],
+        "categories": [{"id": 90, "name": "bus"}, {"id": 1, "name": "cat"}, {"id": 13, "name": "dog"}],
+    }
+
+
+def write_coco(root: Path, content: dict[str, Any], pictures: bool = True) -> Path:
+    """The data set under `root`: instances_train.json and train/."""
+    (root / "train").mkdir(parents=True, exist_ok=True)
+    (root / "annotations").mkdir(exist_ok=True)
+    path = root / "annotations" / "instances_train.json"
+    path.write_text(json.dumps(content))
+    if pictures:
+        for i, image in enumerate(content["images"]):
+            picture(i, (image["height"], image["width"])).save(root / "train" / image["file_name"], quality=95)
+    return path
+
+
+def load_coco(tmp_path: Path, content: dict[str, Any], **options: Any) -> CocoIndex:
+    """The index of that content, without pictures."""
+    path = write_coco(tmp_path, content, pictures=False)
+    return CocoIndex.load(path, tmp_path / "train", **options)

@@ -1,0 +1,76 @@
+"""The folder index: classes by name, pictures by path, and what is refused."""
+
+from pathlib import Path
+
+import pytest
+
+from raydet.data.coco import CocoIndex
+from raydet.data.errors import DataError
+from raydet.data.folder import FolderIndex, check_same_classes
+from tests.data.makers import truth, write_coco
+
+
+def tree(root: Path, *names: str) -> Path:
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text("x")
+    return root
+
+
+def test_classes_are_folders_by_name_and_pictures_sorted_by_path(tmp_path: Path) -> None:
+    index = FolderIndex.load(tree(tmp_path, "b/2.JPG", "b/1.png", "a/sub/é 3.webp", "a/9.bmp", "top.jpg"))
+    assert index.class_names == ["a", "b"]
+    assert index.names.tolist() == ["a/9.bmp", "a/sub/é 3.webp", "b/1.png", "b/2.JPG"]
+    assert index.labels.tolist() == [0, 0, 1, 1]
+    assert (len(index), index.num_classes, index.category_ids.tolist()) == (4, 2, [0, 1])
+    assert index.image_path(2) == tmp_path / "b" / "1.png"
+    assert index.warnings == []
+
+
+def test_other_files_are_left_out_and_counted(tmp_path: Path) -> None:
+    index = FolderIndex.load(tree(tmp_path, "a/1.jpg", "a/notes.txt", "a/.DS_Store", ".ipynb_checkpoints/x.jpg"))
+    assert index.class_names == ["a"]
+    assert index.warnings == ["2 files that are no pictures are left out (DIR-W05)"]
+
+
+def test_links_to_folders_are_followed_and_circles_end(tmp_path: Path) -> None:
+    tree(tmp_path, "real/1.jpg", "set/a/0.jpg")
+    (tmp_path / "set" / "b").symlink_to(tmp_path / "real")
+    (tmp_path / "set" / "a" / "up").symlink_to(tmp_path / "set" / "a")
+    assert FolderIndex.load(tmp_path / "set").names.tolist() == ["a/0.jpg", "b/1.jpg"]
+
+
+@pytest.mark.parametrize(
+    ("files", "rule", "message"),
+    [
+        ((), "DIR-E01", "No such file"),
+        (("set/1.jpg",), "DIR-E03", "one folder of pictures per class"),
+        (("set/a/1.jpg", "set/b/1.txt"), "DIR-E02", "1 of 2 class folders hold no picture: b"),
+        (("set",), "DIR-E01", "Not a directory"),
+    ],
+)
+def test_layouts_that_hold_no_classes_are_refused(
+    tmp_path: Path, files: tuple[str, ...], rule: str, message: str
+) -> None:
+    tree(tmp_path, *files)
+    with pytest.raises(DataError, match=message) as caught:
+        FolderIndex.load(tmp_path / "set")
+    assert caught.value.rule == rule
+
+
+def test_validation_folders_with_other_classes_are_named(tmp_path: Path) -> None:
+    train = FolderIndex.load(tree(tmp_path / "train", "a/1.jpg", "b/1.jpg"))
+    val = FolderIndex.load(tree(tmp_path / "val", "a/1.jpg", "c/1.jpg", "d/1.jpg"))
+    check_same_classes(train, train)
+    with pytest.raises(DataError, match=r"3 classes, the training split 2; lacks: b; adds: c, d") as caught:
+        check_same_classes(train, val)
+    assert caught.value.rule == "DIR-E04"
+
+
+def test_validation_annotations_with_other_categories_are_named(tmp_path: Path) -> None:
+    content = truth()
+    train = CocoIndex.load(write_coco(tmp_path / "a", content, pictures=False), tmp_path)
+    content["categories"][2]["name"] = "hound"
+    val = CocoIndex.load(write_coco(tmp_path / "b", content, pictures=False), tmp_path)
+    with pytest.raises(DataError, match="lacks: 13 'dog'; adds: 13 'hound'"):
+        check_same_classes(train, val)
