@@ -182,6 +182,7 @@ _DEMO = {
     "schedule.min_lr": 0.0,
     "ema.decay": 0.99,
     "ema.warmup": True,
+    "scaling.cpus_per_worker": 2,  # one for the loader; nets this small gain nothing from a second thread
     "run.log_steps": 10,
 }
 

@@ -1,0 +1,58 @@
+"""What all tests share: one thread, no token of the user's, toy data sets, small configurations."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from raydet.config import Config, override
+from raydet.recipes import recipe
+
+torch.set_num_threads(1)  # on a busy machine a second thread costs more than it gives
+os.environ.setdefault("RAY_AUTH_TOKEN", "0" * 64)  # so that no test writes into ~/.ray
+
+
+@pytest.fixture(scope="session")
+def toy_detection(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """24 training and 10 validation pictures with digits, COCO layout."""
+    pytest.importorskip("sklearn")
+    from raydet.data.demo import make_detection
+
+    return make_detection(tmp_path_factory.mktemp("toy") / "detection", train=24, val=10)
+
+
+@pytest.fixture(scope="session")
+def toy_classification(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """60 training and 30 validation pictures of a digit each, one folder per class."""
+    pytest.importorskip("sklearn")
+    from raydet.data.demo import make_classification
+
+    return make_classification(tmp_path_factory.mktemp("toy") / "classification", train=60, val=30)
+
+
+@pytest.fixture
+def detection(toy_detection: Path, tmp_path: Path) -> Config:
+    """A detector's run of 2 epochs of 6 steps of 4 images, in this process."""
+    return _small("demo_detection", toy_detection, tmp_path)
+
+
+@pytest.fixture
+def classification(toy_classification: Path, tmp_path: Path) -> Config:
+    """A classifier's run of 2 epochs of 8 steps of 8 images, in this process."""
+    return _small("demo_classification", toy_classification, tmp_path)
+
+
+def _small(name: str, root: Path, tmp_path: Path) -> Config:
+    changes = {
+        "data.root": str(root),
+        "data.workers": 0,
+        "schedule.epochs": 2,
+        "scaling.num_workers": 0,
+        "run.name": "run",
+        "run.storage_path": str(tmp_path / "runs"),
+        "run.log_steps": 2,
+    }
+    if name == "demo_detection":
+        changes |= {"model.image_size": 64, "evaluation.recalibrate_bn": 8}
+    return override(recipe(name), changes)
