@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torchvision.ops import batched_nms
+from torchvision.ops import nms
 
 _EPS = 1e-8  # keeps the log of an empty box finite, as in TensorFlow's box coder
 
@@ -64,11 +64,24 @@ def detect(
         flat = logits_AC.reshape(-1)
         # Few logits of a trained network pass: sorting only those is what makes this cheap (20 % of inference before).
         passing = (flat > lowest).nonzero().squeeze(1)
-        best, order = flat[passing].topk(min(top_k, passing.numel()))
-        pair = passing[order]
+        pair = passing[flat[passing].topk(min(top_k, passing.numel()), sorted=False).indices.sort().values]
+        best, order = flat[pair].sort(descending=True, stable=True)  # of equal scores the first anchor is first
+        pair = pair[order]
         anchor, classes = pair // logits_AC.shape[1], pair % logits_AC.shape[1]
         boxes = decode(codes_A4[anchor].float(), anchors_A4[anchor])
         scores = best.float().sigmoid()
-        kept = batched_nms(boxes, scores, classes, nms_iou)[:max_detections]
+        kept = nms(_apart(boxes, classes), scores.double(), nms_iou)[:max_detections]
         found.append(Detections(boxes[kept], scores[kept], classes[kept]))
     return found
+
+
+def _apart(boxes_K4: Tensor, classes_K: Tensor) -> Tensor:
+    """Return the boxes moved so far apart by class that those of two classes never overlap.
+
+    torchvision's batched_nms does this from 0 and in float32: boxes that reach out of the picture to the left then meet
+    those of the class before, and with many classes the coordinates lose their fractions.
+    """
+    if boxes_K4.shape[0] == 0:
+        return boxes_K4.double()
+    boxes_K4 = boxes_K4.double() - boxes_K4.min()
+    return boxes_K4 + (classes_K * (boxes_K4.max() + 1)).unsqueeze(1)

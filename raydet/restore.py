@@ -1,0 +1,108 @@
+"""From what a user names to a model that answers: a checkpoint, a run's folder, or a recipe with foreign weights."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from torch import nn
+
+from raydet import checkpoints
+from raydet.config import Config, ConfigError, from_dict, override
+from raydet.models import weights
+from raydet.recipes import RECIPES, recipe
+from raydet.tasks import score_name
+from raydet.state import build_model, resolve_model
+
+CHECKPOINTS = "checkpoints"
+"""Name of the folder of checkpoints within a run's folder."""
+_FIXED = ("model.name", "model.num_classes", "model.padding", "model.redundant_bias", "model.bn_eps", "recipe")
+
+
+class Classes(Protocol):
+    """What a data set's index says of its classes."""
+
+    class_names: Sequence[str]
+    category_ids: Sequence[int]
+
+
+@dataclass(frozen=True)
+class Source:
+    """A trained model, in eval mode on the CPU, and what it was trained for."""
+
+    cfg: Config
+    model: nn.Module
+    class_names: list[str]
+    category_ids: list[int]
+    """Class -> the data set's id of it."""
+    path: Path | None
+    """The checkpoint; None for foreign weights."""
+
+    def check_classes(self, index: Classes) -> None:
+        """Raise ConfigError unless the data set's classes are those the model knows."""
+        theirs = [int(i) for i in index.category_ids]
+        if len(theirs) != len(self.category_ids):
+            raise ConfigError(
+                f"the model has {len(self.category_ids)} classes, the data set in data.root={self.cfg.data.root} has "
+                f"{len(theirs)}; is this the data it was trained for?"
+            )
+        names = [str(name) for name in index.class_names]
+        wrong = [i for i, name in enumerate(self.class_names) if name and name != names[i]]
+        if wrong:
+            i = wrong[0]
+            raise ConfigError(
+                f"class {i} is {self.class_names[i]!r} for the model and {names[i]!r} in data.root={self.cfg.data.root}"
+            )
+
+
+def find_checkpoint(path: Path) -> checkpoints.Checkpoint:
+    """Return the checkpoint that `path` names: itself, or a run's best (or newest, where none was scored).
+
+    Raises:
+        CheckpointError: there is none, or it is damaged.
+    """
+    folder = path / CHECKPOINTS
+    if not folder.is_dir():
+        return checkpoints.read(path)
+    newest = checkpoints.newest(folder)
+    if newest is None:
+        raise checkpoints.CheckpointError(f"{path} holds no usable checkpoint; the run has not saved one yet")
+    score = score_name(from_dict(newest.state()["config"]))
+    return checkpoints.best(folder, score, "max") or newest
+
+
+def open_source(source: str | Path, changes: Mapping[str, Any]) -> Source:
+    """Return the model that `source` names, with `changes` to its configuration.
+
+    Raises:
+        ConfigError: nothing of that name, or a change that cannot be. CheckpointError, WeightsError: a damaged file.
+    """
+    if str(source) in RECIPES:
+        return _foreign(override(recipe(str(source)), changes))
+    path = Path(source)
+    if not path.exists():
+        raise ConfigError(f"no checkpoint, run folder or recipe {str(source)!r}")
+    for key in changes:
+        if key in _FIXED:
+            raise ConfigError(f"{key} cannot change: {path} was trained with it")
+    checkpoint = find_checkpoint(path)
+    record = checkpoint.state()
+    cfg = override(from_dict(record["config"]), changes)
+    classes = record["classes"]
+    model = build_model(cfg, len(classes["ids"]))
+    model.load_state_dict(checkpoint.tensors("ema" if cfg.ema.decay is not None else "model"))
+    return Source(cfg, model.eval(), classes["names"], classes["ids"], checkpoint.path)
+
+
+def _foreign(cfg: Config) -> Source:
+    if cfg.model.weights is None:
+        raise ConfigError(f"model.weights must name the weights to use with recipe {cfg.recipe}")
+    if cfg.model.num_classes is None:
+        raise ConfigError(f"model.num_classes must be given with recipe {cfg.recipe} and foreign weights")
+    cfg = resolve_model(cfg)
+    model = build_model(cfg, cfg.model.num_classes)
+    report = weights.load(model, weights.resolve(cfg.model.weights), num_classes_may_differ=False)
+    del report
+    count = cfg.model.num_classes
+    first = 1 if cfg.task == "detection" else 0
+    return Source(cfg, model.eval(), [""] * count, list(range(first, first + count)), None)

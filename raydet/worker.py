@@ -1,0 +1,109 @@
+"""What one worker does in a run: open the data, take up the newest checkpoint, train, write down, save. Knows no Ray."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from raydet import checkpoints
+from raydet.config import Config, to_dict
+from raydet.data import EvalLoader, TrainLoader, check_same_classes, open_split
+from raydet.evaluation import recalibrate, score
+from raydet.log import RunLog
+from raydet.loop import Report, epochs
+from raydet.models import weights
+from raydet.peers import Peers
+from raydet.precision import prepare_device
+from raydet.restore import CHECKPOINTS
+from raydet.tasks import Task, make_task
+from raydet.state import State, build_model, new_state
+
+
+def train(cfg: Config, folder: Path, peers: Peers, tell: Callable[[dict[str, float]], None], threads: int | None = None) -> None:
+    """Train to the end of the schedule, from the newest valid checkpoint in `folder` where there is one.
+
+    Args:
+        cfg: with model.image_size and all paths resolved.
+        folder: the run's folder, seen by all workers; rank 0 writes.
+        tell: called with an epoch's metrics on every worker, once an epoch.
+        threads: CPU threads for torch in this worker; None: as many as torch takes by itself.
+    """
+    if threads is not None:
+        torch.set_num_threads(threads)
+    prepare_device(cfg, peers.device)
+    train_index, val_index = open_split(cfg, "train"), open_split(cfg, "val")
+    check_same_classes(train_index, val_index)
+    model = build_model(cfg, train_index.num_classes)
+    task = make_task(cfg, model, peers.device)
+    newest = peers.share(_newest(folder) if peers.rank == 0 else None)
+    if newest is None:
+        load_weights(cfg, model)
+    state = new_state(cfg, model, len(task.loss_names), peers.device)
+    state.extra = {
+        "config": to_dict(cfg),
+        "classes": {"names": list(train_index.class_names), "ids": [int(i) for i in train_index.category_ids]},
+    }
+    if newest is not None:
+        saved = checkpoints.read(Path(newest))
+        state.restore({name: saved.tensors(name) for name in state.tensors()}, saved.state())
+    train_loader = TrainLoader(cfg, train_index, peers.rank, peers.world)
+    val_loader = EvalLoader(cfg, val_index, peers.rank, peers.world)
+
+    def evaluate(evaluated: torch.nn.Module) -> dict[str, float]:
+        if cfg.evaluation.recalibrate_bn:
+            recalibrate(evaluated, task, train_loader, cfg, peers)
+        return score(evaluated, task, val_index, val_loader, cfg, peers)
+
+    try:
+        diary = _Diary(cfg, task, folder, state) if peers.rank == 0 else None
+        for report in epochs(cfg, task, state, train_loader, evaluate, peers):
+            if diary is not None:
+                diary.write(report, train_loader.steps_per_epoch)
+            if report.kind == "epoch":
+                tell(report.metrics)
+    finally:
+        train_loader.close()
+        val_loader.close()
+
+
+def load_weights(cfg: Config, model: torch.nn.Module) -> list[weights.Report]:
+    """Load what model.weights and model.backbone_weights name; return what was loaded."""
+    reports = []
+    if cfg.model.weights is not None:
+        reports.append(weights.load(model, weights.resolve(cfg.model.weights)))
+    if cfg.model.backbone_weights is not None:
+        reports.append(weights.load(model, weights.resolve(cfg.model.backbone_weights), backbone_only=True))
+    return reports
+
+
+def _newest(folder: Path) -> str | None:
+    newest = checkpoints.newest(folder / CHECKPOINTS)
+    return None if newest is None else str(newest.path)
+
+
+class _Diary:
+    """What rank 0 writes: logs and checkpoints."""
+
+    def __init__(self, cfg: Config, task: Task, folder: Path, state: State) -> None:
+        self.cfg, self.task, self.state, self.checkpoints = cfg, task, state, folder / CHECKPOINTS
+        self.log = RunLog(folder, cfg.task, state.step)
+        self.log.parameters(to_dict(cfg))
+
+    def write(self, report: Report, steps_per_epoch: int) -> None:
+        """Write down one report; the checkpoint comes first, so that no line speaks of what is not saved."""
+        if report.save:
+            self._save(report)
+        if report.kind == "log":
+            self.log.train_step(self.state.epoch, steps_per_epoch, self.state.epoch_steps - 1, report.metrics)
+        elif report.kind == "epoch":
+            self.log.epoch(self.state.epoch, self.state.step, report.metrics)
+        if report.last:
+            self.log.summary(report.metrics)
+            self.log.close()
+
+    def _save(self, report: Report) -> None:
+        state, folder = self.state, self.checkpoints
+        best = checkpoints.best(folder, self.task.score, "max")
+        checkpoints.save(folder, state.step, state.tensors(), state.record(), report.metrics, best and best.path)
+        best = checkpoints.best(folder, self.task.score, "max")
+        checkpoints.prune(folder, self.cfg.run.keep, best and best.path)

@@ -1,0 +1,31 @@
+"""Training workers without Ray: plain processes that meet over gloo."""
+
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+from raydet.config import Config, from_dict, to_dict
+from raydet.peers import Peers
+from raydet.worker import train
+
+
+def run_workers(cfg: Config, folder: Path, world: int, entry: Callable[..., None] = train) -> None:
+    """Run `entry(cfg, folder, peers, tell)` in `world` processes and wait for all."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as meeting:
+        mp.spawn(_worker, (world, f"file://{meeting}/store", to_dict(cfg), str(folder), entry), world)
+
+
+def _worker(
+    rank: int, world: int, store: str, cfg: dict[str, object], folder: str, entry: Callable[..., None]
+) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=store, rank=rank, world_size=world)
+    try:
+        entry(from_dict(cfg), Path(folder), Peers(rank, world), lambda metrics: None)
+    finally:
+        dist.destroy_process_group()
