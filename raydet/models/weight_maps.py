@@ -1,0 +1,190 @@
+"""Other programs' names for the same weights: which program a file comes from, and the map to our names.
+
+Our names are timm's (classifiers) and effdet's (detectors). The maps were read off the sources and tried on models
+built from them: timm 1.0.31, effdet 0.4.1 and NVIDIA/DeepLearningExamples 729963d (Classification/ConvNets,
+Detection/Efficientdet). No published file has been opened yet.
+"""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+Kind = Literal["classifier", "detector", "backbone"]
+
+SOURCES = ("raydet", "timm", "effdet", "nvidia classification", "nvidia detection")
+
+HEAD = re.compile(r"(conv_head|bn2|classifier)\.")
+"""What of a classifier is no part of a backbone."""
+
+
+@dataclass(frozen=True, slots=True)
+class Mapped:
+    """A file's weights under our names."""
+
+    source: str
+    """One of SOURCES."""
+    kind: Kind
+    tensors: dict[str, Tensor]
+    skipped: tuple[tuple[str, str], ...] = ()
+    """(the file's name, why it has no place in a model of ours)."""
+
+
+def family(tensors: dict[str, Tensor]) -> tuple[str, Kind] | None:
+    """Return the program that wrote such names and what they make up, or None. "timm" and "effdet" may also be ours."""
+    has = tensors.__contains__
+    if has("backbone.conv_stem.weight"):
+        return "effdet", "detector"
+    if has("conv_stem.weight"):
+        return "timm", "classifier" if has("classifier.weight") else "backbone"
+    if has("stem.conv.weight"):
+        return "nvidia classification", "classifier"
+    if has("backbone.input_conv.0.weight"):
+        return "nvidia detection", "detector"
+    if has("input_conv.0.weight"):
+        return "nvidia detection", "backbone"
+    return None
+
+
+def to_our_names(
+    tensors: dict[str, Tensor], source: str, kind: Kind, depths: tuple[int, ...], head_levels: int, num_classes: int
+) -> Mapped:
+    """Return the tensors by our names, boxes coded our way.
+
+    Args:
+        tensors: by the file's names.
+        source: one of SOURCES.
+        kind: what the tensors make up.
+        depths: blocks in each stage of the model's backbone; NVIDIA's detector numbers its blocks through.
+        head_levels: pyramid levels of the model; 0 for a classifier.
+        num_classes: of the model.
+    """
+    skipped = [(key, "quantizer") for key in tensors if "_quantizer." in key or key.endswith("_amax")]
+    tensors = {key: value for key, value in tensors.items() if (key, "quantizer") not in skipped}
+    if source == "nvidia classification":
+        tensors = {_nvidia_classifier_key(key): value for key, value in tensors.items()}
+    elif source == "nvidia detection":
+        prefix = "backbone." if kind == "detector" else ""
+        strange = [key for key in tensors if _is_unused_nvidia_head(key, prefix)]
+        skipped += [(key, "no part of the backbone") for key in strange]
+        rename = _nvidia_backbone_names(prefix, depths)
+        tensors = {rename(key): value for key, value in tensors.items() if key not in strange}
+    if source.startswith("nvidia"):
+        tensors = {key: _four_dimensional(key, value) for key, value in tensors.items()}
+    if kind == "detector" and source != "raydet":
+        tensors = _level_first_to_repeat_first(tensors, head_levels)
+        if source == "nvidia detection" and num_classes != 96:
+            tensors = {key: _without_padding_classes(key, value) for key, value in tensors.items()}
+        tensors = {key: _swap_box_codes(key, value) for key, value in tensors.items()}
+    return Mapped(source, kind, tensors, tuple(skipped))
+
+
+# --- NVIDIA classification ---
+
+_CLASSIFIER_PARTS = {"expand": ("conv_pw", "bn1"), "depsep": ("conv_dw", "bn2"), "proj": ("conv_pwl", "bn3")}
+_FIRST_STAGE_PARTS = {"depsep": ("conv_dw", "bn1"), "proj": ("conv_pw", "bn2")}
+_OUTER = {
+    "stem.conv.": "conv_stem.",
+    "stem.bn.": "bn1.",
+    "features.conv.": "conv_head.",
+    "features.bn.": "bn2.",
+    "classifier.fc.": "classifier.",
+}
+
+
+def _nvidia_classifier_key(key: str) -> str:
+    for theirs, ours in _OUTER.items():
+        if key.startswith(theirs):
+            return ours + key.removeprefix(theirs)
+    # The files on NGC say layer1. for what the sources call layers.0.
+    block = re.fullmatch(r"layer(?:s\.(?P<zero>\d)|(?P<one>\d))\.block(?P<index>\d+)\.(?P<part>\w+)\.(?P<rest>.+)", key)
+    if block is None:
+        return key
+    stage = int(block["zero"]) if block["zero"] else int(block["one"]) - 1
+    return f"blocks.{stage}.{block['index']}.{_block_part(stage, block['part'], block['rest'], ('conv', 'bn'))}"
+
+
+def _block_part(stage: int, part: str, rest: str, names: tuple[str, str]) -> str:
+    """Return our name within a block; `names` are theirs for a convolution and for the BN after it."""
+    if part in ("se", "squeeze_and_excitation"):
+        return "se." + rest.replace("squeeze.", "conv_reduce.").replace("expand.", "conv_expand.")
+    inner, _, leaf = rest.partition(".")
+    parts = _FIRST_STAGE_PARTS if stage == 0 else _CLASSIFIER_PARTS
+    if part not in parts or inner not in names:
+        return f"{part}.{rest}"
+    return f"{parts[part][names.index(inner)]}.{leaf}"
+
+
+def _four_dimensional(key: str, value: Tensor) -> Tensor:
+    """Return a squeeze-excite weight, a linear layer's in most of NVIDIA's files, as a 1x1 convolution's."""
+    return value[:, :, None, None] if ".se.conv_" in key and value.dim() == 2 else value
+
+
+# --- NVIDIA detection ---
+
+_DETECTION_PARTS = {"expand_conv": "expand", "depthwise_conv": "depsep", "project_conv": "proj"}
+
+
+def _nvidia_backbone_names(prefix: str, depths: tuple[int, ...]) -> Callable[[str], str]:
+    place = [(stage, i) for stage, depth in enumerate(depths) for i in range(depth)]
+
+    def rename(key: str) -> str:
+        inner = key.removeprefix(prefix)
+        if inner.startswith("input_conv."):
+            return prefix + inner.replace("input_conv.0.", "conv_stem.").replace("input_conv.1.", "bn1.")
+        block = re.fullmatch(r"mbconv_blocks\.(\d+)\.(\w+)\.(.+)", inner)
+        if block is None or int(block[1]) >= len(place):
+            return key
+        stage, i = place[int(block[1])]
+        part = _DETECTION_PARTS.get(block[2], block[2])
+        return f"{prefix}blocks.{stage}.{i}.{_block_part(stage, part, block[3], ('0', '1'))}"
+
+    return rename
+
+
+def _is_unused_nvidia_head(key: str, prefix: str) -> bool:
+    """Return whether a key of the backbone is neither its stem nor a block: the head of the classifier it was."""
+    return key.startswith(prefix) and not re.match(
+        r"input_conv\.|mbconv_blocks\.|fpn\.|class_net\.|box_net\.", key.removeprefix(prefix)
+    )
+
+
+def _without_padding_classes(key: str, value: Tensor) -> Tensor:
+    """Return NVIDIA's fused-loss predictor, 96 classes an anchor, without the 6 that only fill up."""
+    if not key.startswith("class_net.predict.conv_pw.") or value.shape[0] != 9 * 96:
+        return value
+    return value.reshape(9, 96, *value.shape[1:])[:, :90].reshape(9 * 90, *value.shape[1:])
+
+
+# --- effdet ---
+
+
+def _swap_box_codes(key: str, value: Tensor) -> Tensor:
+    """Return the box predictor's rows in the order tx ty tw th; effdet's is ty tx th tw."""
+    if not key.startswith("box_net.predict.conv_pw."):
+        return value
+    return value.reshape(-1, 4, *value.shape[1:])[:, [1, 0, 3, 2]].reshape(value.shape)
+
+
+def _level_first_to_repeat_first(tensors: dict[str, Tensor], levels: int) -> dict[str, Tensor]:
+    """Return the heads' BNs as bn_rep.REPEAT.LEVEL.bn, also where effdet had toggled them for TorchScript."""
+    form = re.compile(r"((?:class|box)_net\.bn_rep)\.(\d+)\.(\d+)\.(bn\.)?(\w+)")
+    found = {key: match for key in tensors if (match := form.fullmatch(key))}
+    outer = 1 + max((int(match[2]) for match in found.values()), default=-1)
+    inner = 1 + max((int(match[3]) for match in found.values()), default=-1)
+    # effdet drops the ".bn" when it puts levels first; where both counts agree nothing else would tell.
+    toggled = any(match[4] is None for match in found.values()) or (outer == levels and inner != levels)
+    if not toggled:
+        return tensors
+    return {
+        f"{found[key][1]}.{found[key][3]}.{found[key][2]}.bn.{found[key][5]}" if key in found else key: value
+        for key, value in tensors.items()
+    }
+
+
+def finite(tensors: dict[str, Tensor]) -> str | None:
+    """Return the name of a tensor that holds a NaN or an infinity, or None."""
+    return next((key for key, x in tensors.items() if x.is_floating_point() and not torch.isfinite(x).all()), None)
