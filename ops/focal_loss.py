@@ -23,7 +23,7 @@ def focal_loss(logits_AC: Tensor, labels_A: Tensor, alpha: float, gamma: float, 
 
     Args:
         logits_AC: before the sigmoid; float16, bfloat16, float32 or float64. Leading dimensions are free: [..., C].
-        labels_A: int64; a class in [0, C), -1 background, -2 counts for nothing. As logits without their last dimension.
+        labels_A: int64, logits' shape less the last dimension; a class in [0, C), -1 background, -2 counts for nothing.
         alpha: weight of the labelled logits, 0 to 1; all others weigh 1 - alpha.
         gamma: exponent that plays easy examples down, >= 0.
         label_smoothing: e above, 0 to 1.

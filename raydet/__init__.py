@@ -17,6 +17,7 @@ _LATER = {
     "override": "config",
     "recipe": "recipes",
     "fit": "cluster",
+    "Result": "cluster",
     "evaluate": "evaluation",
     "predict": "prediction",
 }

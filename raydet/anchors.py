@@ -70,8 +70,8 @@ def assign(
         boxes_BM4: float32 xyxy in input pixels; rows whose class is negative are padding.
         classes_BM: int64; a class, or negative for padding.
         match_iou: least IoU at which an anchor takes the box it overlaps most; ties go to the earlier box.
-        distinct: where two boxes share their best anchor, False: the earlier box has it and the other may go without, as
-            in TensorFlow's; True: boxes choose in turn among the anchors that no earlier box was given.
+        distinct: what happens where two boxes share their best anchor. False: the earlier box has it and the other may
+            go without, as in TensorFlow's. True: boxes choose in turn among the anchors that no earlier one was given.
     """
     B, M = classes_BM.shape
     A = anchors_A4.shape[0]

@@ -1,4 +1,4 @@
-"""The verb `raydet bench`: what a training step costs, beside the same step of a peer, measured in turn in one process."""
+"""The verb `raydet bench`: what a training step costs, beside the same step of a peer, in turn in one process."""
 
 import os
 import platform
@@ -17,8 +17,8 @@ from raydet.loop import Trainer
 from raydet.peers import Peers
 from raydet.precision import prepare_device
 from raydet.recipes import recipe
-from raydet.tasks import make_task
 from raydet.state import build_model, new_state, resolve_model
+from raydet.tasks import make_task
 
 BOXES = 7
 """Boxes per image: COCO's mean is 7.3."""
@@ -79,9 +79,7 @@ def bench_step(
     values: dict[str, float | str] = {"recipe": name, "batch": batch, "image_size": data.images_B3HW.shape[-1]}
     values |= {"threads": threads, "rounds": rounds, "machine": machine(device), "torch": torch.__version__}
     for side, times in seconds.items():
-        values |= {
-            f"{side}_s": statistics.median(times), f"{side}_min_s": min(times), f"{side}_max_s": max(times)
-        }
+        values |= {f"{side}_s": statistics.median(times), f"{side}_min_s": min(times), f"{side}_max_s": max(times)}
     if vs is not None:
         values["ratio"] = float(values[f"{vs}_s"]) / float(values["ours_s"])
     return values

@@ -8,7 +8,7 @@ import inspect
 import math
 import resource
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
@@ -19,12 +19,12 @@ from torch.nn.parallel import DistributedDataParallel
 
 from raydet.config import Config
 from raydet.data import Batch
-from raydet.optim import clip_gradients, learning_rate
 from raydet.log import clock
+from raydet.optim import clip_gradients, learning_rate
 from raydet.peers import Peers
 from raydet.precision import autocast
-from raydet.tasks import Task
 from raydet.state import State
+from raydet.tasks import Task
 
 
 @dataclass(frozen=True)
@@ -52,10 +52,8 @@ class Batches(Protocol):
         ...
 
 
-class Evaluator(Protocol):
-    """Scores the model at the end of an epoch."""
-
-    def __call__(self, model: nn.Module) -> dict[str, float]: ...
+Evaluator = Callable[[nn.Module], dict[str, float]]
+"""Scores the model at the end of an epoch."""
 
 
 # torch 2.15 renamed the argument and warns of the old name.
@@ -74,7 +72,7 @@ class Trainer:
             self.network = DistributedDataParallel(
                 self.network,
                 device_ids=[peers.device] if peers.device.type == "cuda" else None,
-                **_NO_BUFFER_SYNC,  # statistics are averaged at boundaries instead, see Peers.average_buffers
+                **_NO_BUFFER_SYNC,  # type: ignore[arg-type]  # statistics are averaged at boundaries instead, see Peers.average_buffers
                 gradient_as_bucket_view=True,
             )
 
@@ -105,7 +103,7 @@ class Trainer:
             outputs = self.network(images_B3HW, seeds_B)
         losses = self.task.loss(outputs, target, weight)
         # DistributedDataParallel averages gradients, but these losses are shares of a sum.
-        self.state.scaler.scale(losses[0] * self.peers.world).backward()
+        self.state.scaler.scale(losses[0] * self.peers.world).backward()  # type: ignore[no-untyped-call]
         return losses.detach()
 
     def _no_sync(self, last: bool) -> AbstractContextManager[None]:
@@ -132,7 +130,7 @@ def epochs(
         figures |= _epoch_losses(task, state, peers)
         state.epoch, state.epoch_steps = state.epoch + 1, 0
         state.sums.zero_()
-        peers.average_buffers(state.model, state.average and state.average.model)
+        peers.average_buffers(*state.models())
         last = state.epoch >= cfg.schedule.total_epochs
         due = state.epoch >= cfg.run.eval_after and state.epoch % cfg.run.eval_epochs == 0
         best = False
@@ -153,7 +151,7 @@ def _stale(cfg: Config, state: State) -> bool:
 
 
 def _epoch(cfg: Config, trainer: Trainer, batches: Batches) -> Iterator[Report]:
-    """Train to the end of the epoch that `state` is in; yield the figures of every log_steps steps, and saves that are due."""
+    """Train to the end of the epoch under way; yield the figures of every log_steps steps, and saves that are due."""
     state, peers = trainer.state, trainer.peers
     meter = _Meter(cfg, trainer)
     state.train()
@@ -169,7 +167,7 @@ def _epoch(cfg: Config, trainer: Trainer, batches: Batches) -> Iterator[Report]:
         if state.epoch_steps % cfg.run.log_steps == 0 or ends:
             yield Report("log", meter.read(lr))
         if cfg.run.checkpoint_steps and state.step % cfg.run.checkpoint_steps == 0 and not ends:
-            peers.average_buffers(state.model, state.average and state.average.model)
+            peers.average_buffers(*state.models())
             yield Report("save", save=True)
             meter.start_clock()
     # Nothing is left in it, but only an exhausted source lets its loader processes rest.
@@ -202,8 +200,8 @@ class _Meter:
         values = {f"train_{name}": value / steps for name, value in zip(names, summed, strict=True)}
         if not all(math.isfinite(value) for value in summed):
             raise FloatingPointError(
-                f"training loss is {summed[0] / steps} in epoch {state.epoch + 1}, step {state.epoch_steps}, at learning "
-                f"rate {lr:g}; lower optim.lr or lengthen schedule.warmup_epochs"
+                f"training loss is {summed[0] / steps} in epoch {state.epoch + 1}, step {state.epoch_steps}, "
+                f"at learning rate {lr:g}; lower optim.lr or lengthen schedule.warmup_epochs"
             )
         values |= {"lr": lr, "memory_bytes": _memory_bytes(peers.device)}
         if timed:

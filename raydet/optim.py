@@ -120,7 +120,7 @@ def _tensors(model: nn.Module) -> list[Tensor]:
 
 @torch.no_grad()
 def clip_gradients(parameters: Iterable[Tensor], longest: float | None) -> Tensor | None:
-    """Scale all gradients together so that their global L2 norm is at most `longest`; return the norm before, or None."""
+    """Scale all gradients together to a global L2 norm of at most `longest`; return the norm before, or None."""
     if longest is None:
         return None
     return nn.utils.clip_grad_norm_(parameters, longest, foreach=True)

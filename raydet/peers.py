@@ -1,6 +1,6 @@
 """The workers of one run and the few things they exchange. With a single worker nothing is exchanged."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 import torch
@@ -16,7 +16,7 @@ class Peers:
 
     rank: int = 0
     world: int = 1
-    device: torch.device = torch.device("cpu")
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
     def sum_(self, tensor: Tensor) -> Tensor:
         """Add up `tensor` over all workers, in place; return it."""
@@ -41,15 +41,15 @@ class Peers:
         return things  # type: ignore[return-value]
 
     @torch.no_grad()
-    def average_buffers(self, *models: nn.Module | None) -> None:
+    def average_buffers(self, *models: nn.Module) -> None:
         """Give all workers the mean of their floating-point buffers (BatchNorm's statistics), in one exchange."""
         if self.world == 1:
             return
-        buffers = [b for model in models if model is not None for b in model.buffers() if b.is_floating_point()]
+        buffers = [b for model in models for b in model.buffers() if b.is_floating_point()]
         if not buffers:
             return
         flat = torch.cat([b.reshape(-1).double() for b in buffers])
         dist.all_reduce(flat)
         flat /= self.world
-        for buffer, mean in zip(buffers, flat.split([b.numel() for b in buffers]), strict=True):
+        for buffer, mean in zip(buffers, torch.split(flat, [b.numel() for b in buffers]), strict=True):
             buffer.copy_(mean.reshape(buffer.shape))

@@ -105,6 +105,7 @@ def _one(trained: Source, task: Any, path: Path) -> Detections | Classes:
         p, order = outputs[0].float().softmax(-1).topk(min(5, outputs.shape[1]))
         return Classes(path, [trained.class_names[i] for i in order.tolist()], p.cpu().numpy())
     (found,) = task.detect(outputs)
+    assert batch.scale_B2 is not None and batch.size_B2 is not None
     boxes_K4 = to_file_pixels(found, batch.scale_B2[0], batch.size_B2[0])
     labels = found.classes_K.tolist()
     ids = np.asarray([trained.category_ids[i] for i in labels], np.int64)
@@ -137,7 +138,7 @@ def draw(answer: Detections | Classes, threshold: float) -> Image.Image:
         return caption(picture, f"{answer.names[0]} {answer.probabilities_K[0]:.2f}")
     seen = _above(answer, threshold)
     labels = [name or str(i) for name, i in zip(seen.names, seen.category_ids_K.tolist(), strict=True)]
-    return draw_detections(picture, seen.boxes_K4, labels, seen.scores_K)
+    return draw_detections(picture, seen.boxes_K4, labels, seen.scores_K.tolist())
 
 
 def _coco_rows(answer: Detections) -> Iterable[dict[str, Any]]:

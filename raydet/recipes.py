@@ -188,7 +188,7 @@ _DEMO = {
 
 
 def demo_classification() -> Config:
-    """Handwritten digits on photos, 64 px, made on the spot: a small EfficientNet learns them in two minutes on a CPU."""
+    """Handwritten digits on photos, 64 px, made on the spot; a small EfficientNet learns them in a minute or two."""
     changes = {
         "model.name": "efficientnet_demo",
         "model.dropout": 0.0,

@@ -1,29 +1,23 @@
 """From what a user names to a model that answers: a checkpoint, a run's folder, or a recipe with foreign weights."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from torch import nn
 
 from raydet import checkpoints
 from raydet.config import Config, ConfigError, from_dict, override
+from raydet.data import Index
 from raydet.models import weights
 from raydet.recipes import RECIPES, recipe
-from raydet.tasks import score_name
 from raydet.state import build_model, resolve_model
+from raydet.tasks import score_name
 
 CHECKPOINTS = "checkpoints"
 """Name of the folder of checkpoints within a run's folder."""
 _FIXED = ("model.name", "model.num_classes", "model.padding", "model.redundant_bias", "model.bn_eps", "recipe")
-
-
-class Classes(Protocol):
-    """What a data set's index says of its classes."""
-
-    class_names: Sequence[str]
-    category_ids: Sequence[int]
 
 
 @dataclass(frozen=True)
@@ -38,7 +32,7 @@ class Source:
     path: Path | None
     """The checkpoint; None for foreign weights."""
 
-    def check_classes(self, index: Classes) -> None:
+    def check_classes(self, index: Index) -> None:
         """Raise ConfigError unless the data set's classes are those the model knows."""
         theirs = [int(i) for i in index.category_ids]
         if len(theirs) != len(self.category_ids):
@@ -67,7 +61,7 @@ def find_checkpoint(path: Path) -> checkpoints.Checkpoint:
     newest = checkpoints.newest(folder)
     if newest is None:
         raise checkpoints.CheckpointError(f"{path} holds no usable checkpoint; the run has not saved one yet")
-    score = score_name(from_dict(newest.state()["config"]))
+    score = score_name(saved_config(newest))
     return checkpoints.best(folder, score, "max") or newest
 
 
@@ -86,23 +80,34 @@ def open_source(source: str | Path, changes: Mapping[str, Any]) -> Source:
         if key in _FIXED:
             raise ConfigError(f"{key} cannot change: {path} was trained with it")
     checkpoint = find_checkpoint(path)
-    record = checkpoint.state()
-    cfg = override(from_dict(record["config"]), changes)
-    classes = record["classes"]
-    model = build_model(cfg, len(classes["ids"]))
+    cfg = override(saved_config(checkpoint), changes)
+    names, ids = _saved_classes(checkpoint)
+    model = build_model(cfg, len(ids))
     model.load_state_dict(checkpoint.tensors("ema" if cfg.ema.decay is not None else "model"))
-    return Source(cfg, model.eval(), classes["names"], classes["ids"], checkpoint.path)
+    return Source(cfg, model.eval(), names, ids, checkpoint.path)
+
+
+def saved_config(checkpoint: checkpoints.Checkpoint) -> Config:
+    """Return the configuration that a checkpoint was trained with."""
+    values = checkpoint.state()["config"]
+    if not isinstance(values, dict):
+        raise checkpoints.CheckpointError(f"{checkpoint.path}: state.json holds no configuration")
+    return from_dict(values)
+
+
+def _saved_classes(checkpoint: checkpoints.Checkpoint) -> tuple[list[str], list[int]]:
+    classes: Any = checkpoint.state()["classes"]
+    return [str(name) for name in classes["names"]], [int(i) for i in classes["ids"]]
 
 
 def _foreign(cfg: Config) -> Source:
-    if cfg.model.weights is None:
+    spec, count = cfg.model.weights, cfg.model.num_classes
+    if spec is None:
         raise ConfigError(f"model.weights must name the weights to use with recipe {cfg.recipe}")
-    if cfg.model.num_classes is None:
+    if count is None:
         raise ConfigError(f"model.num_classes must be given with recipe {cfg.recipe} and foreign weights")
     cfg = resolve_model(cfg)
-    model = build_model(cfg, cfg.model.num_classes)
-    report = weights.load(model, weights.resolve(cfg.model.weights), num_classes_may_differ=False)
-    del report
-    count = cfg.model.num_classes
+    model = build_model(cfg, count)
+    weights.load(model, weights.resolve(spec), num_classes_may_differ=False)
     first = 1 if cfg.task == "detection" else 0
     return Source(cfg, model.eval(), [""] * count, list(range(first, first + count)), None)

@@ -38,6 +38,10 @@ class State:
         """The model that is scored: the average where there is one."""
         return self.model if self.average is None else self.average.model
 
+    def models(self) -> list[nn.Module]:
+        """Return the model, and its average where there is one."""
+        return [self.model] if self.average is None else [self.model, self.average.model]
+
     def train(self) -> None:
         """Put the model in training mode, but for what is frozen."""
         self.model.train()
@@ -106,14 +110,14 @@ def resolve_model(cfg: Config) -> Config:
         freeze(model, cfg.model.freeze)
     except ValueError as error:
         raise ConfigError(str(error)) from error
-    multiple = 1 << int(model.max_level) if cfg.task == "detection" else 1
+    multiple = 1 << model.max_level if isinstance(model, models.EfficientDet) else 1
     if size % multiple:
         near = max(multiple, round(size / multiple) * multiple)
         raise ConfigError(f"model.image_size={size} must be a multiple of {multiple} for {cfg.model.name}; try {near}")
     return override(cfg, {"model.image_size": size})
 
 
-def build_model(cfg: Config, num_classes: int) -> nn.Module:
+def build_model(cfg: Config, num_classes: int) -> models.EfficientNet | models.EfficientDet:
     """Return the configured network with weights drawn from run.seed."""
     m = cfg.model
     with torch.random.fork_rng(devices=[]):
@@ -137,9 +141,9 @@ def new_state(cfg: Config, model: nn.Module, losses: int, device: torch.device) 
         losses: how many losses are summed up over an epoch.
     """
     if cfg.model.sync_bn:
-        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
     channels_last = cfg.precision.memory_format == "channels_last"
-    model.to(device=device, memory_format=torch.channels_last if channels_last else torch.contiguous_format)
+    model.to(device).to(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
     for parameter in model.parameters():
         if parameter.ndim == 4 and parameter.shape[2:] == (1, 1):
             # Both layouts are the same memory; these strides are those of its gradient, as DDP's buckets want them.

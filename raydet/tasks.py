@@ -14,6 +14,7 @@ from raydet.config import Config
 from raydet.data import Batch, CocoIndex, FolderIndex
 from raydet.data.augment import mixup, mixup_weight
 from raydet.metrics import Detections, Truth, average_precision, topk_accuracy
+from raydet.models import EfficientDet, EfficientNet
 from raydet.peers import Peers
 
 MEAN = (0.485, 0.456, 0.406)
@@ -83,16 +84,17 @@ class _Inputs:
 class Detection(_Inputs):
     """EfficientDet: focal and Huber loss over anchors, COCO's average precision."""
 
-    score = "AP"
-    loss_names = ("loss", "class_loss", "box_loss")
+    score: str = "AP"
+    loss_names: tuple[str, ...] = ("loss", "class_loss", "box_loss")
 
     def __init__(self, cfg: Config, model: nn.Module, device: torch.device) -> None:
         super().__init__(cfg, device)
         side = cfg.model.image_size
         if side is None:
             raise ValueError("model.image_size is not resolved")
-        levels = (int(model.min_level), int(model.max_level))
-        self.anchors_A4 = make_anchors((side, side), *levels, float(model.anchor_scale)).to(device)
+        assert isinstance(model, EfficientDet)
+        anchors_A4 = make_anchors((side, side), model.min_level, model.max_level, model.anchor_scale)
+        self.anchors_A4 = anchors_A4.to(device)
 
     def targets(self, batch: Batch) -> Targets:
         assert batch.boxes_BM4 is not None and batch.classes_BM is not None
@@ -194,12 +196,13 @@ def _truth(index: CocoIndex) -> Truth:
 class Classification(_Inputs):
     """EfficientNet: smoothed cross entropy, top-1 and top-5 accuracy."""
 
-    score = "top1"
-    loss_names = ("loss",)
+    score: str = "top1"
+    loss_names: tuple[str, ...] = ("loss",)
 
     def __init__(self, cfg: Config, model: nn.Module, device: torch.device) -> None:
         super().__init__(cfg, device)
-        self.num_classes = int(model.num_classes)
+        assert isinstance(model, EfficientNet)
+        self.num_classes = model.num_classes
 
     def targets(self, batch: Batch) -> Tensor:
         assert batch.labels_B is not None

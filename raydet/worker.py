@@ -1,4 +1,4 @@
-"""What one worker does in a run: open the data, take up the newest checkpoint, train, write down, save. Knows no Ray."""
+"""What one worker does in a run: open data, take up the newest checkpoint, train, write, save. Knows no Ray."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -11,15 +11,17 @@ from raydet.data import EvalLoader, TrainLoader, check_same_classes, open_split
 from raydet.evaluation import recalibrate, score
 from raydet.log import RunLog
 from raydet.loop import Report, epochs
-from raydet.models import weights
+from raydet.models import EfficientDet, EfficientNet, weights
 from raydet.peers import Peers
 from raydet.precision import prepare_device
 from raydet.restore import CHECKPOINTS
-from raydet.tasks import Task, make_task
 from raydet.state import State, build_model, new_state
+from raydet.tasks import Task, make_task
 
 
-def train(cfg: Config, folder: Path, peers: Peers, tell: Callable[[dict[str, float]], None], threads: int | None = None) -> None:
+def train(
+    cfg: Config, folder: Path, peers: Peers, tell: Callable[[dict[str, float]], None], threads: int | None = None
+) -> None:
     """Train to the end of the schedule, from the newest valid checkpoint in `folder` where there is one.
 
     Args:
@@ -66,7 +68,7 @@ def train(cfg: Config, folder: Path, peers: Peers, tell: Callable[[dict[str, flo
         val_loader.close()
 
 
-def load_weights(cfg: Config, model: torch.nn.Module) -> list[weights.Report]:
+def load_weights(cfg: Config, model: EfficientNet | EfficientDet) -> list[weights.Report]:
     """Load what model.weights and model.backbone_weights name; return what was loaded."""
     reports = []
     if cfg.model.weights is not None:
@@ -103,7 +105,9 @@ class _Diary:
 
     def _save(self, report: Report) -> None:
         state, folder = self.state, self.checkpoints
-        best = checkpoints.best(folder, self.task.score, "max")
-        checkpoints.save(folder, state.step, state.tensors(), state.record(), report.metrics, best and best.path)
-        best = checkpoints.best(folder, self.task.score, "max")
-        checkpoints.prune(folder, self.cfg.run.keep, best and best.path)
+        checkpoints.save(folder, state.step, state.tensors(), state.record(), report.metrics, self._best())
+        checkpoints.prune(folder, self.cfg.run.keep, self._best())
+
+    def _best(self) -> Path | None:
+        best = checkpoints.best(self.checkpoints, self.task.score, "max")
+        return None if best is None else best.path

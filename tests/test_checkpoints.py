@@ -37,7 +37,8 @@ def test_a_metric_that_is_not_finite_comes_back_as_nan_and_is_never_best(tmp_pat
     found = checkpoints.best(tmp_path, "map", "max")
     assert found is not None and found.step == 2
     assert (
-        checkpoints.read(tmp_path / "step_00000001").metrics["map"] != checkpoints.read(tmp_path / "step_00000001").metrics["map"]
+        checkpoints.read(tmp_path / "step_00000001").metrics["map"]
+        != checkpoints.read(tmp_path / "step_00000001").metrics["map"]
     )
 
 

@@ -140,7 +140,9 @@ def test_clipping_keeps_the_direction_and_none_keeps_all() -> None:
         p.grad = torch.full_like(p, 3.0)
     norm = clip_gradients(parameters, 1.0)
     assert norm is not None and float(norm) == pytest.approx(math.sqrt(45))
-    assert math.sqrt(sum(float((p.grad**2).sum()) for p in parameters if p.grad is not None)) == pytest.approx(1, abs=1e-5)
+    assert math.sqrt(sum(float((p.grad**2).sum()) for p in parameters if p.grad is not None)) == pytest.approx(
+        1, abs=1e-5
+    )
     assert clip_gradients(parameters, None) is None
 
 

@@ -77,7 +77,9 @@ def test_a_run_resumed_after_an_epoch_equals_an_undisturbed_one(
     assert same_tensors(whole, parts)
     lines = [(f / "metrics.jsonl").read_text().splitlines() for f in (whole, parts)]
     figures = [[json.loads(line) for line in text] for text in lines]
-    scores = [[{k: v for k, v in row.items() if "loss" in k or k in ("AP", "top1")} for row in rows] for rows in figures]
+    scores = [
+        [{k: v for k, v in row.items() if "loss" in k or k in ("AP", "top1")} for row in rows] for rows in figures
+    ]
     assert scores[0] == scores[1] and len(scores[0]) == 2
 
 
@@ -126,7 +128,9 @@ def test_two_workers_learn_what_one_learns(kind: str, request: pytest.FixtureReq
         "schedule.epochs": 4,
         "schedule.warmup_epochs": 0.0,
     }
-    cfg = override(request.getfixturevalue(kind), changes | ({"augment.mixup": 0.2} if kind == "classification" else {}))
+    cfg = override(
+        request.getfixturevalue(kind), changes | ({"augment.mixup": 0.2} if kind == "classification" else {})
+    )
     cfg = make_plan(cfg).cfg
     run_workers(cfg, tmp_path / "one", 1)
     run_workers(cfg, tmp_path / "two", 2)
@@ -136,9 +140,7 @@ def test_two_workers_learn_what_one_learns(kind: str, request: pytest.FixtureReq
     assert two == pytest.approx(one, rel=1e-4)
 
 
-def _die_in_the_second_epoch(
-    cfg: Config, folder: Path, peers: Peers, tell: Callable[[dict[str, float]], None]
-) -> None:
+def _die_in_the_second_epoch(cfg: Config, folder: Path, peers: Peers, tell: Callable[[dict[str, float]], None]) -> None:
     def stop(metrics: dict[str, float]) -> None:
         raise SystemExit(0)
 

@@ -20,9 +20,7 @@ def run_workers(cfg: Config, folder: Path, world: int, entry: Callable[..., None
         mp.spawn(_worker, (world, f"file://{meeting}/store", to_dict(cfg), str(folder), entry), world)
 
 
-def _worker(
-    rank: int, world: int, store: str, cfg: dict[str, object], folder: str, entry: Callable[..., None]
-) -> None:
+def _worker(rank: int, world: int, store: str, cfg: dict[str, object], folder: str, entry: Callable[..., None]) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=store, rank=rank, world_size=world)
     try:

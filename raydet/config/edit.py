@@ -1,4 +1,4 @@
-"""Changing, comparing, writing and reading a Config. `override` is the one way in for the CLI, JSON files and searches."""
+"""Changing, comparing, writing and reading a Config. `override` is the one way in: CLI, JSON files, searches."""
 
 import difflib
 import json

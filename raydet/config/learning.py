@@ -23,7 +23,8 @@ class Loss:
     match_iou: float = 0.5
     """Anchors that reach this IoU with a box are positives; each box's best anchor always is."""
     distinct_matches: bool = False
-    """Two boxes that share their best anchor: give the second its next best. False: the first wins, as in TensorFlow's."""
+    """Of two boxes that share their best anchor, give the second its next best. False: the first wins, as in
+    TensorFlow's."""
 
     def __post_init__(self) -> None:
         fraction("loss", self, "alpha", "label_smoothing", "match_iou")
@@ -133,7 +134,7 @@ class Precision:
     """Numbers and memory layout."""
 
     mode: Literal["fp32", "tf32", "bf16", "fp16"] = "fp32"
-    """fp32; tf32: fp32 with TF32 matrix products (NVIDIA Ampere on); bf16 and fp16: autocast, fp16 with a loss scale."""
+    """fp32; tf32: fp32 with TF32 products (NVIDIA Ampere on); bf16 and fp16: autocast, fp16 with a loss scale."""
     memory_format: Literal["channels_last", "contiguous"] = "channels_last"
     """Layout of images and weights."""
     compile: bool = False

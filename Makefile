@@ -1,0 +1,40 @@
+# Two commands on a machine with only Python 3.11, make and the package index: make demo, make test.
+PYTHON ?= python3.11
+VENV ?= .venv
+RUN := $(VENV)/bin/python
+INSTALL := $(RUN) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+.PHONY: demo test gpu lint types clean
+
+demo: $(VENV)/demo.stamp  ## train the demo classifier and detector, predict, print the table
+	$(RUN) examples/demo.py
+
+test: $(VENV)/dev.stamp lint  ## everything that needs no GPU, the quick tests first
+	$(RUN) -m pytest -m "not slow and not gpu" --durations=10
+	$(RUN) -m pytest -m "slow and not gpu" --durations=10
+
+lint: $(VENV)/dev.stamp  ## style, formatting, types
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+	$(RUN) -m mypy --config-file pyproject.toml -p raydet --cache-dir $(VENV)/mypy
+
+gpu:  ## GPU tests and benchmarks, with the Python at hand (torch, torchvision, cupy, numpy, pytest); writes docs/benchmarks
+	$(PYTHON) -m pytest -m gpu tests
+	$(PYTHON) -m raydet bench gpu --out docs/benchmarks
+
+# python3.11 where there is one, else whatever python3 is: setup.cfg refuses what is too old.
+$(VENV)/bin/python:
+	$$(command -v $(PYTHON) || command -v python3) -m venv $(VENV)
+
+$(VENV)/demo.stamp: $(VENV)/bin/python setup.cfg constraints.txt
+	@echo "installing raydet and what it needs into $(VENV): some minutes and 7 GB, once"
+	$(INSTALL) --editable ".[demo]"
+	touch $@
+
+$(VENV)/dev.stamp: $(VENV)/bin/python setup.cfg constraints.txt
+	@echo "installing raydet, what it needs and its test tools into $(VENV): some minutes and 7 GB, once"
+	$(INSTALL) --editable ".[dev]"
+	touch $@ $(VENV)/demo.stamp
+
+clean:  ## all that was built or trained here
+	rm -rf $(VENV) build dist *.egg-info runs .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,72 @@
+"""The demo: a classifier learns handwritten digits, its backbone starts a detector, which finds digits on photos.
+
+`make demo` runs this. Interrupted, it goes on where it was when started again; a second time it only prints the table.
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+import raydet
+from raydet.data import CocoIndex, make_detection, read_rgb
+from raydet.drawing import draw_comparison, sheet
+
+parser = argparse.ArgumentParser(description=__doc__)
+parser.add_argument("--runs", default="runs", help="folder of the runs")
+parser.add_argument("--seed", type=int, default=42)
+
+
+def train(recipe: str, runs: str, seed: int, **changes: object) -> raydet.Result:
+    """Train a demo recipe, or take up what was trained before."""
+    common = {"run.storage_path": runs, "run.seed": seed, **changes}
+    return raydet.fit(raydet.override(raydet.recipe(recipe), common))
+
+
+def picture(detector: raydet.Result, path: Path) -> Path:
+    """Draw what the detector finds in eight validation pictures (orange) over the truth (green)."""
+    root = make_detection()
+    index = CocoIndex.load(root / "annotations" / "instances_val.json", root / "val")
+    found = raydet.predict(detector.best, [index.image_path(i) for i in range(8)])
+    images = []
+    for i, answer in enumerate(found):
+        boxes_K4, labels_K, _ = index.boxes_of(i)
+        truth = [index.class_names[label] for label in labels_K]
+        images.append(
+            draw_comparison(read_rgb(answer.image), boxes_K4, truth, answer.boxes_K4, answer.names, answer.scores_K)
+        )
+    sheet(images, columns=4).save(path)
+    return path
+
+
+def epochs(result: raydet.Result) -> list[dict[str, float]]:
+    """Return the figures of each epoch."""
+    return [json.loads(line) for line in (result.dir / "metrics.jsonl").read_text().splitlines()]
+
+
+def row(name: str, result: raydet.Result, scores: str) -> str:
+    """Return the table's line on one run."""
+    cfg, seconds = result.config, epochs(result)[-1]["elapsed_s"]
+    images = cfg.schedule.epochs * (3000 if cfg.task == "classification" else 600)
+    return f"{name:<9} {cfg.model.name:<18} {cfg.model.image_size:>3} px  {scores:<22} {images:>6} images {seconds:>5.0f} s"
+
+
+if __name__ == "__main__":
+    options = parser.parse_args()
+    classifier = train("demo_classification", options.runs, options.seed)
+    start = {"model.backbone_weights": str(classifier.best)}
+    detector = train("demo_detection", options.runs, options.seed, **start)
+    drawn = picture(detector, detector.dir / "predictions.png")
+    top1, ap, ap50 = classifier.metrics["top1"], detector.metrics["AP"], detector.metrics["AP50"]
+    curve = " | ".join(f"{e['elapsed_s']:.0f} s {e['AP50']:.2f}" for e in epochs(detector))
+    boxes = len(CocoIndex.load(make_detection() / "annotations/instances_train.json", make_detection() / "train").boxes)
+    print(
+        f"\ndata      600 training and 120 validation pictures, {boxes} boxes, 10 classes: real handwriting on photos\n"
+        + row("classify", classifier, f"top-1 {top1:.2f} (chance 0.10)")
+        + "\n"
+        + row("detect", detector, f"AP50 {ap50:.2f}  AP {ap:.2f}")
+        + f"\n          AP50 by time: {curve}\n"
+        f"see       {drawn} (green: truth, orange: found)\n"
+        f"          {detector.dir}: results.csv, metrics.jsonl, log.json, TensorBoard's events\n"
+        f"next      {Path('.venv/bin/raydet')} predict {detector.dir} YOUR-PICTURES\n"
+        f"          {Path('.venv/bin/raydet')} fit --help"
+    )
