@@ -19,7 +19,7 @@ lint: $(VENV)/dev.stamp  ## style, formatting, types
 	$(RUN) -m mypy --config-file pyproject.toml -p raydet --cache-dir $(VENV)/mypy
 
 gpu:  ## GPU tests and benchmarks, with the Python at hand (torch, torchvision, cupy, numpy, pytest); writes docs/benchmarks
-	$(PYTHON) -m pytest -m gpu tests
+	$(PYTHON) -m pytest -m gpu tests/gpu
 	$(PYTHON) -m raydet bench gpu --out docs/benchmarks
 
 # python3.11 where there is one, else whatever python3 is: setup.cfg refuses what is too old.

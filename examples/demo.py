@@ -47,7 +47,8 @@ def row(name: str, result: raydet.Result, scores: str) -> str:
     """Return the table's line on one run."""
     cfg, seconds = result.config, epochs(result)[-1]["elapsed_s"]
     images = cfg.schedule.epochs * (3000 if cfg.task == "classification" else 600)
-    return f"{name:<9} {cfg.model.name:<18} {cfg.model.image_size:>3} px  {scores:<22} {images:>6} images {seconds:>5.0f} s"
+    model = f"{cfg.model.name} {cfg.model.image_size} px"
+    return f"{name:<9} {model:<25} {scores:<22} {images:>6} images {seconds:>5.0f} s"
 
 
 if __name__ == "__main__":

@@ -43,11 +43,8 @@ def test_cool_down_stays_at_the_lowest_rate() -> None:
 def test_nvidias_classification_schedule(name: str, peak: float) -> None:
     cfg = recipe(name)
     for epoch in range(400):
-        if epoch < 16:
-            expected = peak * (epoch + 1) / 16
-        else:
-            expected = peak * (1 + math.cos(math.pi * (epoch - 16) / 384)) / 2
-        assert learning_rate(cfg, epoch) == pytest.approx(expected, rel=1e-12)
+        cosine = peak * (1 + math.cos(math.pi * (epoch - 16) / 384)) / 2
+        assert learning_rate(cfg, epoch) == pytest.approx(peak * (epoch + 1) / 16 if epoch < 16 else cosine, rel=1e-12)
 
 
 def test_linear_step_and_constant_schedules() -> None:

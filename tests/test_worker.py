@@ -66,7 +66,7 @@ def test_a_run_leaves_the_documented_files(classification: Config, tmp_path: Pat
     assert files == {"model.safetensors", "ema.safetensors", "optim.safetensors", "state.json", "MANIFEST.json"}
 
 
-@pytest.mark.parametrize("kind", ["classification", "detection"])
+@pytest.mark.parametrize("kind", ["classification", pytest.param("detection", marks=pytest.mark.slow)])
 def test_a_run_resumed_after_an_epoch_equals_an_undisturbed_one(
     kind: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
@@ -83,6 +83,7 @@ def test_a_run_resumed_after_an_epoch_equals_an_undisturbed_one(
     assert scores[0] == scores[1] and len(scores[0]) == 2
 
 
+@pytest.mark.slow
 def test_a_run_resumed_in_the_middle_of_an_epoch_equals_an_undisturbed_one(detection: Config, tmp_path: Path) -> None:
     cfg = override(detection, {"run.checkpoint_steps": 2, "run.keep": 100})
     whole = trained(cfg, tmp_path / "whole")

@@ -1,0 +1,86 @@
+"""Every script in examples/ runs to its end on toy data, in its own process, as a user would start it."""
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from raydet.plan import read_result
+
+ROOT = Path(__file__).parents[1]
+QUICK = (
+    "--scaling.num_workers 0 --data.workers 0 --schedule.epochs 1 --schedule.warmup_epochs 0 "
+    "--run.checkpoint_epochs 1"
+)
+DETECTOR = (
+    f"{QUICK} --model.name efficientdet_demo --model.image_size 64 "
+    "--data.batch_size 4 --schedule.cooldown_epochs 0"
+)
+CLASSIFIER = (
+    f"{QUICK} --model.name efficientnet_demo --model.image_size 32 "
+    "--data.batch_size 8 --optim.batch_size 8"
+)
+
+
+def run_script(name: str, *words: str, cwd: Path) -> str:
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, str(ROOT / "examples" / name), *words]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=env, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def settings(text: str, runs: Path) -> list[str]:
+    return [*text.split(), "--run.storage_path", str(runs)]
+
+
+@pytest.mark.slow
+def test_fit_coco(toy_detection: Path, tmp_path: Path) -> None:
+    places = ("annotations/instances_train.json", "annotations/instances_val.json")
+    out = run_script("fit_coco.py", str(toy_detection), *places, *settings(DETECTOR, tmp_path), cwd=tmp_path)
+    assert out.startswith("AP ") and read_result(tmp_path / "fit_coco") is not None
+
+
+@pytest.mark.slow
+def test_fit_imagefolder(toy_classification: Path, tmp_path: Path) -> None:
+    out = run_script("fit_imagefolder.py", str(toy_classification), *settings(CLASSIFIER, tmp_path), cwd=tmp_path)
+    assert out.startswith("top-1 ") and read_result(tmp_path / "fit_imagefolder") is not None
+
+
+@pytest.mark.slow
+def test_own_dataset(toy_detection: Path, tmp_path: Path) -> None:
+    truth = json.loads((toy_detection / "annotations" / "instances_train.json").read_text())
+    names = {image["id"]: image["file_name"] for image in truth["images"]}
+    with (tmp_path / "boxes.csv").open("w", newline="") as file:
+        table = csv.writer(file)
+        table.writerow(["file", "x1", "y1", "x2", "y2", "class"])
+        for box in truth["annotations"]:
+            x, y, w, h = box["bbox"]
+            table.writerow([names[box["image_id"]], x, y, x + w, y + h, f"digit {box['category_id'] - 1}"])
+    images = str(toy_detection / "train")
+    out = run_script("own_dataset.py", "boxes.csv", images, *settings(DETECTOR, tmp_path / "runs"), cwd=tmp_path)
+    assert out.startswith("AP50 ") and read_result(tmp_path / "runs" / "own_dataset") is not None
+
+
+@pytest.mark.slow
+def test_own_recipe(toy_detection: Path, tmp_path: Path) -> None:
+    places = f"--data.root {toy_detection} --data.train annotations/instances_train.json"
+    words = settings(f"{places} --data.val annotations/instances_val.json {DETECTOR}", tmp_path)
+    out = run_script("own_recipe.py", *words, cwd=tmp_path)
+    assert out.startswith("AP ") and read_result(tmp_path / "tiles_d1") is not None
+
+
+def test_every_example_is_named_in_a_test() -> None:
+    tests = "".join(path.read_text() for path in (ROOT / "tests").rglob("*.py"))
+    for script in (ROOT / "examples").glob("*.py"):
+        assert f'"{script.name}"' in tests, f"no test runs examples/{script.name}"
+
+
+def test_examples_are_short() -> None:
+    for script in (ROOT / "examples").glob("*.py"):
+        if script.name != "demo.py":
+            assert len(script.read_text().splitlines()) <= 56, script.name

@@ -1,0 +1,113 @@
+"""Every command of the README is run as it stands there, but for places, time and size."""
+
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.test_examples import CLASSIFIER, DETECTOR
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+
+
+def blocks(language: str = "") -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+
+
+def commands() -> list[str]:
+    """Return the commands of all unnamed code blocks, continued lines joined."""
+    lines = "".join(blocks()).replace("\\\n", " ").splitlines()
+    return [" ".join(line.split()) for line in lines if line.startswith(("make", "raydet", "ray "))]
+
+
+def raydet(words: list[str], cwd: Path) -> str:
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, "-m", "raydet", *words], capture_output=True, text=True, cwd=cwd, env=env)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def readme_command(start: str) -> list[str]:
+    (found,) = [command for command in commands() if command.startswith(start)]
+    return shlex.split(found)[1:]
+
+
+HERE = {
+    "make demo": "test_make_knows_its_targets, and CI's nightly",
+    "make test": "CI",
+    "raydet fit efficientdet_d0_coco --data.root": "test_training_a_detector",
+    "raydet fit demo_detection": "test_a_dry_run",
+    "raydet fit efficientnet_b0_imagenet": "test_training_a_classifier",
+    "raydet evaluate": "test_the_python_block_then_evaluate_and_predict",
+    "raydet predict": "test_the_python_block_then_evaluate_and_predict",
+    "raydet fit demo_classification --scaling.num_workers 2": "tests/test_cluster.py",
+    "ray job submit": "tests/test_job.py",
+}
+
+
+def test_every_command_is_covered() -> None:
+    for command in commands():
+        assert any(command.startswith(start) for start in HERE), f"no test runs: {command}"
+    for start in HERE:
+        assert any(command.startswith(start) for command in commands()), f"not in the README: {start}"
+
+
+def test_make_knows_its_targets() -> None:
+    for target in ("demo", "test", "gpu", "lint", "clean"):
+        assert f"\n{target}:" in (ROOT / "Makefile").read_text()
+    plan = subprocess.run(["make", "-n", "demo"], capture_output=True, text=True, cwd=ROOT, check=True).stdout
+    assert "examples/demo.py" in plan
+
+
+@pytest.mark.slow
+def test_training_a_detector(toy_detection: Path, tmp_path: Path) -> None:
+    words = readme_command("raydet fit efficientdet_d0_coco --data.root")
+    words[words.index("/data/shop")] = str(toy_detection)
+    words[words.index("train.json")] = "annotations/instances_train.json"
+    words[words.index("val.json")] = "annotations/instances_val.json"
+    out = raydet([*words, *DETECTOR.split(), "--json"], tmp_path)
+    assert json.loads(out.splitlines()[-1])["run"] == str(tmp_path / "runs" / "shop")
+
+
+@pytest.mark.slow
+def test_training_a_classifier(toy_classification: Path, tmp_path: Path) -> None:
+    words = readme_command("raydet fit efficientnet_b0_imagenet")
+    words[words.index("/data/flowers")] = str(toy_classification)
+    out = raydet([*words, *CLASSIFIER.split(), "--json"], tmp_path)
+    assert "top1" in json.loads(out.splitlines()[-1])
+
+
+@pytest.mark.slow
+def test_a_dry_run(tmp_path: Path) -> None:
+    out = raydet(readme_command("raydet fit demo_detection"), tmp_path)
+    assert "schedule.epochs: 7 -> 3" in out and not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_the_python_block_then_evaluate_and_predict(toy_detection: Path, tmp_path: Path) -> None:
+    (code,) = blocks("python")
+    changes = {"data.root": str(toy_detection), "data.workers": 0, "scaling.num_workers": 0, "model.image_size": 64}
+    quick = f"cfg = raydet.override(cfg, {changes!r})\n"
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    script = code.replace("result = ", quick + "result = ").replace('"schedule.epochs": 3', '"schedule.epochs": 1')
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=tmp_path, env=env)
+    assert done.returncode == 0, done.stderr
+    assert 0 <= float(done.stdout.split()[-1]) <= 1
+
+    (tmp_path / "runs" / "short").rename(tmp_path / "runs" / "demo_detection")
+    (tmp_path / "photo.jpg").write_bytes(next(iter((toy_detection / "val").glob("*.jpg"))).read_bytes())
+    assert "AP50" in raydet(readme_command("raydet evaluate"), tmp_path)
+    raydet(readme_command("raydet predict"), tmp_path)
+    assert (tmp_path / "found" / "photo.png").is_file() and (tmp_path / "found" / "predictions.json").is_file()
+
+
+def test_every_link_leads_somewhere() -> None:
+    for target in re.findall(r"\]\(([^)#]+)\)", README):
+        if "://" not in target:
+            assert (ROOT / target).exists(), target
