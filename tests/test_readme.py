@@ -86,7 +86,7 @@ def test_training_a_classifier(toy_classification: Path, tmp_path: Path) -> None
 @pytest.mark.slow
 def test_a_dry_run(tmp_path: Path) -> None:
     out = raydet(readme_command("raydet fit demo_detection"), tmp_path)
-    assert "schedule.epochs: 7 -> 3" in out and not list(tmp_path.iterdir())
+    assert "schedule.epochs: 10 -> 3" in out and not list(tmp_path.iterdir())
 
 
 @pytest.mark.slow

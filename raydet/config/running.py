@@ -40,6 +40,8 @@ class Scaling:
     """One GPU per worker (NCCL); False: CPUs (gloo)."""
     cpus_per_worker: int | None = None
     """CPUs reserved per worker. None: 1 + data.workers on a GPU, an even share of the machine on CPUs."""
+    threads: int | None = None
+    """CPU threads of torch in a worker. None: its CPUs less its loader processes; without Ray, torch's own choice."""
     address: str | None = None
     """Ray cluster to join. None: the one of RAY_ADDRESS, else a local Ray started for the run."""
     timeout_s: float = 600.0
@@ -51,7 +53,7 @@ class Scaling:
             0 <= low <= high and (low > 0 or high == 0),
             f"scaling.num_workers must be >= 0, or two numbers 0 < fewest <= most, got {self.num_workers}",
         )
-        positive("scaling", self, "cpus_per_worker", "timeout_s")
+        positive("scaling", self, "cpus_per_worker", "threads", "timeout_s")
 
     @property
     def worker_range(self) -> tuple[int, int]:
