@@ -136,13 +136,19 @@ def epochs(
         best = False
         if due or last:
             figures |= evaluate(state.evaluated)
-            best = state.best_score is None or figures[task.score] > state.best_score
-            state.evaluations_since_best = 0 if best else state.evaluations_since_best + 1
-            state.best_score = figures[task.score] if best else state.best_score
+            best = _note_score(state, figures[task.score])
         last = last or _stale(cfg, state)
         # The best must be saved when it is found: it is gone an epoch later.
         save = last or best or state.epoch % cfg.run.checkpoint_epochs == 0
         yield Report("epoch", figures, save=save, best=best, last=last)
+
+
+def _note_score(state: State, score: float) -> bool:
+    """Take down the score of an evaluation; return whether it is the best so far."""
+    best = math.isfinite(score) and (state.best_score is None or score > state.best_score)
+    state.best_score = score if best else state.best_score
+    state.evaluations_since_best = 0 if best else state.evaluations_since_best + 1
+    return best
 
 
 def _stale(cfg: Config, state: State) -> bool:

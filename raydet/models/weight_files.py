@@ -27,6 +27,10 @@ class WeightsError(ValueError):
     """A weight file that is missing, unreadable, unsafe, or does not fit the model."""
 
 
+class UnsafeWeights(WeightsError):
+    """A weight file that holds code. None of it was run. The CLI ends with code 3."""
+
+
 @dataclass(frozen=True, slots=True)
 class WeightFile:
     """What a file holds, before any name in it is understood."""
@@ -149,7 +153,7 @@ def _read_torch(path: Path, ema: bool) -> WeightFile:
     except pickle.UnpicklingError as error:
         code = re.search(r"nsupported (?:global: )?(?:GLOBAL|class) (\S+)", str(error))
         reason = "it is truncated or no PyTorch file" if code is None else f"it holds pickled code ({code[1]})"
-        raise WeightsError(f"{path} is refused: {reason}") from error
+        raise (WeightsError if code is None else UnsafeWeights)(f"{path} is refused: {reason}") from error
     except OSError as error:
         raise WeightsError(f"{path} cannot be read: {error.strerror or error}") from error
     except Exception as error:  # the reader has no kind of its own: RuntimeError, EOFError, KeyError, ... for bad bytes
