@@ -33,7 +33,8 @@ def focal_loss(logits_AC: Tensor, labels_A: Tensor, alpha: float, gamma: float, 
     """
     if labels_A.shape != logits_AC.shape[:-1]:
         raise ValueError(f"labels {tuple(labels_A.shape)} do not fit logits {tuple(logits_AC.shape)}")
-    return _FocalLoss.apply(logits_AC, labels_A, alpha, gamma, label_smoothing)
+    loss: Tensor = _FocalLoss.apply(logits_AC, labels_A, alpha, gamma, label_smoothing)
+    return loss
 
 
 class _FocalLoss(torch.autograd.Function):

@@ -45,4 +45,4 @@ def bench_ray(name: str, changes: Mapping[str, Any], rounds: int = 3) -> dict[st
 def _step_seconds(folder: Path) -> float:
     lines = [json.loads(line[5:]) for line in (folder / "log.json").read_text().splitlines()]
     logged = [line for line in lines if line["type"] == "LOG" and isinstance(line["step"], list)]
-    return statistics.median([line["data"]["step_cpu_s"] for line in logged if len(line["step"]) > 1][1:])
+    return statistics.median([float(line["data"]["step_cpu_s"]) for line in logged if len(line["step"]) > 1][1:])

@@ -13,17 +13,12 @@ from raydet.plan import read_result
 
 ROOT = Path(__file__).parents[1]
 QUICK = (
-    "--scaling.num_workers 0 --data.workers 0 --schedule.epochs 1 --schedule.warmup_epochs 0 "
-    "--run.checkpoint_epochs 1"
+    "--scaling.num_workers 0 --data.workers 0 --schedule.epochs 1 --schedule.warmup_epochs 0 --run.checkpoint_epochs 1"
 )
 DETECTOR = (
-    f"{QUICK} --model.name efficientdet_demo --model.image_size 64 "
-    "--data.batch_size 4 --schedule.cooldown_epochs 0"
+    f"{QUICK} --model.name efficientdet_demo --model.image_size 64 --data.batch_size 4 --schedule.cooldown_epochs 0"
 )
-CLASSIFIER = (
-    f"{QUICK} --model.name efficientnet_demo --model.image_size 32 "
-    "--data.batch_size 8 --optim.batch_size 8"
-)
+CLASSIFIER = f"{QUICK} --model.name efficientnet_demo --model.image_size 32 --data.batch_size 8 --optim.batch_size 8"
 
 
 def run_script(name: str, *words: str, cwd: Path) -> str:
