@@ -5,10 +5,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from raydet.bench import synthetic
+from raydet.bench import ours, synthetic
 from raydet.boxes import Detections
 from raydet.config import Config, override
-from raydet.data import Batch
+from raydet.data import Batch, EvalLoader, open_split
+from raydet.evaluation import score
+from raydet.peers import Peers
 from raydet.state import build_model, resolve_model
 from raydet.tasks import MEAN, STD, Classification, Detection, make_task, score_name, to_file_pixels
 
@@ -140,3 +142,27 @@ def test_the_networks_draws_belong_to_samples(detection: Config) -> None:
     scale = one.std()
     torch.testing.assert_close(one[order] / scale, other / scale, rtol=0, atol=1e-4)
     assert ((fresh - one) / scale).abs().max() > 0.1
+
+
+def test_a_step_moves_no_further_than_the_clipped_gradient(detection: Config) -> None:
+    changes = {"optim.name": "sgd", "optim.weight_decay": 0.0, "optim.grad_clip": 1e-3, "optim.batch_size": 2}
+    cfg = resolve_model(override(detection, changes | {"data.batch_size": 2}))
+    for clip, longest in ((1e-3, 1e-3), (None, float("inf"))):
+        step = ours(override(cfg, {"optim.grad_clip": clip, "optim.lr": 1.0}), synthetic(2, 64, 10), 10, CPU)
+        before = build_model(cfg, 10).state_dict()  # the same seed, hence the same weights
+        parameters = dict(step().state.model.named_parameters())
+        moved = sum(float((p - before[name]).square().sum()) for name, p in parameters.items()) ** 0.5
+        assert 0 < moved <= longest * 1.01 and (clip is None) == (moved > 1e-2)
+
+
+def test_scoring_neither_depends_on_the_models_mode_nor_changes_it(detection: Config) -> None:
+    cfg = resolve_model(detection)
+    index, model = open_split(cfg, "val"), build_model(cfg, 10)
+    task = make_task(cfg, model, CPU)
+    figures = []
+    for train in (False, True):
+        model.train(train)
+        before = {key: value.clone() for key, value in model.state_dict().items()}
+        figures.append(score(model, task, index, EvalLoader(cfg, index, 0, 1), cfg, Peers())["eval_loss"])
+        assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+    assert figures[0] == figures[1]
