@@ -149,11 +149,13 @@ def _coco_rows(answer: Detections) -> Iterable[dict[str, Any]]:
         yield {"image_id": answer.image.name, "category_id": category, "bbox": box, "score": round(score, 5)}
 
 
-def describe(answer: Detections | Classes) -> str:
-    """Return one line: the file and what was seen, the most certain first."""
+def describe(answer: Detections | Classes, most: int = 10) -> str:
+    """Return one line: the file and what was seen, the most certain first, at most so many."""
     if isinstance(answer, Classes):
-        seen = [f"{n} {p:.2f}" for n, p in zip(answer.names, answer.probabilities_K.tolist(), strict=True)]
+        names, scores = answer.names, answer.probabilities_K
     else:
         names = [name or str(i) for name, i in zip(answer.names, answer.category_ids_K.tolist(), strict=True)]
-        seen = [f"{n} {p:.2f}" for n, p in zip(names, answer.scores_K.tolist(), strict=True)]
-    return f"{answer.image}: {', '.join(seen) or 'nothing'}"
+        scores = answer.scores_K
+    seen = [f"{name} {score:.2f}" for name, score in zip(names[:most], scores.tolist(), strict=False)]
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return f"{answer.image}: {', '.join(seen) or 'nothing'}{more}"
