@@ -1,0 +1,200 @@
+"""The verb `raydet.fit`: Ray Train workers run `worker.train`, on a local Ray or a cluster; failures are answered here.
+
+Ray keeps nothing that matters: a run lives in its folder, and each attempt is a fresh Ray run that takes up the newest
+valid checkpoint there. Restarts are decided here and not by Ray, which would repeat a full disk or bad data just as it
+repeats a lost machine. What is known of Ray 2.60 and worked around stands where it is done.
+"""
+
+import json
+import os
+import sys
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TextIO
+
+from raydet import checkpoints, console
+from raydet.config import Config, ConfigError, from_dict, to_dict
+from raydet.failures import LostWorkers, RunFailed, causes_of, describe, verdict
+from raydet.peers import Peers
+from raydet.plan import Plan, claimed, describe_start, make_plan, read_result, write_result
+from raydet.precision import prepare_device
+from raydet.ray_session import Session, check_scaling, ray_session
+from raydet.restore import CHECKPOINTS, find_checkpoint
+from raydet.worker import train
+
+
+@dataclass(frozen=True)
+class Result:
+    """A finished run."""
+
+    metrics: dict[str, float]
+    """Of the best checkpoint."""
+    best: Path
+    """Folder of the checkpoint with the best score."""
+    last: Path
+    """Folder of the newest checkpoint."""
+    dir: Path
+    """The run's folder."""
+    config: Config
+    """As it was run."""
+
+
+def fit(cfg: Config, *, out: TextIO | None = None) -> Result:
+    """Train as `cfg` says, on this machine or a cluster, and return the result.
+
+    The same call again continues a run that was interrupted, and returns at once from one that is finished.
+
+    Args:
+        out: where progress is shown. None: standard error.
+
+    Raises:
+        ConfigError: a value that cannot be used, or another configuration under this run's name.
+        DataError, WeightsError: found before a worker is taken, where that is possible.
+        StorageFull: no room for a checkpoint. FloatingPointError: the loss is not finite.
+        Refused: another process trains this run. RunFailed: workers failed more often than run.max_failures.
+    """
+    out = out or sys.stderr
+    plan = make_plan(cfg)
+    in_process = plan.cfg.scaling.worker_range[1] == 0
+    if not in_process and not plan.finished:
+        check_scaling(plan.cfg)
+    with claimed(plan):
+        print("\n".join(describe_start(plan)), file=out, flush=True)
+        if plan.finished:
+            print("finished  nothing left to train", file=out, flush=True)
+        elif in_process:
+            _here(plan, out)
+        else:
+            _on_ray(plan, out)
+        return _result(plan)
+
+
+def _result(plan: Plan) -> Result:
+    newest = checkpoints.newest(plan.folder / CHECKPOINTS)
+    if newest is None:
+        raise RunFailed(f"{plan.folder} holds no valid checkpoint although training has ended")
+    best = find_checkpoint(plan.folder)
+    metrics = {name: value for name, value in best.metrics.items() if value is not None}
+    if read_result(plan.folder) is None or not plan.finished:
+        write_result(plan.folder, newest.step, metrics)
+    return Result(metrics, best.path, newest.path, plan.folder, plan.cfg)
+
+
+@contextmanager
+def _shown(plan: Plan, out: TextIO) -> Iterator[None]:
+    """Show the run's progress while the body runs."""
+    stop = threading.Event()
+    arguments = (plan.folder, plan.cfg.task, plan.cfg.schedule.total_epochs, stop, out, _last_step(plan))
+    viewer = threading.Thread(target=console.follow, args=arguments, name="raydet-console", daemon=True)
+    viewer.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        viewer.join(timeout=10)
+
+
+def _last_step(plan: Plan) -> int:
+    """Return the last step that an earlier attempt has shown; 0 where there was none."""
+    known = [0 if plan.continues is None else plan.continues.step]
+    with suppress(OSError):
+        for line in (plan.folder / "metrics.jsonl").read_text().splitlines():
+            with suppress(ValueError, KeyError, TypeError):
+                known.append(int(json.loads(line)["step"]))
+    return max(known)
+
+
+def _here(plan: Plan, out: TextIO) -> None:
+    """Train in this process: no Ray, and no restart after a failure."""
+    device = prepare_device(plan.cfg)
+    threads = plan.cfg.scaling.threads
+    with _shown(plan, out):
+        train(plan.cfg, plan.folder, Peers(device=device), lambda metrics: None, threads=threads)
+
+
+def _on_ray(plan: Plan, out: TextIO) -> None:
+    """Train in Ray Train workers, with restarts from the newest checkpoint."""
+    allowed = plan.cfg.run.max_failures
+    with ray_session(plan.cfg) as session:
+        for failures in range(1, allowed + 2):
+            try:
+                with _shown(plan, out):
+                    _attempt(plan, session)
+                return
+            except LostWorkers as lost:
+                if failures > allowed:
+                    raise RunFailed(
+                        f"workers failed {failures} times, run.max_failures={allowed}; the last time: {lost}\n"
+                        f"Ray's logs: {session.logs}\n"
+                        "The same command continues from the last checkpoint"
+                    ) from lost
+                print(f"restart   {failures} of {allowed}, from the newest checkpoint: {lost}", file=out, flush=True)
+
+
+def _attempt(plan: Plan, session: Session) -> None:
+    """Run one Ray Train run to its end.
+
+    Raises:
+        LostWorkers: a restart may help. Others: it would not.
+    """
+    import ray.train
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    cfg = plan.cfg
+    ray_folder = plan.folder / "ray"
+    number = 1 + len(list(ray_folder.glob("attempt_*")))
+
+    class Trainer(TorchTrainer):  # type: ignore[misc]
+        controller: Any = None
+
+        def _register_sigint_handler(self, controller: Any) -> None:
+            # Ray's would stay installed, and end the process with code 1 and no word. Python's own raises here.
+            self.controller = controller
+
+    trainer = Trainer(
+        _work,
+        train_loop_config={"config": to_dict(cfg), "folder": str(plan.folder)},
+        torch_config=TorchConfig(timeout_s=int(cfg.scaling.timeout_s)),
+        scaling_config=ray.train.ScalingConfig(
+            num_workers=cfg.scaling.num_workers,
+            use_gpu=cfg.scaling.use_gpu,
+            resources_per_worker=dict(session.per_worker),
+        ),
+        run_config=ray.train.RunConfig(
+            name=f"attempt_{number:03d}",
+            storage_path=str(ray_folder),
+            failure_config=ray.train.FailureConfig(max_failures=0),
+            logging_config=ray.train.LoggingConfig("ERROR"),
+        ),
+    )
+    try:
+        trainer.fit()
+    except ray.train.TrainingFailedError as error:
+        raise verdict(causes_of(error), str(error)) from error
+    except ray.exceptions.RayError as error:  # the controller itself is gone
+        raise LostWorkers(describe("Ray Train's controller", error)) from error
+    except BaseException:  # Ctrl-C: a Ray that outlives this call must not train on
+        if trainer.controller is not None:
+            ray.kill(trainer.controller)
+        raise
+
+
+def _work(payload: Mapping[str, Any]) -> None:
+    """What Ray Train calls in each worker."""
+    import ray
+    import ray.train
+    from ray.train.torch import get_device
+
+    cfg, context = from_dict(payload["config"]), ray.train.get_context()
+    folder = Path(payload["folder"])
+    if not (folder / "config.json").is_file():
+        raise ConfigError(
+            f"run.storage_path={cfg.run.storage_path}: on {os.uname().nodename} this is another folder than where the "
+            "run was started; name one on a file system that all machines share"
+        )
+    peers = Peers(context.get_world_rank(), context.get_world_size(), get_device())
+    cpus = int(ray.get_runtime_context().get_assigned_resources().get("CPU", 1))
+    train(cfg, folder, peers, ray.train.report, cfg.scaling.threads or max(1, cpus - cfg.data.workers))

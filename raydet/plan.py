@@ -1,0 +1,273 @@
+"""A run before it starts: its configuration resolved, its data opened, its folder claimed. Nothing here starts Ray.
+
+All that can be wrong is found here, before a machine is taken and before anything is written.
+"""
+
+import errno
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TextIO
+
+from raydet import checkpoints
+from raydet.config import Config, ConfigError, as_flat, differences, load, override, to_dict
+from raydet.data import CocoIndex, DataError, check_same_classes, open_split
+from raydet.dll import strict
+from raydet.log import environment
+from raydet.models import weights
+from raydet.restore import CHECKPOINTS
+from raydet.sinks import make_folder, replace_file
+from raydet.state import build_model, resolve_model
+from raydet.worker import load_weights
+
+_MAY_CHANGE = {
+    "recipe",
+    "data.workers",
+    "data.prefetch",
+    "data.eval_batch_size",
+    "run.max_failures",
+    "run.keep",
+    "run.log_steps",
+    "run.storage_path",
+}
+"""What a continued run may be told anew besides the section `scaling`: nothing of it changes what is learnt."""
+
+
+class Refused(RuntimeError):
+    """Not done, for safety. The CLI ends with code 3."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A run that can start."""
+
+    cfg: Config
+    """Resolved: absolute paths, image size, classes, and the global batch of a continued run."""
+    folder: Path
+    """The run's folder."""
+    train_images: int
+    steps_per_epoch: int
+    val_images: int
+    classes: list[str]
+    loaded: tuple[weights.Report, ...] = ()
+    """What the weights asked for will change in the fresh model."""
+    continues: checkpoints.Checkpoint | None = None
+    """The checkpoint that training goes on from."""
+
+    @property
+    def finished(self) -> bool:
+        """Whether this run is already over."""
+        result = read_result(self.folder)
+        return result is not None and self.continues is not None and result["step"] == self.continues.step
+
+
+def make_plan(cfg: Config) -> Plan:
+    """Return the plan of a run, with everything checked that can be without a worker.
+
+    Raises:
+        ConfigError: a value that cannot be used, or another configuration under this run's name. DataError: the data.
+        WeightsError: weights that do not fit or cannot be read.
+    """
+    if cfg.quantization is not None:
+        raise ConfigError("quantization: quantization-aware training is not in this version; set quantization to none")
+    cfg = resolve_model(_absolute(cfg))
+    folder = Path(cfg.run.storage_path) / cfg.run.name
+    cfg = _continued(cfg, folder)
+    train_index, val_index = open_split(cfg, "train"), open_split(cfg, "val")
+    check_same_classes(train_index, val_index)
+    if isinstance(val_index, CocoIndex) and not len(val_index.boxes):
+        raise DataError(
+            "the validation split has no boxes, so AP cannot be computed", file=val_index.file, rule="COCO-E26"
+        )
+    classes = train_index.num_classes
+    if cfg.model.num_classes not in (None, classes):
+        raise ConfigError(
+            f"model.num_classes={cfg.model.num_classes}, but data.train={cfg.data.train} has {classes} "
+            f"({', '.join(n for n in list(train_index.class_names)[:5] if n)}, ...). "
+            f"Set model.num_classes to {classes} or none"
+        )
+    cfg = override(cfg, {"model.num_classes": classes})
+    continues = checkpoints.newest(folder / CHECKPOINTS) if (folder / CHECKPOINTS).is_dir() else None
+    loaded: tuple[weights.Report, ...] = ()
+    if continues is None:
+        _check_weights(cfg)
+        loaded = tuple(load_weights(cfg, build_model(cfg, classes)))
+    images = len(train_index.train_rows(cfg)) if isinstance(train_index, CocoIndex) else len(train_index)
+    batch = cfg.global_batch
+    if batch < cfg.scaling.worker_range[1]:
+        raise ConfigError(
+            f"scaling.num_workers={cfg.scaling.num_workers}: a global batch of {batch} images leaves some workers "
+            "without one; lower it, or raise optim.batch_size"
+        )
+    steps = images // batch if cfg.data.drop_last else -(-images // batch)
+    if steps == 0:
+        raise ConfigError(
+            f"the global batch of {batch} images is more than the {images} training images and data.drop_last=true: "
+            "not one step. Lower optim.batch_size or data.batch_size"
+        )
+    names = [str(name) for name in train_index.class_names]
+    return Plan(cfg, folder, images, steps, len(val_index), names, loaded, continues)
+
+
+def _check_weights(cfg: Config) -> None:
+    for key in ("model.weights", "model.backbone_weights"):
+        value = as_flat(cfg)[key]
+        if value is not None and "://" not in value and not value.startswith("timm:") and not Path(value).exists():
+            raise ConfigError(f"{key}: no such file or folder: {value}")
+
+
+def _absolute(cfg: Config) -> Config:
+    """Resolve paths against the working directory, which is another one in workers."""
+    changes: dict[str, Any] = {}
+    in_job = "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ  # set for the entrypoint of `ray job submit`
+    for key in ("run.storage_path", "data.root", "model.weights", "model.backbone_weights"):
+        value = as_flat(cfg)[key]
+        if value is None or "://" in value or value.startswith("timm:"):
+            if key == "run.storage_path":
+                raise ConfigError(f"{key} must be a folder that all workers see, got {value}")
+            continue
+        path = Path(value).expanduser()
+        if in_job and not path.is_absolute():
+            raise ConfigError(
+                f"{key} must be absolute in a Ray job, whose working directory is a temporary copy; got {value!r}"
+            )
+        changes[key] = str(path.absolute())
+    return override(cfg, changes)
+
+
+def _continued(cfg: Config, folder: Path) -> Config:
+    """Return `cfg` with the global batch of the run that lies in `folder`; refuse another configuration.
+
+    Raises:
+        ConfigError: names the differing keys, or what lies there is no run.
+    """
+    path = folder / "config.json"
+    if not path.exists():
+        if folder.is_dir() and any(not p.name.startswith((".lock", ".tmp-")) for p in folder.iterdir()):
+            raise ConfigError(f"run.name: {folder} exists and is not a run of raydet; choose another run.name")
+        return cfg
+    old = load(path)
+    changed = differences(old, cfg)
+    if cfg.model.num_classes is None:
+        changed.pop("model.num_classes", None)
+    if cfg.optim.batch_size is None and cfg.data.batch_size == old.data.batch_size:
+        # Only the number of workers may differ: the run keeps its global batch.
+        cfg = override(cfg, {"optim.batch_size": old.global_batch})
+    if cfg.global_batch == old.global_batch:
+        changed = {k: v for k, v in changed.items() if k not in ("data.batch_size", "optim.batch_size")}
+    told = {k: v for k, v in changed.items() if k not in _MAY_CHANGE and not k.startswith("scaling.")}
+    if told:
+        rows = "; ".join(f"{key} was {was!r}, now {now!r}" for key, (was, now) in list(told.items())[:4])
+        more = f"; and {len(told) - 4} more" if len(told) > 4 else ""
+        raise ConfigError(
+            f"run.name={cfg.run.name} is another run in {folder.parent}: {rows}{more}. "
+            "Choose another run.name, or repeat the old command to continue it, or remove that folder"
+        )
+    return cfg
+
+
+def describe_start(plan: Plan) -> list[str]:
+    """Return lines for people: what is trained on what, from what."""
+    cfg, c = plan.cfg, plan.continues
+    size = cfg.model.image_size
+    lines = [
+        f"run       {plan.folder}",
+        f"model     {cfg.model.name} at {size} px, {len(plan.classes)} classes",
+        f"data      {plan.train_images} training and {plan.val_images} validation images in {cfg.data.root}",
+        f"train     {cfg.schedule.total_epochs} epochs of {plan.steps_per_epoch} steps of {cfg.global_batch} images",
+    ]
+    for report in plan.loaded:
+        lines.append(str(report))
+    if c is not None:
+        lines.append(f"continue  after epoch {c.epoch}, step {c.step}, from {c.path.name}")
+    return lines
+
+
+@contextmanager
+def claimed(plan: Plan) -> Iterator[None]:
+    """Hold the run's folder for this process; it is made, with config.json and env.json, if it is new.
+
+    Where the body fails before anything was trained, nothing of a new folder is left.
+
+    Raises:
+        Refused: another process is at this run, or another thread of this one. ConfigError: the folder cannot be made.
+    """
+    folder = plan.folder
+    if folder in _HELD:
+        raise Refused(f"{folder} is being trained by this process already")
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    with _open_lock(folder) as lock:
+        _take(lock, folder)
+        _HELD.add(folder)
+        try:
+            _write_identity(plan)
+            yield
+        except BaseException:
+            _take_back(made)
+            raise
+        finally:
+            _HELD.discard(folder)
+
+
+_HELD: set[Path] = set()
+"""Runs that this process is at: the system's locks are between processes."""
+
+
+def _open_lock(folder: Path) -> TextIO:
+    try:
+        make_folder(folder)
+        return open(folder / ".lock", "a+")
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise ConfigError(f"run.storage_path: {error.filename}: {error.strerror}") from error
+
+
+def _take(lock: TextIO, folder: Path) -> None:
+    try:
+        # The system lets go of it when this process dies; flock's would live on in forked loader processes.
+        fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno not in (errno.EACCES, errno.EAGAIN):
+            raise
+        lock.seek(0)
+        raise Refused(f"{folder} is being trained by another process ({lock.read().strip()})") from None
+    lock.truncate(0)
+    lock.write(f"pid {os.getpid()} on {os.uname().nodename}")
+    lock.flush()
+
+
+def _take_back(made: list[Path]) -> None:
+    """Remove the folders in `made`, from the inside out, unless there is more in the first than an unused run has."""
+    unused = {".lock", "config.json", "env.json", "ray"}
+    if made and {path.name for path in made[0].iterdir()} <= unused:
+        shutil.rmtree(made[0], ignore_errors=True)
+        with suppress(OSError):  # another run lies there by now
+            for path in made[1:]:
+                path.rmdir()
+
+
+def _write_identity(plan: Plan) -> None:
+    path = plan.folder / "config.json"
+    if not path.exists() or differences(load(path), plan.cfg):
+        replace_file(path, json.dumps(to_dict(plan.cfg), indent=2) + "\n")
+    replace_file(plan.folder / "env.json", json.dumps(environment(), indent=2) + "\n")
+
+
+def read_result(folder: Path) -> dict[str, Any] | None:
+    """Return what `write_result` left of a finished run; None if it is not finished."""
+    try:
+        result = json.loads((folder / "result.json").read_text())
+    except (OSError, ValueError):
+        return None
+    return result if isinstance(result, dict) else None
+
+
+def write_result(folder: Path, step: int, metrics: dict[str, float]) -> None:
+    """Mark the run in `folder` as finished."""
+    replace_file(folder / "result.json", json.dumps({"step": step, "metrics": strict({**metrics})}, indent=2) + "\n")
