@@ -149,6 +149,7 @@ def die_at_call(number: int) -> Callable[[], None]:
     return install
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", [2, 1], ids=["a new step", "the same step again"])
 def test_a_crash_at_any_point_of_save_leaves_a_whole_checkpoint(tmp_path: Path, step: int) -> None:
     crashes = 0

@@ -105,11 +105,13 @@ def test_a_recipe_needs_neither_torch_nor_ray() -> None:
     assert not loaded("import raydet; raydet.recipe('efficientdet_d0_coco')") & {"torch", "ray", "tyro", "numpy"}
 
 
+@pytest.mark.slow
 def test_what_a_gpu_benchmark_imports_needs_no_more_than_torch() -> None:
     heavy = {"ray", "tyro", "cupy", "rich", "safetensors", "timm", "effdet", "sklearn", "matplotlib", "optuna"}
     assert not loaded("import raydet.bench, raydet.ops, raydet.models, raydet.loop") & heavy
 
 
+@pytest.mark.slow
 def test_no_gpu_is_touched_by_an_import() -> None:
     code = "import raydet.bench, raydet.ops, torch; assert not torch.cuda.is_initialized()"
     assert "torch" in loaded(code)

@@ -90,6 +90,7 @@ def one(data: Synthetic, i: int) -> Batch:
     )
 
 
+@pytest.mark.slow
 def test_keep_means_how_many_are_kept(classification: Config, tmp_path: Path) -> None:
     """ConvNets' keep_last_n=0 keeps all, -1 only the last: the reverse of its help."""
     for keep in (1, 2):
@@ -101,6 +102,7 @@ def test_keep_means_how_many_are_kept(classification: Config, tmp_path: Path) ->
         assert len(set(left) - {best.path.name}) <= keep and len(left) <= keep + 1
 
 
+@pytest.mark.slow
 def test_settings_are_not_accepted_and_ignored() -> None:
     """--drop, --fill-color, --mixup and --lr-noise-std of train.py change nothing; each of ours must."""
     base = resolve_model(override(recipe("efficientdet_d0_coco"), {"model.image_size": 128}))

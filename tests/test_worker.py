@@ -96,6 +96,7 @@ def test_a_run_resumed_in_the_middle_of_an_epoch_equals_an_undisturbed_one(detec
     assert same_tensors(whole, tmp_path / "parts")
 
 
+@pytest.mark.slow
 def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(classification: Config, tmp_path: Path) -> None:
     whole = trained(classification, tmp_path / "whole")
     parts = trained(classification, tmp_path / "parts")
@@ -110,6 +111,7 @@ def newest_name(folder: Path) -> str:
     return max(path.name for path in (folder / "checkpoints").iterdir())
 
 
+@pytest.mark.slow
 def test_accumulating_micro_batches_is_the_same_as_one_large_batch(detection: Config, tmp_path: Path) -> None:
     cfg = override(detection, {"model.freeze_bn": True, "run.log_steps": 1, "evaluation.recalibrate_bn": 0})
     once = trained(cfg, tmp_path / "once")
@@ -164,6 +166,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_with_the_remedy(detection: Confi
         trained(cfg, tmp_path / "a")
 
 
+@pytest.mark.slow
 def test_early_stop_ends_the_run_and_saves_its_last_epoch(classification: Config, tmp_path: Path) -> None:
     cfg = override(classification, {"optim.lr": 1e-12, "schedule.epochs": 9, "run.early_stop": 2, "ema.decay": None})
     cfg = override(cfg, {"model.freeze_bn": True})
@@ -171,6 +174,7 @@ def test_early_stop_ends_the_run_and_saves_its_last_epoch(classification: Config
     assert newest(folder).epoch == 3
 
 
+@pytest.mark.slow
 def test_checkpoints_are_pruned_but_the_best_stays(classification: Config, tmp_path: Path) -> None:
     cfg = override(classification, {"schedule.epochs": 5, "run.keep": 1})
     folder = trained(cfg, tmp_path / "a")

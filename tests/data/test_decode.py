@@ -178,6 +178,7 @@ def test_size_comes_from_the_header(tmp_path: Path) -> None:
     assert read_size(path) == (200, 300)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_mutated_files_never_raise_anything_else(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)

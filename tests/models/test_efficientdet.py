@@ -139,6 +139,7 @@ def test_channels_last_is_kept_and_changes_no_value_nor_gradient():
     torch.testing.assert_close(results[0], results[1], atol=1e-9, rtol=1e-9)
 
 
+@pytest.mark.slow
 def test_compiles_without_a_break_and_equals_eager():
     model = models.build("efficientdet_demo", 3, drop_path=0.2)
     compiled = torch.compile(model, fullgraph=True, backend="eager")
