@@ -84,10 +84,10 @@ def _result(plan: Plan) -> Result:
 
 
 @contextmanager
-def _shown(plan: Plan, out: TextIO) -> Iterator[None]:
-    """Show the run's progress while the body runs."""
+def _shown(plan: Plan, out: TextIO, from_step: int) -> Iterator[None]:
+    """Show the run's progress after `from_step` while the body runs."""
     stop = threading.Event()
-    arguments = (plan.folder, plan.cfg.task, plan.cfg.schedule.total_epochs, stop, out, _last_step(plan))
+    arguments = (plan.folder, plan.cfg.task, plan.cfg.schedule.total_epochs, stop, out, from_step)
     viewer = threading.Thread(target=console.follow, args=arguments, name="raydet-console", daemon=True)
     viewer.start()
     try:
@@ -97,11 +97,15 @@ def _shown(plan: Plan, out: TextIO) -> Iterator[None]:
         viewer.join(timeout=10)
 
 
-def _last_step(plan: Plan) -> int:
-    """Return the last step that an earlier attempt has shown; 0 where there was none."""
-    known = [0 if plan.continues is None else plan.continues.step]
+def _first_step(plan: Plan) -> int:
+    return 0 if plan.continues is None else plan.continues.step
+
+
+def _last_step(folder: Path) -> int:
+    """Return the last step that metrics.jsonl tells of; 0 where it has none."""
+    known = [0]
     with suppress(OSError):
-        for line in (plan.folder / "metrics.jsonl").read_text().splitlines():
+        for line in (folder / "metrics.jsonl").read_text().splitlines():
             with suppress(ValueError, KeyError, TypeError):
                 known.append(int(json.loads(line)["step"]))
     return max(known)
@@ -111,20 +115,21 @@ def _here(plan: Plan, out: TextIO) -> None:
     """Train in this process: no Ray, and no restart after a failure."""
     device = prepare_device(plan.cfg)
     threads = plan.cfg.scaling.threads
-    with _shown(plan, out):
+    with _shown(plan, out, _first_step(plan)):
         train(plan.cfg, plan.folder, Peers(device=device), lambda metrics: None, threads=threads)
 
 
 def _on_ray(plan: Plan, out: TextIO) -> None:
     """Train in Ray Train workers, with restarts from the newest checkpoint."""
-    allowed = plan.cfg.run.max_failures
+    allowed, shown = plan.cfg.run.max_failures, _first_step(plan)
     with ray_session(plan.cfg) as session:
         for failures in range(1, allowed + 2):
             try:
-                with _shown(plan, out):
+                with _shown(plan, out, shown):
                     _attempt(plan, session)
                 return
             except LostWorkers as lost:
+                shown = max(shown, _last_step(plan.folder))  # what the next attempt repeats is not shown again
                 if failures > allowed:
                     raise RunFailed(
                         f"workers failed {failures} times, run.max_failures={allowed}; the last time: {lost}\n"

@@ -60,12 +60,16 @@ def verdict(causes: Mapping[str, BaseException], trace: str = "") -> BaseExcepti
                 "optim.batch_size is set the images per step stay the same"
             )
     # A worker that was killed says more than its peers, who only saw the connection break.
-    who = min(causes, key=lambda who: "onnection" in str(causes[who]) and not _died(causes[who]))
+    who = min(causes, key=lambda who: _is_broken_connection(causes[who]))
     return LostWorkers(describe(who, causes[who]))
 
 
 def _is_gpu_out_of_memory(error: BaseException) -> bool:
     return type(error).__name__ == "OutOfMemoryError" and type(error).__module__.startswith("torch")
+
+
+def _is_broken_connection(error: BaseException) -> bool:
+    return isinstance(error, RuntimeError) and bool(re.search("[Cc]onnection (closed|reset|refused)", str(error)))
 
 
 def _died(error: BaseException) -> bool:
@@ -75,6 +79,8 @@ def _died(error: BaseException) -> bool:
 def describe(who: str, error: BaseException) -> str:
     """Return one line: who met what."""
     text = str(error)
+    if _is_broken_connection(error):
+        return f"{who} lost the connection to another"
     if not _died(error):
         return f"{who} met {type(error).__name__}: {' '.join(text.split())[:_LONGEST]}"
     pid, ip = (re.search(rf"\b{name}: (\S+)", text) for name in ("pid", "ip"))

@@ -33,9 +33,11 @@ _MAY_CHANGE = {
     "run.max_failures",
     "run.keep",
     "run.log_steps",
+    "run.name",
     "run.storage_path",
 }
-"""What a continued run may be told anew besides the section `scaling`: nothing of it changes what is learnt."""
+"""What a continued run may be told anew besides the section `scaling`: nothing of it changes what is learnt. Name and
+place say where it lies; a folder may be moved."""
 
 
 class Refused(RuntimeError):
@@ -253,6 +255,8 @@ def _take_back(made: list[Path]) -> None:
 
 
 def _write_identity(plan: Plan) -> None:
+    if plan.finished:
+        return
     path = plan.folder / "config.json"
     if not path.exists() or differences(load(path), plan.cfg):
         replace_file(path, json.dumps(to_dict(plan.cfg), indent=2) + "\n")

@@ -23,7 +23,7 @@ from typing import Any
 
 from raydet.config import Config, ConfigError
 from raydet.failures import RunFailed
-from raydet.resources import check_room, per_worker
+from raydet.resources import check_machine, check_room, per_worker
 
 _ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -64,6 +64,9 @@ def ray_session(cfg: Config) -> Iterator[Session]:
         given = _address(cfg)
         for name, value in _ENVIRONMENT.items():
             os.environ.setdefault(name, value)
+        if cfg.scaling.worker_range[0] < cfg.scaling.worker_range[1]:
+            # After a machine is lost Ray first asks for as many workers as before, for so long; its default is 60.
+            os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "20")
         import ray
 
         if ray.is_initialized():  # the caller's, who also ends it
@@ -79,7 +82,7 @@ def check_scaling(cfg: Config) -> None:
         return
     address = _address(cfg)
     if address is None:
-        _check_machine(cfg)
+        check_machine(cfg)
     else:
         _check_address(_address_name(cfg), address)
 
@@ -259,19 +262,6 @@ def _give_token() -> None:
             file.write(secrets.token_hex(32))
     except OSError:  # a home that cannot be written: the token lives as long as this run
         os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
-
-
-def _check_machine(cfg: Config) -> None:
-    s, workers = cfg.scaling, cfg.scaling.worker_range[1]
-    if s.use_gpu:
-        import torch
-
-        gpus = torch.cuda.device_count()
-        if workers > gpus:
-            raise ConfigError(
-                f"scaling.num_workers={workers} with scaling.use_gpu=true, but this machine has {gpus} GPUs; lower it, "
-                "set scaling.use_gpu=false, or name a cluster in scaling.address"
-            )
 
 
 def _session(cfg: Config, logs: str, own: bool = False) -> Session:

@@ -1,4 +1,4 @@
-"""How much of a cluster each worker reserves. Ray's CPUs are accounts: what is reserved, not what is used."""
+"""What a machine or cluster has, and how much of it each worker reserves. Ray's CPUs are accounts, not cores."""
 
 from collections.abc import Mapping, Sequence
 
@@ -25,6 +25,20 @@ def per_worker(cfg: Config, nodes: Sequence[Resources], own: bool) -> dict[str, 
     share = _share(nodes, s.worker_range[1 if own else 0], gpu)
     wanted = 1 + cfg.data.workers  # loader processes live outside Ray's accounts, so they are reserved here
     return {"CPU": float(share if own and not s.use_gpu else min(wanted, share)), **gpu}
+
+
+def check_machine(cfg: Config) -> None:
+    """Raise ConfigError where this machine has too few GPUs for the fewest workers."""
+    if not cfg.scaling.use_gpu:
+        return
+    import torch
+
+    gpus = torch.cuda.device_count()
+    if cfg.scaling.worker_range[0] > gpus:
+        raise ConfigError(
+            f"scaling.num_workers={cfg.scaling.num_workers} with scaling.use_gpu=true, but there are {gpus} GPUs here; "
+            "lower it, set scaling.use_gpu=false, or name a cluster in scaling.address"
+        )
 
 
 def check_room(cfg: Config, nodes: Sequence[Resources], wanted: Resources) -> None:

@@ -1,9 +1,11 @@
 """Commands of raydet as processes of their own, and the processes that Ray starts below them."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -50,11 +52,10 @@ def running(
 ) -> Iterator[subprocess.Popen[str]]:
     """Run `python -m raydet` in `folder` while the body runs; its output goes to files there. Then it is killed."""
     command = [sys.executable, "-m", "raydet", *arguments]
-    folder.mkdir(exist_ok=True)
+    short = tempfile.mkdtemp(prefix="rd", dir="/tmp")  # a socket's path may have 107 characters
+    variables = {"RAY_TMPDIR": short, **(env or environment())}
     with (folder / "stderr.txt").open("a") as err, (folder / "stdout.txt").open("a") as out:
-        process = subprocess.Popen(
-            command, cwd=folder, env=dict(env or environment()), stdout=out, stderr=err, text=True
-        )
+        process = subprocess.Popen(command, cwd=folder, env=variables, stdout=out, stderr=err, text=True)
     try:
         yield process
     finally:
@@ -64,6 +65,7 @@ def running(
         for child in left:
             with suppress(psutil.NoSuchProcess):
                 child.kill()
+        shutil.rmtree(short, ignore_errors=True)
 
 
 def descendants(pid: int) -> list[psutil.Process]:
