@@ -91,6 +91,12 @@ def toy(classification: Config) -> list[str]:
     return ["fit", *words(override(classification, {"scaling.num_workers": 1}))]
 
 
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not in the checkout, whose `runs` may hold the demo: the recipes' own run names would then be taken."""
+    monkeypatch.chdir(tmp_path_factory.mktemp("elsewhere"))
+
+
 def refused(arguments: list[str], capsys: pytest.CaptureFixture[str], storage: Path) -> tuple[int, str]:
     code = cli.run(arguments)
     out, err = capsys.readouterr()
