@@ -227,6 +227,7 @@ def test_json_knows_no_nan(capsys: pytest.CaptureFixture[str], monkeypatch: pyte
     assert capsys.readouterr().out == '{"AP": null, "AP50": 0.5}\n'
 
 
+@pytest.mark.slow
 def test_a_finished_run_starts_no_ray(trained: Path) -> None:
     code = f"""
 import sys
@@ -261,6 +262,7 @@ def test_another_configuration_under_the_same_name_is_refused(
     assert {path: path.stat().st_mtime_ns for path in trained.rglob("*")} == before
 
 
+@pytest.mark.slow
 def test_a_second_process_at_the_same_run_is_refused(classification: Config) -> None:
     with claimed(make_plan(classification)):
         done = raydet("fit", *words(classification))
@@ -298,6 +300,7 @@ def test_a_missing_package_is_said_with_the_python_that_misses_it(
     assert f"{sys.executable} has no torch" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_damaged_checkpoint_that_is_passed_over_is_a_warning_of_one_line(trained: Path, tmp_path: Path) -> None:
     run = Path(shutil.copytree(trained, tmp_path / "run"))
     cut = next((run / "checkpoints").iterdir()) / "optim.safetensors"
@@ -308,6 +311,7 @@ def test_a_damaged_checkpoint_that_is_passed_over_is_a_warning_of_one_line(train
     assert re.fullmatch(r"raydet: warning: damaged checkpoint skipped: .*optim\.safetensors: .*\n", done.stderr)
 
 
+@pytest.mark.slow
 def test_sigterm_ends_a_run_with_one_line_and_the_same_command_continues(
     classification: Config, tmp_path: Path
 ) -> None:

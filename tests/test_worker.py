@@ -66,7 +66,8 @@ def test_a_run_leaves_the_documented_files(classification: Config, tmp_path: Pat
     assert files == {"model.safetensors", "ema.safetensors", "optim.safetensors", "state.json", "MANIFEST.json"}
 
 
-@pytest.mark.parametrize("kind", ["classification", pytest.param("detection", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["classification", "detection"])
 def test_a_run_resumed_after_an_epoch_equals_an_undisturbed_one(
     kind: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
