@@ -92,13 +92,17 @@ class _Diary:
         self.log.parameters(to_dict(cfg))
 
     def write(self, report: Report, steps_per_epoch: int) -> None:
-        """Write down one report; the checkpoint comes first, so that no line speaks of what is not saved."""
-        if report.save:
-            self._save(report)
+        """Write down one report.
+
+        The line comes before the checkpoint: a run that is taken up drops the lines of what was not saved, but one that
+        a kill between the two has kept from being written would be missing for ever.
+        """
         if report.kind == "log":
             self.log.train_step(self.state.epoch, steps_per_epoch, self.state.epoch_steps - 1, report.metrics)
         elif report.kind == "epoch":
             self.log.epoch(self.state.epoch, self.state.step, report.metrics)
+        if report.save:
+            self._save(report)
         if report.last:
             self.log.summary(report.metrics)
             self.log.close()

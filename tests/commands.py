@@ -12,15 +12,34 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
 
+import pytest
 import ray.thirdparty_files.psutil as psutil  # not on the path of itself
 
+from raydet import worker
 from raydet.config import Config, differences
+from raydet.peers import Peers
+from raydet.plan import claimed, make_plan
 from raydet.recipes import recipe
 
 ROOT = Path(__file__).resolve().parents[1]
 LIMIT_S = 300
 """For what takes seconds on a quiet machine."""
 Found = TypeVar("Found")
+
+
+def begun(cfg: Config, epochs: int = 1) -> Path:
+    """Train so many epochs of the run in this process and leave it as a killed driver would; return its folder."""
+    plan = make_plan(cfg)
+    told: list[dict[str, float]] = []
+
+    def tell(metrics: dict[str, float]) -> None:
+        told.append(metrics)
+        if len(told) == epochs:
+            raise InterruptedError
+
+    with pytest.raises(InterruptedError), claimed(plan):
+        worker.train(plan.cfg, plan.folder, Peers(), tell)
+    return plan.folder
 
 
 def words(cfg: Config) -> list[str]:
@@ -46,6 +65,11 @@ def raydet(*arguments: str, cwd: Path = ROOT, env: Mapping[str, str] | None = No
     return subprocess.run(command, cwd=cwd, env=variables, capture_output=True, text=True, timeout=LIMIT_S)
 
 
+def _hears_ctrl_c() -> None:
+    """Undo what a shell does to commands in the background (CI may be one): they do not hear Ctrl-C."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 @contextmanager
 def running(
     arguments: Sequence[str], folder: Path, env: Mapping[str, str] | None = None
@@ -55,7 +79,9 @@ def running(
     short = tempfile.mkdtemp(prefix="rd", dir="/tmp")  # a socket's path may have 107 characters
     variables = {"RAY_TMPDIR": short, **(env or environment())}
     with (folder / "stderr.txt").open("a") as err, (folder / "stdout.txt").open("a") as out:
-        process = subprocess.Popen(command, cwd=folder, env=variables, stdout=out, stderr=err, text=True)
+        process = subprocess.Popen(
+            command, cwd=folder, env=variables, stdout=out, stderr=err, text=True, preexec_fn=_hears_ctrl_c
+        )
     try:
         yield process
     finally:

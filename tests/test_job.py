@@ -19,8 +19,8 @@ import pytest
 from ray.job_submission import JobStatus, JobSubmissionClient
 
 from raydet import checkpoints
-from raydet.config import Config, override
-from tests.commands import LIMIT_S, ROOT, descendants, environment, psutil, raydet, until, words
+from raydet.config import Config, load, override
+from tests.commands import LIMIT_S, ROOT, begun, descendants, environment, psutil, raydet, until, words
 
 pytestmark = pytest.mark.slow
 
@@ -145,15 +145,19 @@ def test_the_example_submits_a_job_and_ends_with_its_code(
 def test_a_driver_outside_a_job_joins_the_cluster_from_any_folder(
     classification: Config, cluster: Cluster, tmp_path: Path
 ) -> None:
-    """An elastic run, which starts with the one worker that there is room for."""
+    """An elastic run, begun by three workers; it goes on with the one that there is room for, and the same batch."""
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     env = {**cluster.env, "PYTHONPATH": str(ROOT), "RAY_ADDRESS": cluster.address}
-    cfg = override(classification, {"scaling.num_workers": (1, 2)})
+    cfg = override(classification, {"data.batch_size": 4, "optim.batch_size": None, "scaling.num_workers": 3})
+    folder = begun(cfg)
+    cfg = override(cfg, {"scaling.num_workers": (1, 2)})
     done = raydet("fit", *words(cfg), cwd=elsewhere, env=env)
     assert done.returncode == 0, done.stderr
     assert [line.split()[0] for line in done.stderr.splitlines()].count("run") == 1 and "Traceback" not in done.stderr
     assert list(elsewhere.iterdir()) == []
+    last = checkpoints.newest(folder / "checkpoints")
+    assert last is not None and last.step == 10 and load(folder / "config.json").global_batch == 12
 
 
 def test_workers_that_find_no_room_in_the_cluster_are_refused(

@@ -9,26 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from raydet import worker
 from raydet.config import Config, ConfigError, load, override
-from raydet.peers import Peers
 from raydet.plan import Refused, claimed, describe_start, make_plan, read_result, write_result
-from tests.commands import until
-
-
-def begun(cfg: Config, epochs: int = 1) -> Path:
-    """Train so many epochs of the run and leave it as a killed driver would."""
-    plan = make_plan(cfg)
-    told: list[dict[str, float]] = []
-
-    def tell(metrics: dict[str, float]) -> None:
-        told.append(metrics)
-        if len(told) == epochs:
-            raise InterruptedError
-
-    with pytest.raises(InterruptedError), claimed(plan):
-        worker.train(plan.cfg, plan.folder, Peers(), tell)
-    return plan.folder
+from tests.commands import begun, until
 
 
 def test_a_plan_knows_images_classes_and_steps(classification: Config, detection: Config) -> None:
