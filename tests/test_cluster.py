@@ -75,6 +75,32 @@ def test_progress_shows_each_epoch_once_when_a_run_is_taken_up(classification: C
     assert "continue  after epoch 1, step 8" in out.getvalue()
 
 
+@pytest.mark.parametrize("moment", ["save", "prune"])
+def test_a_kill_before_or_after_a_save_leaves_no_epoch_out_and_none_twice(
+    moment: str, classification: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cfg = override(classification, {"schedule.epochs": 3})
+    real, calls = getattr(checkpoints, moment), []
+
+    def killed(*arguments: object) -> object:
+        calls.append(arguments)
+        if len(calls) == 2:
+            raise InterruptedError
+        return real(*arguments)
+
+    monkeypatch.setattr(checkpoints, moment, killed)
+    with pytest.raises(InterruptedError):
+        fit(cfg, out=io.StringIO())
+    folder = fit(cfg, out=io.StringIO()).dir
+    assert [json.loads(line)["step"] for line in (folder / "metrics.jsonl").read_text().splitlines()] == [8, 16, 24]
+    assert [line.split(",")[1] for line in (folder / "results.csv").read_text().splitlines()] == [
+        "step",
+        "8",
+        "16",
+        "24",
+    ]
+
+
 # --- what failures mean
 
 WORKER_LOST = (
