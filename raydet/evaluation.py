@@ -84,5 +84,8 @@ def evaluate(
     trained.check_classes(index)
     model = trained.model.to(device)
     task = make_task(cfg, model, device)
-    peers = Peers(device=device)
-    return score(model, task, index, EvalLoader(cfg, index, 0, 1), cfg, peers)
+    batches = EvalLoader(cfg, index)
+    try:
+        return score(model, task, index, batches, cfg, Peers(device=device))
+    finally:
+        batches.close()
