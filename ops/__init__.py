@@ -1,8 +1,11 @@
 """Operations that detectors need and torch lacks. Import it as `raydet.ops`; a bare `ops` would be a second copy.
 
-One op is one file: what it means, how it is computed here, its gradient. Importing needs no GPU.
+One op is one file: what it means, how a CPU computes it, its gradient, and beside it, in the .cu file of the same name,
+how a GPU does. Importing needs neither a GPU nor CuPy. `choose` says who computes: PyTorch or the kernels.
 """
 
 from raydet.ops.focal_loss import focal_loss
+from raydet.ops.multi_tensor import ema_update, rmsprop_step
+from raydet.ops.raw import Backend, KernelError, choose
 
-__all__ = ["focal_loss"]
+__all__ = ["Backend", "KernelError", "choose", "ema_update", "focal_loss", "rmsprop_step"]

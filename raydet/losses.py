@@ -28,4 +28,5 @@ def classification_loss(logits_BC: Tensor, targets_BC: Tensor, label_smoothing: 
 
 def one_hot(labels_B: Tensor, num_classes: int) -> Tensor:
     """Return class probabilities_BC, float32, 1 at the label."""
-    return F.one_hot(labels_B, num_classes).to(torch.float32)
+    # F.one_hot may ask the device for the largest label.
+    return (labels_B.unsqueeze(1) == torch.arange(num_classes, device=labels_B.device)).to(torch.float32)

@@ -3,11 +3,14 @@
 import copy
 import math
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from raydet.config import Config, Ema, Optim, Schedule
+from raydet.ops import ema_update, rmsprop_step
+from raydet.ops.multi_tensor import Slots, Table
 
 _NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm)
 
@@ -33,12 +36,53 @@ def build_optimizer(model: nn.Module, cfg: Optim) -> torch.optim.Optimizer:
             (decayed if decays else spared).append(parameter)
     groups = [{"params": decayed, "weight_decay": cfg.weight_decay}, {"params": spared, "weight_decay": 0.0}]
     groups = [group for group in groups if group["params"]]
-    # torch's fused and foreach steps give the same numbers as its loops, in two launches instead of thousands.
+    # Fused steps give the same numbers as torch's loops, in two launches instead of thousands.
     if cfg.name == "sgd":
         return torch.optim.SGD(groups, lr=cfg.lr, momentum=cfg.momentum, fused=True)
     if cfg.name == "rmsprop":
-        return torch.optim.RMSprop(groups, lr=cfg.lr, alpha=cfg.alpha, eps=cfg.eps, momentum=cfg.momentum, foreach=True)
+        return RMSprop(groups, lr=cfg.lr, alpha=cfg.alpha, eps=cfg.eps, momentum=cfg.momentum)
     return torch.optim.AdamW(groups, lr=cfg.lr, betas=(cfg.momentum, 0.999), eps=cfg.eps, fused=True)
+
+
+class RMSprop(torch.optim.Optimizer):
+    """torch.optim.RMSprop with momentum, all groups in one launch: see `raydet.ops.rmsprop_step`."""
+
+    # GradScaler then hands over its scale and its verdict on overflow instead of asking the device for them.
+    _step_supports_amp_scaling = True
+
+    def __init__(
+        self, groups: list[dict[str, Any]], lr: float, alpha: float, eps: float, momentum: float, weight_decay: float = 0.0
+    ) -> None:
+        defaults = {"lr": lr, "alpha": alpha, "eps": eps, "momentum": momentum, "weight_decay": weight_decay}
+        super().__init__(groups, defaults)
+        self._table = Table()
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        """Move all parameters that have a gradient."""
+        moving = [(p, group["weight_decay"]) for group in self.param_groups for p in group["params"] if p.grad is not None]
+        for parameter, _ in moving:
+            slots = self.state[parameter]
+            if not slots:
+                slots["square_avg"] = torch.zeros_like(parameter)
+                slots["momentum_buffer"] = torch.zeros_like(parameter)
+        rule = self.param_groups[0]
+        rmsprop_step(
+            Slots(
+                [p for p, _ in moving],
+                [p.grad for p, _ in moving if p.grad is not None],
+                [self.state[p]["square_avg"] for p, _ in moving],
+                [self.state[p]["momentum_buffer"] for p, _ in moving],
+                [decay for _, decay in moving],
+            ),
+            rule["lr"],
+            alpha=rule["alpha"],
+            eps=rule["eps"],
+            momentum=rule["momentum"],
+            scale=getattr(self, "grad_scale", None),
+            found_inf=getattr(self, "found_inf", None),
+            table=self._table,
+        )
 
 
 def learning_rate(cfg: Config, epoch: float) -> float:
@@ -91,24 +135,18 @@ class MovingAverage:
     def __init__(self, model: nn.Module, cfg: Ema) -> None:
         if cfg.decay is None:
             raise ValueError("ema.decay is none: there is no average to keep")
-        self.decay, self.warmup = cfg.decay, cfg.warmup
+        self._decay, self._warmup = cfg.decay, cfg.warmup
         self.model = copy.deepcopy(model).eval().requires_grad_(False)
-        self._pairs(model)
+        self._ours, self._theirs = _tensors(self.model), _tensors(model)
+        self._table = Table()
 
-    def _pairs(self, model: nn.Module) -> None:
-        ours, theirs = _tensors(self.model), _tensors(model)
-        floats = [i for i, tensor in enumerate(ours) if tensor.is_floating_point()]
-        self._ours, self._theirs = [ours[i] for i in floats], [theirs[i] for i in floats]
-        counters = [i for i, tensor in enumerate(ours) if not tensor.is_floating_point()]
-        self._our_counters, self._counters = [ours[i] for i in counters], [theirs[i] for i in counters]
+    def decay(self, step: int) -> float:
+        """Return the share of the average that stays at step number `step` (the first is 1)."""
+        return min(self._decay, (1 + step) / (10 + step)) if self._warmup else self._decay
 
-    @torch.no_grad()
-    def update(self, step: int) -> None:
-        """Move the average towards the model after step number `step` (the first is 1)."""
-        decay = min(self.decay, (1 + step) / (10 + step)) if self.warmup else self.decay
-        torch._foreach_lerp_(self._ours, self._theirs, 1 - decay)
-        if self._counters:
-            torch._foreach_copy_(self._our_counters, self._counters)
+    def update(self, decay: float | Tensor) -> None:
+        """Move the average towards the model; `decay` as `decay()` gives it, or a tensor on the device."""
+        ema_update(self._ours, self._theirs, decay, self._table)
 
 
 def _tensors(model: nn.Module) -> list[Tensor]:

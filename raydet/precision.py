@@ -4,6 +4,7 @@ from contextlib import AbstractContextManager, nullcontext
 
 import torch
 
+from raydet import ops
 from raydet.config import Config, ConfigError, Precision
 
 
@@ -20,6 +21,7 @@ def prepare_device(cfg: Config, device: torch.device | None = None) -> torch.dev
     Raises:
         ConfigError: a GPU is asked for and there is none.
     """
+    ops.choose(cfg.precision.ops)
     if device is None:
         device = torch.device("cuda" if cfg.scaling.use_gpu else "cpu")
     if device.type == "cuda":

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -46,8 +47,12 @@ class Task(Protocol):
         """Return this batch's share of the global batch's losses, one per loss name."""
         ...
 
-    def training_inputs(self, batch: Batch, targets: Any, epoch: int, step: int) -> tuple[Tensor, Any]:
-        """Return `inputs` and targets as they are trained on (mixed up, if the configuration says so)."""
+    def draws(self, epoch: int, step: int) -> Sequence[float]:
+        """Return the random numbers of a step that all its samples share; always as many."""
+        ...
+
+    def training_inputs(self, batch: Batch, targets: Any, draws: Sequence[float | Tensor]) -> tuple[Tensor, Any]:
+        """Return `inputs` and targets as they are trained on (mixed up by `draws`, if the configuration says so)."""
         ...
 
     def scorer(self, index: Any) -> "Scorer":
@@ -112,7 +117,10 @@ class Detection(_Inputs):
         class_loss, box_loss = class_loss * per_positive, box_loss * per_positive
         return torch.stack([class_loss + self.cfg.loss.box_weight * box_loss, class_loss, box_loss])
 
-    def training_inputs(self, batch: Batch, targets: Targets, epoch: int, step: int) -> tuple[Tensor, Targets]:
+    def draws(self, epoch: int, step: int) -> Sequence[float]:
+        return ()
+
+    def training_inputs(self, batch: Batch, targets: Targets, draws: Sequence[float | Tensor]) -> tuple[Tensor, Targets]:
         return self.inputs(batch), targets
 
     def scorer(self, index: CocoIndex) -> "DetectionScorer":
@@ -209,18 +217,19 @@ class Classification(_Inputs):
         return losses.one_hot(batch.labels_B.to(self.device, non_blocking=True), self.num_classes)
 
     def weight(self, targets: Tensor) -> Tensor:
-        return torch.tensor(float(targets.shape[0]), dtype=torch.float64, device=self.device)
+        return torch.full((), targets.shape[0], dtype=torch.float64, device=self.device)
 
     def loss(self, outputs: Tensor, targets: Tensor, weight: Tensor) -> Tensor:
         total = losses.classification_loss(outputs, targets, self.cfg.loss.label_smoothing)
         return (total / weight.float()).reshape(1)
 
-    def training_inputs(self, batch: Batch, targets: Tensor, epoch: int, step: int) -> tuple[Tensor, Tensor]:
-        images = self.inputs(batch)
+    def draws(self, epoch: int, step: int) -> Sequence[float]:
         alpha = self.cfg.augment.mixup
-        if alpha == 0:
-            return images, targets
-        return mixup(images, targets, mixup_weight(self.cfg.run.seed, epoch, step, alpha))
+        return () if alpha == 0 else (mixup_weight(self.cfg.run.seed, epoch, step, alpha),)
+
+    def training_inputs(self, batch: Batch, targets: Tensor, draws: Sequence[float | Tensor]) -> tuple[Tensor, Tensor]:
+        images = self.inputs(batch)
+        return mixup(images, targets, *draws) if draws else (images, targets)
 
     def scorer(self, index: FolderIndex) -> "ClassificationScorer":
         return ClassificationScorer(self)

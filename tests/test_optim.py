@@ -112,7 +112,7 @@ def test_the_average_follows_parameters_and_buffers_by_name() -> None:
     model.train()(torch.randn(8, 3))
     with torch.no_grad():
         model[0].weight += 1
-    average.update(1)
+    average.update(average.decay(1))
     for key, value in average.model.state_dict().items():
         now = model.state_dict()[key]
         expected = now if key.endswith("num_batches_tracked") else 0.75 * before[key] + 0.25 * now
@@ -125,9 +125,9 @@ def test_the_averages_warm_up_trusts_the_model_at_first() -> None:
     with torch.no_grad():
         model.weight += 1.0
     start = float(average.model.weight)
-    average.update(1)
+    average.update(average.decay(1))
     assert float(average.model.weight) - start == pytest.approx(1 - 2 / 11)
-    average.update(1000)
+    average.update(average.decay(1000))
     assert float(average.model.weight) - start == pytest.approx(1 - 2 / 11 * 0.9)
 
 

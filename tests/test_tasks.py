@@ -105,14 +105,16 @@ def test_mixup_mixes_images_and_targets_alike(classification: Config) -> None:
     task = task_of(override(classification, {"augment.mixup": 0.2}))
     batch = batch_of()
     plain, targets = task.inputs(batch), task.targets(batch)
-    mixed, both = task.training_inputs(batch, targets, 0, 1)
+    mixed, both = task.training_inputs(batch, targets, task.draws(0, 1))
     weight = float(both[0].max()) if both[0].max() < 1 else 1.0
     partner = torch.tensor([1, 0, 3, 2])
     share = weight if torch.allclose(mixed, weight * plain + (1 - weight) * plain[partner], atol=1e-4) else 1 - weight
     torch.testing.assert_close(mixed, share * plain + (1 - share) * plain[partner], rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(both.sum(1), torch.ones(4))
-    again, _ = task.training_inputs(batch, targets, 0, 1)
-    assert torch.equal(mixed, again) and not torch.equal(mixed, task.training_inputs(batch, targets, 0, 2)[0])
+    again, _ = task.training_inputs(batch, targets, task.draws(0, 1))
+    assert torch.equal(mixed, again) and not torch.equal(
+        mixed, task.training_inputs(batch, targets, task.draws(0, 2))[0]
+    )
 
 
 def test_boxes_go_back_to_pixels_of_the_file_and_stay_inside() -> None:

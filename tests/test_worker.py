@@ -1,5 +1,6 @@
 """Whole runs on toy data: what is written, that a resumed run equals an undisturbed one, that workers do not matter."""
 
+import functools
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -7,10 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from raydet import checkpoints, worker
+from raydet import checkpoints, loop, worker
 from raydet.config import Config, override
 from raydet.peers import Peers
 from raydet.plan import make_plan
+from raydet.worker import train
 from tests.workers import run_workers
 
 
@@ -141,6 +143,26 @@ def test_two_workers_learn_what_one_learns(kind: str, request: pytest.FixtureReq
     key = "train_loss" if kind == "detection" else "train.loss"
     one, two = (step_losses(tmp_path / name, key) for name in ("one", "two"))
     assert len(one) >= 20 and one[0] != one[-1]
+    assert two == pytest.approx(one, rel=1e-4)
+
+
+def _train_without_wrapper(
+    cfg: Config, folder: Path, peers: Peers, tell: Callable[[dict[str, float]], None]
+) -> None:
+    """As on GPUs with precision.cuda_graph, but that the captured work is simply done again."""
+    loop.Trainer = functools.partial(loop.Trainer, capture=lambda work: work)  # type: ignore[misc,assignment]
+    train(cfg, folder, peers, tell)
+
+
+@pytest.mark.slow
+def test_two_workers_with_one_buffer_of_gradients_learn_what_one_learns(detection: Config, tmp_path: Path) -> None:
+    """What a captured step adds up itself is what DistributedDataParallel would."""
+    cfg = override(detection, {"model.freeze_bn": True, "run.log_steps": 1, "evaluation.recalibrate_bn": 0})
+    cfg = make_plan(override(cfg, {"schedule.warmup_epochs": 0.0})).cfg
+    run_workers(cfg, tmp_path / "one", 1)
+    run_workers(cfg, tmp_path / "two", 2, _train_without_wrapper)
+    one, two = (step_losses(tmp_path / name, "train_loss") for name in ("one", "two"))
+    assert len(one) >= 10 and one[0] != one[-1]
     assert two == pytest.approx(one, rel=1e-4)
 
 

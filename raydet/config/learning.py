@@ -139,6 +139,12 @@ class Precision:
     """Layout of images and weights."""
     compile: bool = False
     """Compile the network with torch.compile."""
+    cuda_graph: bool = False
+    """Capture the whole training step in a CUDA graph and replay it: what is left of a step is one launch. Pays where
+    launching thousands of small kernels takes longer than running them, as with D0 below 32 images a GPU."""
+    ops: Literal["auto", "torch", "cuda"] = "auto"
+    """Who computes raydet's own operations (focal loss, target assignment, NMS, moving average, RMSprop). auto: fused
+    CUDA kernels on a GPU with CuPy, else PyTorch; torch: PyTorch; cuda: the kernels or an error."""
     loss_scale: float = 65536.0
     """fp16: first loss scale."""
     loss_scale_interval: int = 2000

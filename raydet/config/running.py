@@ -17,6 +17,9 @@ class Evaluation:
     """Candidates (anchor, class) per image that enter non-maximum suppression."""
     nms_iou: float = 0.5
     """Boxes of one class that overlap a better one by more than this are dropped."""
+    soft_nms_sigma: float | None = None
+    """Soft non-maximum suppression (arXiv:1704.04503): instead of dropping overlapping boxes, multiply their scores by
+    exp(-IoU^2 / sigma); effdet uses 0.5. None: off, boxes are dropped at nms_iou."""
     max_detections: int = 100
     """Detections per image."""
     backend: Literal["faster", "pycocotools"] = "faster"
@@ -26,7 +29,7 @@ class Evaluation:
 
     def __post_init__(self) -> None:
         fraction("evaluation", self, "score_threshold", "nms_iou")
-        positive("evaluation", self, "top_k", "max_detections")
+        positive("evaluation", self, "top_k", "max_detections", "soft_nms_sigma")
         require(self.recalibrate_bn >= 0, f"evaluation.recalibrate_bn must be >= 0, got {self.recalibrate_bn}")
 
 

@@ -47,6 +47,14 @@ class Config:
             self.precision.mode not in ("tf32", "fp16") or self.scaling.use_gpu,
             f"precision.mode={self.precision.mode} needs scaling.use_gpu=true; on CPUs use fp32 or bf16",
         )
+        require(
+            not self.precision.cuda_graph or self.scaling.use_gpu,
+            "precision.cuda_graph=true needs scaling.use_gpu=true: a CPU has no launches to save",
+        )
+        require(
+            self.precision.ops != "cuda" or self.scaling.use_gpu,
+            "precision.ops=cuda needs scaling.use_gpu=true; auto uses the kernels where there is a GPU",
+        )
 
     @property
     def task(self) -> Literal["detection", "classification"]:

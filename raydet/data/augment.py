@@ -59,7 +59,9 @@ def prepare(autoaugment: str | None, color_jitter: float) -> None:
         _transforms(autoaugment, color_jitter)
 
 
-def mixup(images_B3HW: torch.Tensor, targets_BC: torch.Tensor, weight: float) -> tuple[torch.Tensor, torch.Tensor]:
+def mixup(
+    images_B3HW: torch.Tensor, targets_BC: torch.Tensor, weight: float | torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Return weight x each sample + (1 - weight) x its neighbour (i with i ^ 1), images and targets alike.
 
     Pairs are neighbours so that they stay together however the global batch is split into even parts
