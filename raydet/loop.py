@@ -6,7 +6,6 @@ gradients are added up, and every random draw belongs to a sample.
 
 import inspect
 import math
-import resource
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -21,6 +20,7 @@ from raydet.config import Config
 from raydet.data import Batch
 from raydet.graph import Capture, Gradients, Replayed, capture_cuda
 from raydet.log import clock
+from raydet.memory import most_memory_bytes
 from raydet.optim import clip_gradients, learning_rate
 from raydet.peers import Peers
 from raydet.precision import autocast
@@ -264,7 +264,7 @@ class _Meter:
                 f"training loss is {summed[0] / steps} in epoch {state.epoch + 1}, step {state.epoch_steps}, "
                 f"at learning rate {lr:g}; lower optim.lr or lengthen schedule.warmup_epochs"
             )
-        values |= {"lr": lr, "memory_bytes": _memory_bytes(peers.device)}
+        values |= {"lr": lr, "memory_bytes": most_memory_bytes(peers.device)}
         if timed:
             values |= {
                 "images_per_s": timed * self.cfg.global_batch / wall,
@@ -277,13 +277,6 @@ class _Meter:
         self._sums, self._read_at = state.sums.clone(), state.step
         self.start_clock()
         return values
-
-
-def _memory_bytes(device: torch.device) -> float:
-    """Most memory used so far: of the GPU by torch, or of this process."""
-    if device.type == "cuda":
-        return float(torch.cuda.max_memory_allocated(device))
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024.0
 
 
 def _epoch_losses(task: Task, state: State, peers: Peers) -> dict[str, float]:

@@ -11,6 +11,7 @@ from raydet.data import EvalLoader, TrainLoader, check_same_classes, open_split
 from raydet.evaluation import recalibrate, score
 from raydet.log import RunLog
 from raydet.loop import Report, epochs
+from raydet.memory import keep_freed_memory
 from raydet.models import EfficientDet, EfficientNet, weights
 from raydet.peers import Peers
 from raydet.precision import prepare_device
@@ -33,6 +34,8 @@ def train(
     if threads is not None:
         torch.set_num_threads(threads)
     prepare_device(cfg, peers.device)
+    if peers.device.type == "cpu":
+        keep_freed_memory()
     train_index, val_index = open_split(cfg, "train"), open_split(cfg, "val")
     check_same_classes(train_index, val_index)
     model = build_model(cfg, train_index.num_classes)

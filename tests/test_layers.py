@@ -18,7 +18,7 @@ LAYERS = (
     ("dll",),
     ("models", "checkpoint"),
     ("data", "provenance", "checkpoints"),
-    ("graph", "log", "peers", "drawing", "metrics", "precision", "optim"),
+    ("graph", "log", "memory", "peers", "drawing", "metrics", "precision", "optim"),
     ("anchors", "progress"),
     ("losses", "console"),
     ("tasks",),

@@ -1,0 +1,39 @@
+"""Freed memory stays with the process, so that a step costs no page faults."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from raydet.memory import keep_freed_memory, most_memory_bytes
+
+FAULTS = """
+import resource, sys, torch
+from raydet.memory import keep_freed_memory
+if sys.argv[1] == "keep":
+    assert keep_freed_memory()
+torch.ones(1 << 25)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(3):
+    torch.ones(1 << 24)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+def faults(how: str) -> int:
+    done = subprocess.run([sys.executable, "-c", FAULTS, how], capture_output=True, text=True, check=True)
+    return int(done.stdout)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc's")
+def test_memory_that_is_kept_is_not_faulted_in_again() -> None:
+    assert faults("leave") > 3000  # 3 x 64 MiB in pages of 4 KiB, or of 64 KiB
+    assert faults("keep") < 300
+
+
+def test_a_process_knows_its_largest_size() -> None:
+    before = most_memory_bytes(torch.device("cpu"))
+    kept = torch.ones(1 << 26)
+    assert most_memory_bytes(torch.device("cpu")) >= before and kept.numel() * 4 < most_memory_bytes(torch.device("cpu"))
+    assert isinstance(keep_freed_memory(), bool)
