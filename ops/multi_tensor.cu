@@ -6,6 +6,13 @@
 #define VALUE float
 #endif
 
+// Addresses that come out of a table may point anywhere, as far as the compiler knows; told better, it loads without asking.
+#ifdef ON_HOST
+#define IN_GLOBAL(p)
+#else
+#define IN_GLOBAL(p) __builtin_assume(__isGlobal(p))
+#endif
+
 template <class T> __device__ __forceinline__ bool whole_vectors(const T* p) { return ((u64)p & (sizeof(T) * 4 - 1)) == 0; }
 template <class T> struct __align__(sizeof(T) * 4) Four { T v[4]; };
 
@@ -14,6 +21,8 @@ struct Pair { float* average; const VALUE* value; i64 count; };
 
 extern "C" __global__ void __launch_bounds__(256) ema_update(const Pair* __restrict__ pairs, const float* __restrict__ decay) {
   Pair p = pairs[blockIdx.x];
+  IN_GLOBAL(p.average);
+  IN_GLOBAL(p.value);
   if (p.count < 0) {
     for (i64 i = threadIdx.x; i < -p.count; i += blockDim.x) ((i64*)p.average)[i] = ((const i64*)p.value)[i];
     return;
@@ -52,6 +61,10 @@ rmsprop_step(const Slots* __restrict__ slots, const float* __restrict__ lr, cons
              const float* __restrict__ found_inf, float alpha, float eps, float momentum) {
   if (found_inf && *found_inf != 0.f) return;
   Slots t = slots[blockIdx.x];
+  IN_GLOBAL(t.parameter);
+  IN_GLOBAL(t.gradient);
+  IN_GLOBAL(t.square);
+  IN_GLOBAL(t.velocity);
   Rule r = {*lr, alpha, eps, momentum, __uint_as_float((unsigned)t.decay_bits), scale ? 1.f / *scale : 1.f};
   bool whole = whole_vectors(t.parameter) && whole_vectors(t.gradient) && whole_vectors(t.square) && whole_vectors(t.velocity);
   i64 fours = whole ? t.count / 4 : 0;

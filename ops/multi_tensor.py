@@ -24,7 +24,9 @@ from torch import Tensor
 
 from raydet.ops import raw
 
-_PIECE = 8192  # elements of a block: small enough that B0 fills the multiprocessors of an H200, large enough for 8 loads
+_PIECE = (
+    8192  # elements of a block: small enough that B0 fills the multiprocessors of an H200, large enough for 8 loads
+)
 _BLOCK = (256,)
 
 
@@ -47,6 +49,10 @@ _RMSPROP = raw.Kernel(
         "momentum": "float32",
     },
 )
+
+
+STREAMING = {"ema_update": ("ld", "st"), "rmsprop_step": ("ld", "st")}
+"""Kernels that must load and store 16 bytes an instruction; tests/ops/test_compile.py looks."""
 
 
 def kernels() -> list[raw.Kernel]:
@@ -86,8 +92,8 @@ def _pieces(tensors: Sequence[Tensor], tail: Sequence[int]) -> list[list[int]]:
     for other in tensors:
         if other.device != first.device or _layout(other) != layout:
             raise ValueError(
-                f"a tensor of shape {tuple(other.shape)} and strides {other.stride()} on {other.device} cannot be walked "
-                f"beside one of {tuple(first.shape)} and {first.stride()} on {first.device}; give it the same layout"
+                f"a tensor of shape {tuple(other.shape)}, strides {other.stride()} on {other.device} cannot be walked "
+                f"beside one of {tuple(first.shape)} and {first.stride()} on {first.device}; make their layouts equal"
             )
     return [
         [*(t.data_ptr() + start * t.element_size() for t in tensors), sign * min(_PIECE, first.numel() - start), *words]
@@ -134,12 +140,12 @@ def ema_update(
     moving = [i for i, average in enumerate(averages) if average.is_floating_point()]
     counting = [i for i, average in enumerate(averages) if not average.is_floating_point()]
     ours, theirs = [averages[i] for i in moving], [values[i] for i in moving]
-    if ours and isinstance(decay, Tensor):
+    if ours and not isinstance(decay, Tensor):
+        torch._foreach_lerp_(ours, theirs, 1 - decay)
+    elif ours:
         way = torch._foreach_sub(theirs, ours)
         torch._foreach_mul_(way, 1 - decay)
         torch._foreach_add_(ours, way)
-    elif ours:
-        torch._foreach_lerp_(ours, theirs, 1 - decay)
     if counting:
         torch._foreach_copy_([averages[i] for i in counting], [values[i] for i in counting])
 

@@ -26,7 +26,13 @@ Argument = Tensor | int | float | None
 
 _FOLDER = Path(__file__).parent
 _LETTERS = {"int32": "i", "int64": "l", "float32": "f", "float64": "d"}
-_NUMBERS: dict[str, Callable[[Any], Any]] = {"i": np.int32, "l": np.int64, "f": np.float32, "d": np.float64}
+_NUMBERS: dict[str, Callable[[Any], Any]] = {
+    "p": np.uint64,
+    "i": np.int32,
+    "l": np.int64,
+    "f": np.float32,
+    "d": np.float64,
+}
 _ALIGNMENT = 16  # bytes of a vector load
 CXX = {torch.float32: "float", torch.float64: "double", torch.float16: "__half", torch.bfloat16: "__nv_bfloat16"}
 """What a kernel's source calls a dtype."""
@@ -78,11 +84,12 @@ def runs_kernel(tensor: Tensor, name: str) -> bool:
                 "move it there, or set precision.ops=auto"
             )
         return False
-    if _cupy() is not None:
+    cupy = _cupy()
+    if not isinstance(cupy, str):
         return True
     if _backend == "cuda":
-        raise KernelError(f"precision.ops=cuda needs CuPy: {install_hint()}")
-    _warn_once(f"CuPy is not installed, so raydet's operations run in PyTorch, more slowly: {install_hint()}")
+        raise KernelError(f"precision.ops=cuda needs CuPy: {cupy}")
+    _warn_once(f"raydet's operations run in PyTorch, more slowly: {cupy}")
     return False
 
 
@@ -99,11 +106,16 @@ def _warn_once(message: str) -> None:
 
 @cache
 def _cupy() -> Any:
+    """Return the module, or why there is none and what to do."""
     # At the first launch, not at import: CuPy takes 1.5 s, makes its cache folder and must not be seen before a fork.
     try:
         import cupy
-    except ImportError:
-        return None
+    except ModuleNotFoundError as error:
+        if error.name == "cupy":
+            return f"it is not installed; {install_hint()}"
+        return f"it lacks {error.name}; {install_hint()}"
+    except (ImportError, OSError) as error:
+        return f"{error}; a cache folder that cannot be written is named by CUPY_CACHE_DIR, else {install_hint()}"
     return cupy
 
 
@@ -147,16 +159,13 @@ class Kernel:
             on_host(self, grid, block, values)
             return
         if device.type != "cuda":
-            raise KernelError(f"{self.name}: {next(iter(self.parameters))} is on {device}, but kernels run on a GPU only")
-        # A bare Python float would be passed as a C double, of which a float parameter reads the lower half.
-        typed = tuple(
-            np.uint64(value) if letter == "p" else _NUMBERS[letter](value)
-            for letter, value in zip(self.signature, values, strict=True)
-        )
+            raise KernelError(
+                f"{self.name}: {next(iter(self.parameters))} is on {device}, but kernels run on a GPU only"
+            )
         with nullcontext() if torch.cuda.current_device() == device.index else torch.cuda.device(device):
             stream = _Stream(torch.cuda.current_stream(device).cuda_stream)
             try:
-                _function(self)(tuple(grid), tuple(block), typed, stream=stream)
+                _function(self)(tuple(grid), tuple(block), typed(self.signature, values), stream=stream)
             except Exception as error:
                 raise _explained(self, error) from error
 
@@ -172,13 +181,20 @@ class Kernel:
         if argument.dtype != kind:
             raise TypeError(f"{where} must be {kind}, got {argument.dtype}; convert it with .to({kind})")
         if argument.device != device:
-            raise ValueError(f"{where} is on {argument.device}, the others on {device}; move it with .to({str(device)!r})")
+            raise ValueError(
+                f"{where} is on {argument.device}, the others on {device}; move it with .to({str(device)!r})"
+            )
         if not argument.is_contiguous():
             raise ValueError(f"{where} must be contiguous; call .contiguous()")
         address = argument.data_ptr()
-        if address % _ALIGNMENT:
+        if address % _ALIGNMENT and argument.numel() > 1:
             raise ValueError(f"{where} must start at a multiple of {_ALIGNMENT} bytes; call .clone()")
         return address
+
+
+def typed(signature: str, values: Sequence[int | float]) -> tuple[Any, ...]:
+    """Return the values as CuPy must get them: a bare float would be a C double, whose lower half a float reads."""
+    return tuple(_NUMBERS[letter](value) for letter, value in zip(signature, values, strict=True))
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,8 +208,8 @@ class _Stream:
 def _function(kernel: Kernel) -> Callable[..., None]:
     # CuPy compiles it at its first call on a device and keeps one binary an architecture, also on disk.
     cupy = _cupy()
-    if cupy is None:
-        raise KernelError(f"a CUDA kernel needs CuPy: {install_hint()}")
+    if isinstance(cupy, str):
+        raise KernelError(f"a CUDA kernel needs CuPy: {cupy}")
     module = cupy.RawModule(code=kernel.source, options=kernel.options)
     function: Callable[..., None] = module.get_function(kernel.name)
     return function

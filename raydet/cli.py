@@ -240,33 +240,24 @@ def _predict(words: list[str]) -> None:
 
 
 def _bench(words: list[str]) -> None:
+    from raydet.bench import WHAT, run
+
     parser = _parser("bench", "Time what raydet does.")
-    parser.add_argument(
-        "what", choices=("step", "ray", "gpu"), help="a training step; what Ray adds; all cases of a GPU"
-    )
-    parser.add_argument("--vs", choices=("effdet",), help="time this library's step in turn with ours")
-    parser.add_argument("--batch", type=int, default=4, help="images a step")
-    parser.add_argument("--rounds", type=int, default=5, help="steps of each that are timed")
-    parser.add_argument("--recipe", default="efficientdet_d0_coco")
+    parser.add_argument("what", choices=WHAT, help="a training step, raydet's operations, all on a GPU, what Ray adds")
+    parser.add_argument("--vs", choices=("effdet", "timm"), help="step: time this library's in turn with ours")
+    parser.add_argument("--batch", type=int, default=4, help="step: images")
+    parser.add_argument("--rounds", type=int, default=5, help="how often each is timed")
+    parser.add_argument("--recipe", default="efficientdet_d0_coco", help="step: whose model and settings")
+    parser.add_argument("--compiled", action="store_true", default=None, help="torch.compile's form too; takes minutes")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="ops: where")
+    parser.add_argument("--only", nargs="+", metavar="OP", help="ops: which; all by default")
     parser.add_argument("--out", default="docs/benchmarks", help="gpu: folder for the JSON and the Markdown")
     options, rest = _parse(parser, words)
     if options.help:
         return print(parser.format_help())
     from raydet.arguments import parse_changes
 
-    if options.what == "gpu":
-        from raydet.bench_gpu import bench_gpu
-
-        return _print_result({"cases": len(bench_gpu(Path(options.out))["cases"]), "out": options.out}, options.json)
-    if options.what == "ray":
-        from raydet.bench_ray import bench_ray
-
-        values = bench_ray("demo_classification", parse_changes(rest), options.rounds)
-        return _print_result(values, options.json)
-    from raydet.bench import bench_step
-
-    values = bench_step(options.recipe, parse_changes(rest), options.vs, options.batch, options.rounds)
-    _print_result(values, options.json)
+    _print_result(dict(run(options, parse_changes(rest))), options.json)
 
 
 def _parse(parser: argparse.ArgumentParser, words: list[str]) -> tuple[Any, list[str]]:

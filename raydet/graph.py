@@ -42,7 +42,7 @@ class Gradients:
         self.parameters = list(parameters)
         sizes = [-(-p.numel() // 4) * 4 for p in parameters]  # each starts at a multiple of 16 bytes
         self.flat = torch.zeros(sum(sizes), device=parameters[0].device)
-        for parameter, part in zip(self.parameters, self.flat.split(sizes), strict=True):
+        for parameter, part in zip(self.parameters, torch.split(self.flat, sizes), strict=True):
             # The parameter's own strides: fused steps walk both as one.
             parameter.grad = part.as_strided(parameter.shape, parameter.stride())
 
@@ -99,7 +99,7 @@ def _aside(work: Work, micro_batches: list[Batch]) -> None:
     if micro_batches[0].images_B3HW.device.type != "cuda":
         work(micro_batches)
         return
-    stream = torch.cuda.Stream()
+    stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
         work(micro_batches)

@@ -69,7 +69,7 @@ class Trainer:
         """Make ready for steps.
 
         Args:
-            capture: what captures a step for replaying. None: a CUDA graph if precision.cuda_graph says so, else nothing.
+            capture: what captures a step for replaying. None: a CUDA graph if precision.cuda_graph, else nothing.
         """
         self.cfg, self.task, self.state, self.peers = cfg, task, state, peers
         self.trained = [p for p in state.model.parameters() if p.requires_grad]

@@ -4,9 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from raydet.anchors import Targets
 from raydet.config import Loss
-from raydet.ops import focal_loss
+from raydet.ops import Targets, focal_loss
 
 
 def detection_loss(logits_BAC: Tensor, codes_BA4: Tensor, targets: Targets, cfg: Loss) -> tuple[Tensor, Tensor]:

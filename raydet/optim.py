@@ -51,7 +51,13 @@ class RMSprop(torch.optim.Optimizer):
     _step_supports_amp_scaling = True
 
     def __init__(
-        self, groups: list[dict[str, Any]], lr: float, alpha: float, eps: float, momentum: float, weight_decay: float = 0.0
+        self,
+        groups: list[dict[str, Any]],
+        lr: float,
+        alpha: float,
+        eps: float,
+        momentum: float,
+        weight_decay: float = 0.0,
     ) -> None:
         defaults = {"lr": lr, "alpha": alpha, "eps": eps, "momentum": momentum, "weight_decay": weight_decay}
         super().__init__(groups, defaults)
@@ -60,7 +66,9 @@ class RMSprop(torch.optim.Optimizer):
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
         """Move all parameters that have a gradient."""
-        moving = [(p, group["weight_decay"]) for group in self.param_groups for p in group["params"] if p.grad is not None]
+        moving = [
+            (p, group["weight_decay"]) for group in self.param_groups for p in group["params"] if p.grad is not None
+        ]
         for parameter, _ in moving:
             slots = self.state[parameter]
             if not slots:

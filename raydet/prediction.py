@@ -110,7 +110,7 @@ def _one(trained: Source, task: Any, path: Path) -> Detections | Classes:
     labels = found.classes_K.tolist()
     ids = np.asarray([trained.category_ids[i] for i in labels], np.int64)
     names = [trained.class_names[i] for i in labels]
-    return Detections(path, boxes_K4.cpu().numpy(), found.scores_K.cpu().numpy(), ids, names)
+    return Detections(path, boxes_K4.numpy(), found.scores_K.numpy(), ids, names)
 
 
 def _above(answer: Detections, threshold: float) -> Detections:

@@ -9,13 +9,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from raydet import boxes, losses
-from raydet.anchors import Targets, assign, make_anchors
+from raydet import losses, ops
+from raydet.anchors import grid_cells, make_anchors
 from raydet.config import Config
 from raydet.data import Batch, CocoIndex, FolderIndex
 from raydet.data.augment import mixup, mixup_weight
 from raydet.metrics import Detections, Truth, average_precision, topk_accuracy
 from raydet.models import EfficientDet, EfficientNet
+from raydet.ops import Targets
 from raydet.peers import Peers
 
 MEAN = (0.485, 0.456, 0.406)
@@ -98,15 +99,18 @@ class Detection(_Inputs):
         if side is None:
             raise ValueError("model.image_size is not resolved")
         assert isinstance(model, EfficientDet)
-        anchors_A4 = make_anchors((side, side), model.min_level, model.max_level, model.anchor_scale)
-        self.anchors_A4 = anchors_A4.to(device)
+        levels = (model.min_level, model.max_level)
+        self.anchors_A4 = make_anchors((side, side), *levels, model.anchor_scale).to(device)
+        self._cells = grid_cells((side, side), *levels)
 
     def targets(self, batch: Batch) -> Targets:
         assert batch.boxes_BM4 is not None and batch.classes_BM is not None
         boxes_BM4 = batch.boxes_BM4.to(self.device, non_blocking=True)
         classes_BM = batch.classes_BM.to(self.device, non_blocking=True)
         loss = self.cfg.loss
-        return assign(self.anchors_A4, boxes_BM4, classes_BM, loss.match_iou, loss.distinct_matches)
+        return ops.assign_anchors(
+            self.anchors_A4, boxes_BM4, classes_BM, loss.match_iou, loss.distinct_matches, self._cells
+        )
 
     def weight(self, targets: Targets) -> Tensor:
         return targets.positives_B.sum().double()
@@ -120,28 +124,32 @@ class Detection(_Inputs):
     def draws(self, epoch: int, step: int) -> Sequence[float]:
         return ()
 
-    def training_inputs(self, batch: Batch, targets: Targets, draws: Sequence[float | Tensor]) -> tuple[Tensor, Targets]:
+    def training_inputs(
+        self, batch: Batch, targets: Targets, draws: Sequence[float | Tensor]
+    ) -> tuple[Tensor, Targets]:
         return self.inputs(batch), targets
 
     def scorer(self, index: CocoIndex) -> "DetectionScorer":
         return DetectionScorer(self, index)
 
-    def detect(self, outputs: tuple[Tensor, Tensor]) -> list[boxes.Detections]:
-        """Return each image's detections in input pixels."""
+    def detect(self, outputs: tuple[Tensor, Tensor]) -> list[ops.Detections]:
+        """Return each image's detections in input pixels, on the CPU; waits for the device."""
         e = self.cfg.evaluation
-        return boxes.detect(
+        found = ops.detect(
             *outputs,
             self.anchors_A4,
             top_k=e.top_k,
             score_threshold=e.score_threshold,
             nms_iou=e.nms_iou,
             max_detections=e.max_detections,
+            soft_nms_sigma=e.soft_nms_sigma,
         )
+        return found.images()
 
 
-def to_file_pixels(found: boxes.Detections, scale_2: Tensor, size_2: Tensor) -> Tensor:
+def to_file_pixels(found: ops.Detections, scale_2: Tensor, size_2: Tensor) -> Tensor:
     """Return boxes_K4 in pixels of the image file, clipped to it; `scale_2` is input pixels per file pixel, x and y."""
-    scale, size = scale_2.to(found.boxes_K4.device).float(), size_2.to(found.boxes_K4.device).float()
+    scale, size = scale_2.cpu().float(), size_2.cpu().float()
     return (found.boxes_K4 / scale.repeat(2)).clamp(min=0).minimum(size.repeat(2))
 
 
@@ -161,12 +169,12 @@ class DetectionScorer:
         self._sums[2] += targets.positives_B.sum()
         rows = batch.rows_B.tolist()
         for row, one, scale, size in zip(rows, self.task.detect(outputs), batch.scale_B2, batch.size_B2, strict=True):
-            xyxy_K4 = to_file_pixels(one, scale, size).double().cpu().numpy()
+            xyxy_K4 = to_file_pixels(one, scale, size).double().numpy()
             found = Detections(
                 image_ids=np.full(len(xyxy_K4), self.index.ids[row]),
                 boxes_xywh=np.concatenate([xyxy_K4[:, :2], xyxy_K4[:, 2:] - xyxy_K4[:, :2]], axis=1),
-                labels=one.classes_K.cpu().numpy(),
-                scores=one.scores_K.double().cpu().numpy(),
+                labels=one.classes_K.numpy(),
+                scores=one.scores_K.double().numpy(),
             )
             self._parts.append(found)
 

@@ -1,4 +1,4 @@
-"""A CUDA graph's meaning on a CPU: what torch did is written down once, and done again with the same numbers and places.
+"""A CUDA graph's meaning on a CPU: what torch did is written down once and done again, same numbers, same places.
 
 Like a graph it keeps every Python number of the first time, writes results where they were the first time, and knows
 nothing of the host's code; unlike one it runs on any device. What would ask a GPU for a value is refused.

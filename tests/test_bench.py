@@ -1,13 +1,19 @@
 """The benchmark compares like with like and says what it measured."""
 
+import json
 from pathlib import Path
 
 import pytest
 import torch
 
-from raydet.bench import bench_step, ours, synthetic
-from raydet.bench_gpu import bench_gpu
+from raydet.bench import gpu
+from raydet.bench.gpu import bench_gpu
+from raydet.bench.op_cases import CASES
+from raydet.bench.ops import bench_ops, markdown
+from raydet.bench.step import bench_step, ours, synthetic
+from raydet.bench.timing import temporary_bytes
 from raydet.config import ConfigError, override
+from raydet.ops import Found, Targets
 from raydet.recipes import recipe
 from raydet.state import resolve_model
 
@@ -29,8 +35,85 @@ def test_the_moving_average_is_part_of_the_step() -> None:
     assert trainer.state.average is not None and trainer.state.step == 1
 
 
+def test_the_gpu_benchmark_writes_what_it_measured_also_where_a_case_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def step(name: str, settings: dict[str, object], vs: str | None, batch: int, rounds: int) -> dict[str, float | str]:
+        if settings.get("precision.cuda_graph"):
+            raise RuntimeError("no capture here")
+        if batch > 100:
+            raise torch.OutOfMemoryError
+        return {"ours_s": 0.5, "ratio": 2.5, "machine": "none"}
+
+    rows = bench_ops("cpu", ["sgd"], rounds=1)
+    for name, value in {"is_available": True, "get_device_name": "NVIDIA X1", "max_memory_allocated": 1 << 30}.items():
+        monkeypatch.setattr(torch.cuda, name, lambda value=value: value)
+    for name in ("empty_cache", "reset_peak_memory_stats"):
+        monkeypatch.setattr(torch.cuda, name, lambda: None)
+    monkeypatch.setattr(gpu, "bench_ops", lambda *args, **settings: rows)
+    monkeypatch.setattr(gpu, "bench_step", step)
+    result = bench_gpu(tmp_path / "out")
+    (text,) = (tmp_path / "out").glob("gpu_nvidia-x1_*.md")
+    assert json.loads(text.with_suffix(".json").read_text()) == result and not result["left_out"]
+    assert len(result["steps"]) == len(list(gpu.cases()))
+    for words in ("batch 8: 16 images/s", "takes 2.50 x the time", "no capture here", "out of memory", "| sgd |"):
+        assert words in text.read_text(), words
+
+
 def test_without_a_gpu_the_gpu_benchmark_says_so(tmp_path: Path) -> None:
     if torch.cuda.is_available():
         pytest.skip("there is a GPU")
     with pytest.raises(ConfigError, match="needs a CUDA GPU"):
         bench_gpu(tmp_path)
+
+
+def test_every_operation_is_measured_beside_its_peers() -> None:
+    assert set(CASES) >= {"focal_loss", "assign_anchors", "detect", "batched_nms", "ema_update", "sgd", "rmsprop"}
+    rows = bench_ops("cpu", ["sgd", "assign_anchors"], rounds=1)
+    sides = {(row["op"], row["side"]) for row in rows}
+    assert {("sgd", "raydet"), ("sgd", "torch loop"), ("assign_anchors", "pytorch")} <= sides
+    for row in rows:
+        assert 0 < row["least_s"] <= row["seconds"] <= row["most_s"]
+        assert row["times_floor"] == pytest.approx(row["seconds"] * row["copy_bytes_per_s"] / row["floor_bytes"])
+    (ours_s,) = (row["seconds"] for row in rows if row["op"] == "sgd" and row["side"] == "raydet")
+    (loop,) = (row for row in rows if row["side"] == "torch loop")
+    assert loop["times_ours"] == pytest.approx(loop["seconds"] / ours_s)
+    assert all(row["op"] in text and row["side"] in text for row, text in zip(rows, markdown(rows)[2:], strict=True))
+
+
+@pytest.mark.parametrize("name", ["assign_anchors", "detect"])
+def test_the_sides_of_an_operation_compute_the_same(name: str) -> None:
+    pytest.importorskip("effdet")
+    sides = CASES[name](torch.device("cpu"), False).sides
+    mine, theirs = sides["raydet"](), sides["effdet"]()
+    if name == "detect":
+        assert isinstance(mine, Found) and isinstance(theirs, torch.Tensor)
+        torch.testing.assert_close(mine.boxes_BD4, theirs[..., :4], rtol=1e-5, atol=1e-3)
+        assert torch.equal(mine.classes_BD + 1, theirs[..., 5].long())
+    else:
+        assert isinstance(mine, Targets) and isinstance(theirs, tuple)
+        assert torch.equal(mine.positives_B, theirs[2].long())
+
+
+def test_the_losses_that_are_compared_are_equal() -> None:
+    sides = CASES["focal_loss"](torch.device("cpu"), False).sides
+    (mine,), *others = (sides[side]() for side in sides)
+    for (gradient,) in others:
+        torch.testing.assert_close(gradient, mine, rtol=1e-4, atol=1e-7)
+
+
+def test_an_operation_that_does_not_exist_is_refused_with_those_there_are() -> None:
+    with pytest.raises(ConfigError, match=r"no operation focal; there are focal_loss, assign_anchors"):
+        bench_ops("cpu", ["focal"])
+
+
+def test_memory_that_work_needs_and_frees_is_seen() -> None:
+    needed = temporary_bytes(lambda: torch.ones(1 << 24).sum(), torch.device("cpu"))
+    assert needed is None or 60 << 20 < needed < 80 << 20
+
+
+def test_timms_step_can_be_timed_beside_ours() -> None:
+    pytest.importorskip("timm")
+    small = {"model.image_size": 64, "augment.autoaugment": None}
+    values = bench_step("efficientnet_b0_imagenet", small, "timm", batch=2, rounds=1)
+    assert values["ratio"] == pytest.approx(float(values["timm_s"]) / float(values["ours_s"]))

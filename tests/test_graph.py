@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from raydet.bench import synthetic
+from raydet.bench.step import synthetic
 from raydet.config import Config, ConfigError, override
 from raydet.data import Batch
 from raydet.graph import WARM_UP, Capture, Gradients, Replayed
@@ -20,7 +20,10 @@ from tests.recording import capture_on_cpu
 CHANGES = {"model.image_size": 64, "ema.decay": 0.9, "ema.warmup": True, "optim.batch_size": 4, "data.batch_size": 4}
 KINDS = {
     "detector": ("demo_detection", {**CHANGES, "optim.name": "sgd", "model.image_size": 128}),
-    "classifier": ("demo_classification", {**CHANGES, "augment.mixup": 0.2, "optim.name": "rmsprop", "optim.eps": 0.1, "model.drop_path": 0.3}),
+    "classifier": (
+        "demo_classification",
+        {**CHANGES, "augment.mixup": 0.2, "optim.name": "rmsprop", "optim.eps": 0.1, "model.drop_path": 0.3},
+    ),
     "adamw": ("demo_classification", {**CHANGES, "optim.name": "adamw", "optim.eps": 0.1}),
 }
 RATES = {"detector": 0.01, "classifier": 1e-3, "adamw": 1e-4}
@@ -115,7 +118,9 @@ def test_more_boxes_than_there_is_room_for_are_captured_anew_and_none_is_lost() 
 
 
 def test_gradients_lie_in_one_aligned_buffer_with_the_parameters_strides() -> None:
-    model = nn.Sequential(nn.Conv2d(3, 5, 3), nn.BatchNorm2d(5), nn.Conv2d(5, 2, 1)).to(memory_format=torch.channels_last)
+    model = nn.Sequential(nn.Conv2d(3, 5, 3), nn.BatchNorm2d(5), nn.Conv2d(5, 2, 1)).to(
+        memory_format=torch.channels_last
+    )
     gradients = Gradients(list(model.parameters()))
     images = torch.randn(2, 3, 8, 8)
     gradients.take(model(images).square().sum(), add=False)
@@ -129,13 +134,18 @@ def test_gradients_lie_in_one_aligned_buffer_with_the_parameters_strides() -> No
 
 
 def test_what_asks_the_device_is_noticed() -> None:
-    for asking in (lambda x: x.sum().item(), lambda x: x[x > 0], lambda x: x + torch.tensor([1.0]), lambda x: bool(x.any())):
+    for asking in (
+        lambda x: x.sum().item(),
+        lambda x: x[x > 0],
+        lambda x: x + torch.tensor([1.0]),
+        lambda x: bool(x.any()),
+    ):
         with pytest.raises(AssertionError, match=r"asked for|depends on values|host's numbers"):
             capture_on_cpu(lambda asking=asking: asking(torch.ones(3)))  # type: ignore[misc]
 
 
 def test_a_graph_or_kernels_without_a_gpu_are_refused() -> None:
-    with pytest.raises(ConfigError, match="precision.cuda_graph=true needs scaling.use_gpu=true"):
+    with pytest.raises(ConfigError, match=r"precision\.cuda_graph=true needs scaling.use_gpu=true"):
         override(recipe("demo_detection"), {"precision.cuda_graph": True})
-    with pytest.raises(ConfigError, match="precision.ops=cuda needs scaling.use_gpu=true"):
+    with pytest.raises(ConfigError, match=r"precision\.ops=cuda needs scaling.use_gpu=true"):
         override(recipe("demo_detection"), {"precision.ops": "cuda"})

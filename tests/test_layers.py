@@ -25,14 +25,13 @@ LAYERS = (
     ("state",),
     ("loop",),
     ("restore",),
-    ("evaluation", "prediction", "bench"),
-    ("bench_gpu",),
+    ("evaluation", "prediction"),
     ("worker",),
     ("plan",),
     ("failures", "resources"),
     ("dryrun", "ray_session"),
     ("cluster",),
-    ("bench_ray", "search_spaces"),
+    ("bench", "search_spaces"),
     ("cli",),
     ("__main__",),
 )
@@ -109,12 +108,12 @@ def test_a_recipe_needs_neither_torch_nor_ray() -> None:
 @pytest.mark.slow
 def test_what_a_gpu_benchmark_imports_needs_no_more_than_torch() -> None:
     heavy = {"ray", "tyro", "cupy", "rich", "safetensors", "timm", "effdet", "sklearn", "matplotlib", "optuna"}
-    assert not loaded("import raydet.bench, raydet.ops, raydet.models, raydet.loop") & heavy
+    assert not loaded("import raydet.bench.gpu, raydet.ops, raydet.models, raydet.loop") & heavy
 
 
 @pytest.mark.slow
 def test_no_gpu_is_touched_by_an_import() -> None:
-    code = "import raydet.bench, raydet.ops, torch; assert not torch.cuda.is_initialized()"
+    code = "import raydet.bench.gpu, raydet.ops, torch; assert not torch.cuda.is_initialized()"
     assert "torch" in loaded(code)
 
 

@@ -6,7 +6,7 @@ import sys
 import pytest
 import torch
 
-from raydet.memory import keep_freed_memory, most_memory_bytes
+from raydet.memory import most_memory_bytes
 
 FAULTS = """
 import resource, sys, torch
@@ -45,4 +45,6 @@ def test_memory_that_is_kept_is_not_faulted_in_again() -> None:
 def test_a_process_knows_its_largest_size() -> None:
     before = most_memory_bytes(torch.device("cpu"))
     kept = torch.ones(1 << 26)
-    assert most_memory_bytes(torch.device("cpu")) >= before and kept.numel() * 4 < most_memory_bytes(torch.device("cpu"))
+    assert most_memory_bytes(torch.device("cpu")) >= before and kept.numel() * 4 < most_memory_bytes(
+        torch.device("cpu")
+    )

@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 
 from raydet import checkpoints
-from raydet.bench import Synthetic, ours, synthetic
+from raydet.bench.step import Synthetic, ours, synthetic
 from raydet.config import Config, override
 from raydet.data import Batch
 from raydet.loop import Trainer

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from tests.test_examples import CLASSIFIER, DETECTOR
 
@@ -17,7 +18,8 @@ README = (ROOT / "README.md").read_text()
 
 
 def blocks(language: str = "") -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+    every = re.findall(r"^```(\w*)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+    return [text for named, text in every if named == language]
 
 
 def commands() -> list[str]:
@@ -44,6 +46,8 @@ HERE = {
     "raydet fit efficientdet_d0_coco --data.root": "test_training_a_detector",
     "raydet fit demo_detection": "test_a_dry_run",
     "raydet fit efficientnet_b0_imagenet": "test_training_a_classifier",
+    "raydet fit efficientdet_d0_coco --scaling.use_gpu": "test_the_gpu_command",
+    "raydet bench ops": "test_timing_an_operation",
     "raydet evaluate": "test_the_python_block_then_evaluate_and_predict",
     "raydet predict": "test_the_python_block_then_evaluate_and_predict",
     "raydet fit demo_classification --scaling.num_workers 2": "tests/test_cluster.py",
@@ -87,6 +91,27 @@ def test_training_a_classifier(toy_classification: Path, tmp_path: Path) -> None
 def test_a_dry_run(tmp_path: Path) -> None:
     out = raydet(readme_command("raydet fit demo_detection"), tmp_path)
     assert "schedule.epochs: 10 -> 3" in out and not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_the_gpu_command(toy_detection: Path, tmp_path: Path) -> None:
+    """Without a GPU it is refused, naming the setting, before anything is written."""
+    words = readme_command("raydet fit efficientdet_d0_coco --scaling.use_gpu")
+    small = [*DETECTOR.split(), "--data.root", str(toy_detection), "--model.num_classes", "none"]
+    splits = [*("--data.train", "annotations/instances_train.json"), *("--data.val", "annotations/instances_val.json")]
+    command = [sys.executable, "-m", "raydet", *words, *small, *splits]
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=env)
+    if torch.cuda.is_available():
+        assert done.returncode == 0, done.stderr
+    else:
+        assert done.returncode == 2 and "scaling.use_gpu=true" in done.stderr and not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_timing_an_operation(tmp_path: Path) -> None:
+    out = raydet([*readme_command("raydet bench ops"), "--rounds", "1"], tmp_path)
+    assert "assign_anchors" in out and "x the floor" in out
 
 
 @pytest.mark.slow

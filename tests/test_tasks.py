@@ -5,11 +5,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from raydet.bench import ours, synthetic
-from raydet.boxes import Detections
+from raydet.bench.step import ours, synthetic
 from raydet.config import Config, override
 from raydet.data import Batch, EvalLoader, open_split
 from raydet.evaluation import score
+from raydet.ops import Detections
 from raydet.peers import Peers
 from raydet.state import build_model, resolve_model
 from raydet.tasks import MEAN, STD, Classification, Detection, make_task, score_name, to_file_pixels

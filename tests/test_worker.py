@@ -146,9 +146,7 @@ def test_two_workers_learn_what_one_learns(kind: str, request: pytest.FixtureReq
     assert two == pytest.approx(one, rel=1e-4)
 
 
-def _train_without_wrapper(
-    cfg: Config, folder: Path, peers: Peers, tell: Callable[[dict[str, float]], None]
-) -> None:
+def _train_without_wrapper(cfg: Config, folder: Path, peers: Peers, tell: Callable[[dict[str, float]], None]) -> None:
     """As on GPUs with precision.cuda_graph, but that the captured work is simply done again."""
     loop.Trainer = functools.partial(loop.Trainer, capture=lambda work: work)  # type: ignore[misc,assignment]
     train(cfg, folder, peers, tell)

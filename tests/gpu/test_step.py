@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 import pytest
 import torch
 
-from raydet.bench import ours, synthetic
+from raydet.bench.step import ours, synthetic
 from raydet.config import Config, override
 from raydet.loop import Trainer
 from raydet.recipes import recipe
@@ -16,6 +16,7 @@ pytestmark = [
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU"),
 ]
 DETECTOR = ("efficientdet_d0_coco", {"model.image_size": 128})
+SMALL = ("demo_detection", {"model.image_size": 128, "optim.name": "sgd"})  # compiled in seconds
 CLASSIFIER = ("efficientnet_b0_imagenet", {"model.image_size": 64, "augment.autoaugment": None})
 
 
@@ -53,15 +54,45 @@ def test_mixed_precision_learns_the_same(case: tuple[str, dict[str, object]], mo
     assert mixed == pytest.approx(full, rel=0.05)
 
 
+@pytest.mark.parametrize("graph", [False, True], ids=["eager", "graph"])
 @pytest.mark.parametrize("mode", ["fp32", "bf16", "fp16"])
-def test_a_step_never_waits_for_the_gpu(mode: str) -> None:
-    step = step_on(DETECTOR, "cuda", {"precision.mode": mode, "ema.decay": 0.999})
-    for _ in range(3):  # first steps allocate, choose algorithms and fill the optimiser's state
+@pytest.mark.parametrize("case", [DETECTOR, CLASSIFIER], ids=["detection", "classification"])
+def test_a_step_never_waits_for_the_gpu(case: tuple[str, dict[str, object]], mode: str, graph: bool) -> None:
+    step = step_on(case, "cuda", {"precision.mode": mode, "ema.decay": 0.999, "precision.cuda_graph": graph})
+    for _ in range(5):  # first steps allocate, choose algorithms, fill the optimiser's state, are captured
         step()
     torch.cuda.set_sync_debug_mode("error")
     step()
 
 
 def test_compiled_steps_learn_the_same() -> None:
-    one, other = (losses(DETECTOR, "cuda", {"precision.compile": c}) for c in (False, True))
+    one, other = (losses(SMALL, "cuda", {"precision.compile": c}) for c in (False, True))
     assert other == pytest.approx(one, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, {"precision.mode": "bf16"}, {"precision.mode": "fp16"}, {"precision.ops": "torch"}]
+)
+@pytest.mark.parametrize("case", [DETECTOR, CLASSIFIER], ids=["detection", "classification"])
+def test_captured_steps_learn_the_same(case: tuple[str, dict[str, object]], changes: dict[str, object]) -> None:
+    graph = {**changes, "precision.cuda_graph": True, "ema.decay": 0.9}
+    one, other = losses(case, "cuda", changes, 8), losses(case, "cuda", graph, 8)
+    assert len(set(other)) == 8 and other == pytest.approx(one, rel=1e-3)
+
+
+@pytest.mark.parametrize("name", ["sgd", "rmsprop", "adamw"])
+def test_every_optimizer_can_be_captured(name: str) -> None:
+    settings = {"optim.name": name, "optim.lr": 1e-3, "optim.eps": 0.1}
+    one, other = (losses(CLASSIFIER, "cuda", {**settings, "precision.cuda_graph": graph}, 8) for graph in (False, True))
+    assert other == pytest.approx(one, rel=1e-3)
+
+
+def test_a_compiled_step_can_be_captured() -> None:
+    one, both = (losses(SMALL, "cuda", c, 6) for c in ({}, {"precision.compile": True, "precision.cuda_graph": True}))
+    assert both == pytest.approx(one, rel=1e-3)
+
+
+def test_kernels_and_pytorch_learn_the_same() -> None:
+    pytest.importorskip("cupy")
+    one, other = (losses(DETECTOR, "cuda", {"precision.ops": way}, 6) for way in ("torch", "cuda"))
+    assert other == pytest.approx(one, rel=1e-4)

@@ -58,7 +58,10 @@ def test_tensors_that_start_anywhere_are_averaged_too() -> None:
 
 
 def test_counters_are_copied_in_the_same_launch() -> None:
-    averages, values = [torch.zeros(3), torch.tensor(4), torch.arange(9000)], [torch.ones(3), torch.tensor(2**40), torch.arange(9000) * 3]
+    averages, values = (
+        [torch.zeros(3), torch.tensor(4), torch.arange(9000)],
+        [torch.ones(3), torch.tensor(2**40), torch.arange(9000) * 3],
+    )
     with on_host(2):
         ema_update(averages, values, 0.5)
     assert averages[0].tolist() == [0.5] * 3 and averages[1].item() == 2**40 and torch.equal(averages[2], values[2])

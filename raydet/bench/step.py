@@ -1,21 +1,19 @@
-"""The verb `raydet bench`: what a training step costs, beside the same step of a peer, in turn in one process."""
+"""`raydet bench step`: what a training step costs, beside the same step of a peer, in turn in one process."""
 
-import os
-import platform
-import statistics
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from time import perf_counter, process_time
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from raydet.bench.timing import in_turn, machine
 from raydet.config import Config, ConfigError, override
 from raydet.data import Batch
+from raydet.graph import WARM_UP
 from raydet.loop import Trainer
 from raydet.peers import Peers
-from raydet.precision import prepare_device
+from raydet.precision import autocast, prepare_device
 from raydet.recipes import recipe
 from raydet.state import build_model, new_state, resolve_model
 from raydet.tasks import make_task
@@ -44,20 +42,28 @@ def synthetic(batch: int, side: int, num_classes: int, seed: int = 0) -> Synthet
 
 
 def bench_step(
-    name: str, changes: Mapping[str, Any], vs: str | None, batch: int, rounds: int, threads: int = 1
+    name: str,
+    changes: Mapping[str, Any],
+    vs: str | None,
+    batch: int,
+    rounds: int,
+    threads: int = 1,
+    *,
+    compiled: bool = False,
 ) -> dict[str, float | str]:
     """Time whole training steps: targets, forward, loss, backward, clipping, optimiser, moving average.
 
     Args:
         name: recipe whose model and settings are used; the average is on (decay 0.9998) unless `changes` say otherwise.
-        vs: effdet, or None for ours alone.
+        vs: effdet or timm, or None for ours alone.
         batch: images a step.
-        rounds: timed steps of each side, in turn, after two that are not counted.
+        rounds: timed steps of each side, in turn, after some that are not counted.
         threads: CPU threads of torch.
+        compiled: time our step with precision.compile beside; its compilation takes minutes on a CPU.
 
     Returns:
         `ours_s` and `effdet_s` (medians; CPU time on a CPU, wall time on a GPU), their spread, and `ratio`, the peer's
-        time over ours.
+        time over ours; with `compiled` also `compiled_s` and `compiled_ratio`, ours over it.
     """
     cfg = resolve_model(override(recipe(name), {"ema.decay": 0.9998, "data.batch_size": batch, **changes}))
     cfg = override(cfg, {"optim.batch_size": batch})
@@ -66,47 +72,23 @@ def bench_step(
     classes = cfg.model.num_classes or 10
     data = synthetic(batch, int(cfg.model.image_size or 0), classes)
     sides: dict[str, Callable[[], object]] = {"ours": ours(cfg, data, classes, device)}
-    if vs == "effdet":
-        sides["effdet"] = effdet(cfg, data, classes, device)
-    elif vs is not None:
-        raise ConfigError(f"--vs must be effdet, got {vs}")
-    seconds: dict[str, list[float]] = {side: [] for side in sides}
-    for i in range(rounds + 2):
-        for side, step in sides.items():
-            taken = _timed(step, device)
-            if i >= 2:
-                seconds[side].append(taken)
+    if vs is not None:
+        if vs not in PEERS:
+            raise ConfigError(f"--vs must be one of {', '.join(PEERS)}, got {vs}")
+        sides[vs] = PEERS[vs](cfg, data, classes, device)
+    if compiled:
+        sides["compiled"] = ours(override(cfg, {"precision.compile": True}), data, classes, device)
     values: dict[str, float | str] = {"recipe": name, "batch": batch, "image_size": data.images_B3HW.shape[-1]}
     values |= {"threads": threads, "rounds": rounds, "machine": machine(device), "torch": torch.__version__}
-    for side, times in seconds.items():
-        values |= {f"{side}_s": statistics.median(times), f"{side}_min_s": min(times), f"{side}_max_s": max(times)}
+    # A step that is to be captured runs three times before, and once more to be captured.
+    times = in_turn(sides, device, rounds, warm_up=2 + (WARM_UP if cfg.precision.cuda_graph else 0))
+    for side, taken in times.items():
+        values |= {f"{side}_s": taken.median, f"{side}_min_s": taken.least, f"{side}_max_s": taken.most}
     if vs is not None:
-        values["ratio"] = float(values[f"{vs}_s"]) / float(values["ours_s"])
+        values["ratio"] = times[vs].median / times["ours"].median
+    if compiled:
+        values["compiled_ratio"] = times["ours"].median / times["compiled"].median
     return values
-
-
-def _timed(step: Callable[[], object], device: torch.device) -> float:
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-        start = perf_counter()
-        step()
-        torch.cuda.synchronize()
-        return perf_counter() - start
-    start = process_time()
-    step()
-    return process_time() - start
-
-
-def machine(device: torch.device) -> str:
-    """Return the name of what computes."""
-    if device.type == "cuda":
-        return str(torch.cuda.get_device_name())
-    try:
-        with open("/proc/cpuinfo") as file:
-            model = next(line.partition(":")[2].strip() for line in file if line.startswith("model name"))
-    except (OSError, StopIteration):
-        model = platform.processor() or platform.machine()
-    return f"{model}, {os.cpu_count()} cores"
 
 
 def ours(cfg: Config, data: Synthetic, classes: int, device: torch.device) -> Callable[[], Trainer]:
@@ -137,6 +119,8 @@ def ours(cfg: Config, data: Synthetic, classes: int, device: torch.device) -> Ca
 def effdet(cfg: Config, data: Synthetic, classes: int, device: torch.device) -> Callable[[], object]:
     """Return effdet's step on the same images and boxes: its train bench with its labeler, SGD, clipping, ModelEmaV2.
 
+    In the configured precision, and in the memory layout that it has by itself.
+
     Raises:
         ConfigError: effdet is not installed, or does not know the model.
     """
@@ -161,6 +145,8 @@ def effdet(cfg: Config, data: Synthetic, classes: int, device: torch.device) -> 
     groups = [{"params": decayed, "weight_decay": cfg.optim.weight_decay}, {"params": spared, "weight_decay": 0.0}]
     optimizer = torch.optim.SGD(groups, lr=cfg.optim.lr, momentum=cfg.optim.momentum)
     average = ModelEmaV2(bench, decay=cfg.ema.decay or 0.9998)
+    scaler = torch.amp.GradScaler(device.type, enabled=cfg.precision.mode == "fp16")
+    images = data.images_B3HW.to(device)
     mean = torch.tensor([0.485, 0.456, 0.406], device=device).view(1, 3, 1, 1) * 255
     std = torch.tensor([0.229, 0.224, 0.225], device=device).view(1, 3, 1, 1) * 255
     target = {
@@ -169,12 +155,67 @@ def effdet(cfg: Config, data: Synthetic, classes: int, device: torch.device) -> 
     }
 
     def step() -> None:
-        images_B3HW = data.images_B3HW.to(device).float().sub_(mean).div_(std)
-        bench(images_B3HW, target)["loss"].backward()
+        images_B3HW = images.float().sub_(mean).div_(std)
+        with autocast(cfg.precision, device):
+            loss = bench(images_B3HW, target)["loss"]
+        scaler.scale(loss).backward()
         if cfg.optim.grad_clip is not None:
+            scaler.unscale_(optimizer)
             nn.utils.clip_grad_norm_(bench.parameters(), cfg.optim.grad_clip)
-        optimizer.step()
+        scaler.step(optimizer)
+        scaler.update()
         optimizer.zero_grad()
         average.update(bench)
 
     return step
+
+
+def timm(cfg: Config, data: Synthetic, classes: int, device: torch.device) -> Callable[[], object]:
+    """Return timm's classification step on the same images: its model, RMSpropTF, clipping, ModelEmaV2.
+
+    Raises:
+        ConfigError: timm is not installed, or does not know the model.
+    """
+    try:
+        from timm import create_model
+        from timm.loss import LabelSmoothingCrossEntropy
+        from timm.optim import RMSpropTF
+        from timm.utils import ModelEmaV2
+    except ImportError as error:
+        raise ConfigError("--vs timm needs timm: pip install timm") from error
+    try:
+        model = create_model(cfg.model.name, num_classes=classes).to(device).train()
+    except RuntimeError as error:
+        raise ConfigError(f"--vs timm: {error}") from error
+    channels_last = cfg.precision.memory_format == "channels_last"
+    model = model.to(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
+    optim = cfg.optim
+    optimizer = RMSpropTF(model.parameters(), cfg.optim.lr, optim.alpha, optim.eps, optim.weight_decay, optim.momentum)
+    average, criterion = ModelEmaV2(model, decay=cfg.ema.decay or 0.9998), LabelSmoothingCrossEntropy(0.1)
+    scaler = torch.amp.GradScaler(device.type, enabled=cfg.precision.mode == "fp16")
+    mean = torch.tensor([0.485, 0.456, 0.406], device=device).view(1, 3, 1, 1) * 255
+    std = torch.tensor([0.229, 0.224, 0.225], device=device).view(1, 3, 1, 1) * 255
+    labels_B, images = data.classes_BM[:, 0].to(device), data.images_B3HW.to(device)
+    if channels_last:
+        images = images.contiguous(memory_format=torch.channels_last)
+
+    def step() -> None:
+        with autocast(cfg.precision, device):
+            loss = criterion(model(images.float().sub_(mean).div_(std)), labels_B)
+        scaler.scale(loss).backward()
+        if optim.grad_clip is not None:
+            scaler.unscale_(optimizer)
+            nn.utils.clip_grad_norm_(model.parameters(), optim.grad_clip)
+        scaler.step(optimizer)
+        scaler.update()
+        optimizer.zero_grad()
+        average.update(model)
+
+    return step
+
+
+PEERS: Mapping[str, Callable[[Config, Synthetic, int, torch.device], Callable[[], object]]] = {
+    "effdet": effdet,
+    "timm": timm,
+}
+"""Whose step can be timed beside ours."""

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from raydet.bench import machine
+from raydet.bench.timing import machine
 from raydet.cluster import fit
 from raydet.config import override
 from raydet.recipes import recipe

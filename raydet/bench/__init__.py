@@ -1,0 +1,32 @@
+"""The verb `raydet bench`: what a step, an operation or Ray costs, beside the peers, in turn in one process."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+WHAT = ("step", "ops", "gpu", "ray")
+"""A training step; raydet's operations; both on a GPU, in all precisions; what Ray adds to a step."""
+
+
+def run(options: Any, changes: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Run the benchmark that the command line's `options` name; return its figures."""
+    if options.what == "gpu":
+        from raydet.bench.gpu import bench_gpu
+
+        return {"cases": len(bench_gpu(Path(options.out), options.rounds)["steps"]), "out": options.out}
+    if options.what == "ops":
+        from raydet.bench.ops import bench_ops, print_rows
+
+        rows = bench_ops(options.device, options.only, options.rounds, compiled=options.compiled)
+        if not options.json:
+            print_rows(rows)
+        return {"rows": rows} if options.json else {}
+    if options.what == "ray":
+        from raydet.bench.ray import bench_ray
+
+        return bench_ray("demo_classification", changes, options.rounds)
+    from raydet.bench.step import bench_step
+
+    return bench_step(
+        options.recipe, changes, options.vs, options.batch, options.rounds, compiled=bool(options.compiled)
+    )

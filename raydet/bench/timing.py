@@ -1,0 +1,120 @@
+"""How things are timed: in turn, on one clock, with what they move and keep in memory."""
+
+import os
+import platform
+import statistics
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from time import perf_counter, process_time
+
+import torch
+from torch.autograd import DeviceType  # type: ignore[attr-defined]
+
+Work = Callable[[], object]
+
+
+@dataclass(frozen=True)
+class Times:
+    """Seconds of one side's rounds: CPU time on a CPU (all threads together), wall time on a GPU."""
+
+    median: float
+    least: float
+    most: float
+
+
+def in_turn(sides: Mapping[str, Work], device: torch.device, rounds: int, warm_up: int = 2) -> dict[str, Times]:
+    """Time each side once a round, after rounds that do not count: what disturbs one then disturbs the others too."""
+    seconds: dict[str, list[float]] = {side: [] for side in sides}
+    for i in range(rounds + warm_up):
+        for side, work in sides.items():
+            taken = once(work, device)
+            if i >= warm_up:
+                seconds[side].append(taken)
+    return {side: Times(statistics.median(times), min(times), max(times)) for side, times in seconds.items()}
+
+
+def once(work: Work, device: torch.device) -> float:
+    """Return the seconds that `work` takes, to the end of what it starts on the device."""
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+        start = perf_counter()
+        work()
+        torch.cuda.synchronize()
+        return perf_counter() - start
+    start = process_time()
+    work()
+    return process_time() - start
+
+
+def on_device(work: Work, calls: int = 20) -> float:
+    """Return the seconds a call takes on the GPU, by events around `calls` of them, so that they queue up."""
+    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
+    work()
+    torch.cuda.synchronize()
+    start.record()  # type: ignore[no-untyped-call]
+    for _ in range(calls):
+        work()
+    end.record()  # type: ignore[no-untyped-call]
+    torch.cuda.synchronize()
+    return float(start.elapsed_time(end)) / 1e3 / calls  # type: ignore[no-untyped-call]
+
+
+def copy_bandwidth(device: torch.device) -> float:
+    """Return bytes per second, read and written, of a copy that no cache holds."""
+    source = torch.zeros(1 << (29 if device.type == "cuda" else 26), dtype=torch.float32, device=device)
+    target = torch.empty_like(source)
+    target.copy_(source)
+    if device.type == "cuda":
+        seconds = min(on_device(lambda: target.copy_(source), 10) for _ in range(3))
+    else:
+        seconds = min(once(lambda: target.copy_(source), device) for _ in range(5))
+    return 2 * source.numel() * source.element_size() / seconds
+
+
+def launches(work: Work, device: torch.device) -> int | None:
+    """Return how many kernels `work` starts on a GPU; None on a CPU, or where the profiler sees none."""
+    if device.type != "cuda":
+        return None
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profiler:
+        work()
+        torch.cuda.synchronize()
+    kernels = [e for e in profiler.events() or [] if e.device_type == DeviceType.CUDA]
+    return len(kernels) or None
+
+
+def temporary_bytes(work: Work, device: torch.device) -> int | None:
+    """Return how much more memory than before `work` holds at its height; None where it cannot be seen."""
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+        before = torch.cuda.memory_allocated(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        work()
+        torch.cuda.synchronize()
+        return torch.cuda.max_memory_allocated(device) - before
+    try:
+        Path("/proc/self/clear_refs").write_text("5")  # Linux: the peak is forgotten
+        before = _resident_bytes("VmRSS")
+        work()
+        return max(0, _resident_bytes("VmHWM") - before)
+    except OSError:
+        return None
+
+
+def _resident_bytes(key: str) -> int:
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(f"{key}:"):
+            return int(line.split()[1]) * 1024
+    raise OSError(f"/proc/self/status has no {key}")
+
+
+def machine(device: torch.device) -> str:
+    """Return the name of what computes."""
+    if device.type == "cuda":
+        return str(torch.cuda.get_device_name())
+    try:
+        with open("/proc/cpuinfo") as file:
+            model = next(line.partition(":")[2].strip() for line in file if line.startswith("model name"))
+    except (OSError, StopIteration):
+        model = platform.processor() or platform.machine()
+    return f"{model}, {os.cpu_count()} cores"
