@@ -71,12 +71,12 @@ def test_gradients_are_exchanged_and_averaged_once_a_step_however_many_micro_bat
     exchanged: list[bool] = []
     network.register_forward_pre_hook(lambda module, _: exchanged.append(module.require_backward_grad_sync))
     trainer.network = network
-    averaged: list[int] = []
+    averaged: list[float] = []
     assert state.average is not None
     monkeypatch.setattr(state.average, "update", averaged.append)
     data = synthetic(4, 64, 10)
     trainer.step([one(data, i) for i in range(4)], 1e-3)
-    assert exchanged == [False, False, False, True] and averaged == [1]
+    assert exchanged == [False, False, False, True] and averaged == [state.average.decay(1)]
 
 
 def one(data: Synthetic, i: int) -> Batch:

@@ -5,7 +5,6 @@ import platform
 import statistics
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from time import perf_counter, process_time
 
 import torch
@@ -84,7 +83,7 @@ def launches(work: Work, device: torch.device) -> int | None:
 
 
 def temporary_bytes(work: Work, device: torch.device) -> int | None:
-    """Return how much more memory than before `work` holds at its height; None where it cannot be seen."""
+    """Return how much more memory than before `work` has of torch at its height, its result included; None: unseen."""
     if device.type == "cuda":
         torch.cuda.synchronize()
         before = torch.cuda.memory_allocated(device)
@@ -92,20 +91,18 @@ def temporary_bytes(work: Work, device: torch.device) -> int | None:
         work()
         torch.cuda.synchronize()
         return torch.cuda.max_memory_allocated(device) - before
-    try:
-        Path("/proc/self/clear_refs").write_text("5")  # Linux: the peak is forgotten
-        before = _resident_bytes("VmRSS")
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profiler:
         work()
-        return max(0, _resident_bytes("VmHWM") - before)
-    except OSError:
+    # What torch's allocator was asked for and got back, in order; how large the process is would not show a reuse.
+    results = getattr(profiler.profiler, "kineto_results", None)
+    if results is None:
         return None
-
-
-def _resident_bytes(key: str) -> int:
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(f"{key}:"):
-            return int(line.split()[1]) * 1024
-    raise OSError(f"/proc/self/status has no {key}")
+    now = height = 0
+    for event in results.events():
+        if event.name() == "[memory]":
+            now += event.nbytes()
+            height = max(height, now)
+    return height
 
 
 def machine(device: torch.device) -> str:
