@@ -7,6 +7,7 @@ What was never written shows: shared memory is filled with another pattern in ea
 
 import ctypes
 import hashlib
+import math
 import os
 import re
 import shutil
@@ -25,9 +26,15 @@ from raydet.ops import raw
 ORDERS = (0, 1, 2, 3)
 KERNEL = re.compile(r'extern\s+"C"\s+__global__\s+void\s+(?:__launch_bounds__\(.*?\)\s*)?(\w+)\s*\(')
 _HERE = Path(__file__).parent
-_HEADERS = [_HERE / name for name in ("host_cuda.h", "host_threads.h")]
+_HEADER = _HERE / "host_cuda.h"
+_LAUNCHER = """
+extern "C" const char* {0}_signature() {{ return host::letters({0}); }}
+extern "C" const char* {0}_launch(const uint3* sizes, void** values, int order) {{
+  return host::launch({0}, sizes, values, order);
+}}
+"""
 _FLAGS = (
-    *("-O2", "-std=c++17", "-fPIC", "-w", "-ffp-contract=off", "-fno-strict-aliasing"),
+    *("-DON_HOST", "-O2", "-std=c++17", "-fPIC", "-w", "-ffp-contract=off", "-fno-strict-aliasing"),
     # A GPU faults at a misaligned vector and shifts by 32 to 0 or not as it likes: neither shows on a host unasked.
     *("-fsanitize=alignment,null,bounds,shift,integer-divide-by-zero", "-Wl,--as-needed"),
     "-U_FORTIFY_SOURCE",  # it takes a jump to another fiber's stack for an attack
@@ -61,10 +68,14 @@ def run(
     signature = getattr(library, f"{kernel.name}_signature")().decode()
     if signature != kernel.signature:
         raise TypeError(f"{kernel.name}: parameters are {kernel.signature}, in the source {signature}")
-    sizes = (ctypes.c_uint * 6)(*(*grid, 1, 1)[:3], *(*block, 1, 1)[:3])
+    sizes = (*grid, 1, 1)[:3] + (*block, 1, 1)[:3]
+    if math.prod(sizes[3:]) > 1024:
+        raise RuntimeError(f"{kernel.name}: a block has more than 1024 threads")
+    if max(sizes[1:3]) > 65535:
+        raise RuntimeError(f"{kernel.name}: a grid has more than 65535 blocks along y or z")
     numbers = [_TYPES[letter](value) for letter, value in zip(kernel.signature, values, strict=True)]
     pointers = (ctypes.c_void_p * len(numbers))(*(ctypes.addressof(number) for number in numbers))
-    error = getattr(library, f"{kernel.name}_launch")(sizes, pointers, order)
+    error = getattr(library, f"{kernel.name}_launch")((ctypes.c_uint * 6)(*sizes), pointers, order)
     if error:
         raise RuntimeError(f"{kernel.name}: {error.decode()}")
 
@@ -82,11 +93,10 @@ def built(source: str, options: tuple[str, ...]) -> Any:
             f'#line 1 "prelude.cuh"\n{prelude if own != source else ""}',
             f'#line 1 "{names[0]}"\n{own}',
             "}",
-            *(f"HOST_LAUNCHER({name})" for name in names),
-            "",
+            *(_LAUNCHER.format(name) for name in names),
         )
     )
-    key = hashlib.sha256(repr((text, [h.read_text() for h in _HEADERS], options, _FLAGS)).encode()).hexdigest()[:20]
+    key = hashlib.sha256(repr((text, _HEADER.read_text(), options, _FLAGS)).encode()).hexdigest()[:20]
     folder = Path(tempfile.gettempdir()) / f"raydet-kernels-{os.getuid()}"
     folder.mkdir(mode=0o700, exist_ok=True)
     path = folder / f"{names[0]}-{key}.so"

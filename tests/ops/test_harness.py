@@ -26,6 +26,11 @@ RIGHT = {
         double far = __shfl_xor_sync(EVERY_LANE, (double)v, 16);
         y[t] = up + 100 * down + 10000 * fifth + 1000000 * far;""",
     "lanes_that_left": "if (t % 32 == 5) return; int n = __popc(__ballot_sync(EVERY_LANE, 1)); if (t == 0) *y = n;",
+    "halves_then_whole_warps": """unsigned half = t & 16 ? 0xffff0000u : 0xffffu, odd = 0u;
+        if (t & 16) odd = __ballot_sync(half, t & 1);
+        unsigned all = __ballot_sync(EVERY_LANE, 1);
+        if (!(t & 16)) odd = __ballot_sync(half, t & 1);
+        y[t] = (all == EVERY_LANE) + 2 * __popc(odd);""",
     "integer_atomics": "atomicAdd((unsigned long long*)y, 3ull * t); atomicMax((unsigned*)y + 2, (unsigned)t);",
 }
 WRONG = {
@@ -47,10 +52,15 @@ REFUSED = {
         "if (t >= 250) return; *y = __shfl_down_sync(EVERY_LANE, x[t], 16);",
         "shuffle from an inactive lane at AT",
     ),
+    "shuffle_from_outside_the_mask": (
+        "if (t < 16) *y = __shfl_sync(0xffffu, x[t], 20); __syncthreads();",
+        "shuffle from an inactive lane at AT",
+    ),
     "masks_that_differ": (
         "*y = __ballot_sync(t % 2 ? EVERY_LANE - 1u : EVERY_LANE, 1);",
         "lanes of a warp named different masks at AT",
     ),
+    "empty_mask": ("*y = __ballot_sync(0u, 1);", "a lane is not in the mask it names at AT"),
     "not_in_own_mask": ("*y = __ballot_sync(1u, 1);", "a lane is not in the mask it names at AT"),
     "lines_that_differ": (
         "if (t % 2) *y = __ballot_sync(EVERY_LANE, 1);\n else *y = __ballot_sync(EVERY_LANE, 1);",
@@ -62,7 +72,8 @@ REFUSED = {
     "wide_shift": ("*y = 1u << (t + (int)x[1]);", "shift by more bits than there are at AT"),
     "division_by_zero": ("*y = 7 / (int)x[t];", "integer division by zero at AT"),
 }
-BODIES = {**RIGHT, **WRONG, **{name: body for name, (body, _) in REFUSED.items()}}
+LAST_BLOCK = {"last_block_to_write": "if (t == 0) *y = blockIdx.x;"}
+BODIES = {**RIGHT, **WRONG, **LAST_BLOCK, **{name: body for name, (body, _) in REFUSED.items()}}
 HEAD = 'extern "C" __global__ void {}(const float* x, float* y) {{ __shared__ float s[256]; int t = threadIdx.x;'
 CONVERSIONS = """
 extern "C" __global__ void halves(const float* x, __half* h, __nv_bfloat16* b, i64 count) {
@@ -86,10 +97,10 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def outcome(source: Path, name: str, order: int, block: int = THREADS) -> Tensor:
+def outcome(source: Path, name: str, order: int, block: int = THREADS, grid: int = 1) -> Tensor:
     kernel = raw.Kernel(str(source), name, FLOATS)
     x, y = torch.arange(THREADS, dtype=torch.float32), torch.zeros(THREADS)
-    run(kernel, (1,), (block,), [x.data_ptr(), y.data_ptr()], order)
+    run(kernel, (grid,), (block,), [x.data_ptr(), y.data_ptr()], order)
     return y
 
 
@@ -100,6 +111,7 @@ def expected() -> dict[str, Tensor]:
     first = {"tree": 32640.0, "prelude_sum": 32640.0, "votes": 1_128_111.0, "lanes_that_left": 31.0}
     return {
         **{name: zeros.index_fill(0, torch.tensor(0), value) for name, value in first.items()},
+        "halves_then_whole_warps": torch.full((THREADS,), 17.0),
         "shuffles": torch.cat([shuffled, zeros[32:]]),
         "integer_atomics": torch.cat([largest, zeros[4:]]),
     }
@@ -115,6 +127,11 @@ def test_a_right_kernel_gives_its_result_in_every_order(source: Path, name: str,
 def test_a_race_or_uninitialised_memory_gives_other_bits_in_another_order(source: Path, name: str) -> None:
     bits = [outcome(source, name, order).view(torch.int32) for order in ORDERS]
     assert not all(torch.equal(bits[0], other) for other in bits[1:])
+
+
+def test_blocks_run_in_another_order_too(source: Path) -> None:
+    last = [int(outcome(source, "last_block_to_write", order, grid=100)[0]) for order in ORDERS]
+    assert last[:2] == [99, 0] and len(set(last)) == len(ORDERS)
 
 
 @pytest.mark.parametrize("order", ORDERS)
@@ -140,6 +157,17 @@ def test_a_launch_after_an_error_is_right_again(source: Path) -> None:
 def test_more_threads_than_a_block_can_have_are_refused(source: Path) -> None:
     with pytest.raises(RuntimeError, match="more than 1024 threads"):
         outcome(source, "tree", 0, block=1056)
+
+
+def test_a_grid_higher_than_a_gpus_is_refused(source: Path) -> None:
+    kernel = raw.Kernel(str(source), "tree", FLOATS)
+    with pytest.raises(RuntimeError, match="tree: a grid has more than 65535 blocks along y or z"):
+        run(kernel, (1, 65536), (THREADS,), [0, 0])
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_a_warp_that_is_not_full_meets_without_the_rest(source: Path, order: int) -> None:
+    assert outcome(source, "lanes_that_left", order, block=20)[0] == 19
 
 
 def test_parameters_that_are_not_the_sources_are_named(source: Path) -> None:
