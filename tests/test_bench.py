@@ -20,6 +20,7 @@ from raydet.state import resolve_model
 SMALL = {"model.image_size": 128}
 
 
+@pytest.mark.slow
 def test_both_sides_are_timed_in_turn_and_the_ratio_is_theirs_over_ours() -> None:
     pytest.importorskip("effdet")
     values = bench_step("efficientdet_d0_coco", SMALL, "effdet", batch=2, rounds=2)
@@ -67,6 +68,7 @@ def test_without_a_gpu_the_gpu_benchmark_says_so(tmp_path: Path) -> None:
         bench_gpu(tmp_path)
 
 
+@pytest.mark.slow
 def test_every_operation_is_measured_beside_its_peers() -> None:
     assert set(CASES) >= {"focal_loss", "assign_anchors", "detect", "batched_nms", "ema_update", "sgd", "rmsprop"}
     rows = bench_ops("cpu", ["sgd", "assign_anchors"], rounds=1)
@@ -95,6 +97,7 @@ def test_the_sides_of_an_operation_compute_the_same(name: str) -> None:
         assert torch.equal(mine.positives_B, theirs[2].long())
 
 
+@pytest.mark.slow
 def test_the_losses_that_are_compared_are_equal() -> None:
     sides = CASES["focal_loss"](torch.device("cpu"), False).sides
     (mine,), *others = (sides[side]() for side in sides)

@@ -12,6 +12,7 @@ from raydet.config import Config, ConfigError, override
 from raydet.data import Batch
 from raydet.graph import WARM_UP
 from raydet.loop import Trainer
+from raydet.memory import keep_freed_memory
 from raydet.peers import Peers
 from raydet.precision import autocast, prepare_device
 from raydet.recipes import recipe
@@ -50,6 +51,7 @@ def bench_step(
     threads: int = 1,
     *,
     compiled: bool = False,
+    keep_memory: bool = False,
 ) -> dict[str, float | str]:
     """Time whole training steps: targets, forward, loss, backward, clipping, optimiser, moving average.
 
@@ -60,6 +62,7 @@ def bench_step(
         rounds: timed steps of each side, in turn, after some that are not counted.
         threads: CPU threads of torch.
         compiled: time our step with precision.compile beside; its compilation takes minutes on a CPU.
+        keep_memory: keep freed memory, as workers of `fit` do; for all sides, since it is the process that keeps it.
 
     Returns:
         `ours_s` and `effdet_s` (medians; CPU time on a CPU, wall time on a GPU), their spread, and `ratio`, the peer's
@@ -68,6 +71,8 @@ def bench_step(
     cfg = resolve_model(override(recipe(name), {"ema.decay": 0.9998, "data.batch_size": batch, **changes}))
     cfg = override(cfg, {"optim.batch_size": batch})
     torch.set_num_threads(threads)
+    if keep_memory:
+        keep_freed_memory()
     device = prepare_device(cfg)
     classes = cfg.model.num_classes or 10
     data = synthetic(batch, int(cfg.model.image_size or 0), classes)
