@@ -250,6 +250,7 @@ def _bench(words: list[str]) -> None:
     parser.add_argument("--recipe", default="efficientdet_d0_coco", help="step: whose model and settings")
     parser.add_argument("--compiled", action="store_true", default=None, help="torch.compile's form too; takes minutes")
     parser.add_argument("--keep-memory", action="store_true", help="step: keep freed memory, as fit's workers do")
+    parser.add_argument("--profile", action="store_true", help="step: what share each of torch's operations takes")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="ops: where")
     parser.add_argument("--only", nargs="+", metavar="OP", help="ops: which; all by default")
     parser.add_argument("--out", default="docs/benchmarks", help="gpu: folder for the JSON and the Markdown")

@@ -13,8 +13,8 @@ _NEVER = 2**31 - 1
 def keep_freed_memory() -> bool:
     """Let torch's CPU tensors reuse memory instead of fetching it anew; return whether the C library can be told so.
 
-    glibc gives a large block back to the system when it is freed, so every step faults its gigabyte of activations in
-    again, page by page: 0.5 s of the 3.3 s of a D0 step (512 px, batch 4; 230 000 faults). Kept, the process stays as
+    glibc gives a large block back to the system when it is freed, so every step faults its activations in
+    again, page by page: 22 % of a D0 step (512 px, batch 4; docs/benchmarks, 2026-11-22). Kept, the process stays as
     large as it was at its largest. For the whole process; GPUs' memory is torch's own affair.
     """
     try:

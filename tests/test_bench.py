@@ -11,7 +11,7 @@ from raydet.bench.gpu import bench_gpu
 from raydet.bench.op_cases import CASES
 from raydet.bench.ops import bench_ops, markdown
 from raydet.bench.step import bench_step, ours, synthetic
-from raydet.bench.timing import temporary_bytes
+from raydet.bench.timing import shares, temporary_bytes
 from raydet.config import ConfigError, override
 from raydet.ops import Found, Targets
 from raydet.recipes import recipe
@@ -103,6 +103,12 @@ def test_the_losses_that_are_compared_are_equal() -> None:
     (mine,), *others = (sides[side]() for side in sides)
     for (gradient,) in others:
         torch.testing.assert_close(gradient, mine, rtol=1e-4, atol=1e-7)
+
+
+def test_a_profile_names_the_dearest_operations_and_their_shares() -> None:
+    left, right = torch.randn(600, 600), torch.randn(600, 600)
+    found = shares(lambda: (left @ right).add_(1.0), torch.device("cpu"), most=3)
+    assert next(iter(found)) == "aten::mm" and 0.5 < found["aten::mm"] < 1 and sum(found.values()) <= 1 + 1e-9
 
 
 def test_an_operation_that_does_not_exist_is_refused_with_those_there_are() -> None:

@@ -27,5 +27,5 @@ def run(options: Any, changes: Mapping[str, Any]) -> Mapping[str, Any]:
         return bench_ray("demo_classification", changes, options.rounds)
     from raydet.bench.step import bench_step
 
-    extras = {"compiled": bool(options.compiled), "keep_memory": options.keep_memory}
+    extras = {name: bool(getattr(options, name)) for name in ("compiled", "keep_memory", "profile")}
     return bench_step(options.recipe, changes, options.vs, options.batch, options.rounds, **extras)

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from raydet.bench.timing import in_turn, machine
+from raydet.bench.timing import in_turn, machine, shares
 from raydet.config import Config, ConfigError, override
 from raydet.data import Batch
 from raydet.graph import WARM_UP
@@ -52,6 +52,7 @@ def bench_step(
     *,
     compiled: bool = False,
     keep_memory: bool = False,
+    profile: bool = False,
 ) -> dict[str, float | str]:
     """Time whole training steps: targets, forward, loss, backward, clipping, optimiser, moving average.
 
@@ -63,6 +64,7 @@ def bench_step(
         threads: CPU threads of torch.
         compiled: time our step with precision.compile beside; its compilation takes minutes on a CPU.
         keep_memory: keep freed memory, as workers of `fit` do; for all sides, since it is the process that keeps it.
+        profile: add the share of our step's time that each of torch's dearest operations takes.
 
     Returns:
         `ours_s` and `effdet_s` (medians; CPU time on a CPU, wall time on a GPU), their spread, and `ratio`, the peer's
@@ -93,6 +95,8 @@ def bench_step(
         values["ratio"] = times[vs].median / times["ours"].median
     if compiled:
         values["compiled_ratio"] = times["ours"].median / times["compiled"].median
+    if profile:
+        values |= {f"share of {name}": share for name, share in shares(sides["ours"], device).items()}
     return values
 
 

@@ -105,6 +105,21 @@ def temporary_bytes(work: Work, device: torch.device) -> int | None:
     return height
 
 
+def shares(work: Work, device: torch.device, most: int = 10) -> dict[str, float]:
+    """Return what share of the time of `work` goes to each of torch's operations, the dearest first."""
+    cuda = device.type == "cuda"
+    kind = torch.profiler.ProfilerActivity.CUDA if cuda else torch.profiler.ProfilerActivity.CPU
+    with torch.profiler.profile(activities=[kind]) as profiler:
+        work()
+        if cuda:
+            torch.cuda.synchronize()
+    events = profiler.key_averages()
+    spent = {e.key: float(e.self_device_time_total if cuda else e.self_cpu_time_total) for e in events}
+    total = sum(spent.values()) or 1.0
+    dearest = sorted(spent, key=lambda key: -spent[key])[:most]
+    return {key: spent[key] / total for key in dearest}
+
+
 def machine(device: torch.device) -> str:
     """Return the name of what computes."""
     if device.type == "cuda":
