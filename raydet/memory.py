@@ -1,7 +1,6 @@
 """The memory of this process: how much there is, and what becomes of what is freed."""
 
 import ctypes
-import ctypes.util
 import resource
 
 import torch
@@ -13,12 +12,12 @@ _NEVER = 2**31 - 1
 def keep_freed_memory() -> bool:
     """Let torch's CPU tensors reuse memory instead of fetching it anew; return whether the C library can be told so.
 
-    glibc gives a large block back to the system when it is freed, so every step faults its activations in
-    again, page by page: 22 % of a D0 step (512 px, batch 4; docs/benchmarks, 2026-11-22). Kept, the process stays as
-    large as it was at its largest. For the whole process; GPUs' memory is torch's own affair.
+    glibc gives a large block back to the system when it is freed, so every step faults its activations in again, page
+    by page: 22 % of a D0 step (512 px, batch 4; docs/benchmarks, 2026-11-22). Kept, the process stays as large as it
+    was at its largest. For the whole process; GPUs' memory is torch's own affair.
     """
     try:
-        mallopt = ctypes.CDLL(ctypes.util.find_library("c")).mallopt
+        mallopt = ctypes.CDLL(None).mallopt
     except (OSError, AttributeError):
         return False  # no glibc: macOS, Alpine
     return bool(mallopt(_M_MMAP_MAX, 0)) and bool(mallopt(_M_TRIM_THRESHOLD, _NEVER))
