@@ -105,6 +105,24 @@ def test_optimizers_move_as_torchs_plain_ones(name: str) -> None:
     torch.testing.assert_close(ours.weight, theirs, rtol=1e-5, atol=1e-6)
 
 
+def test_rmsprop_takes_the_loss_scale_and_skips_an_overflow() -> None:
+    weights = []
+    for scale in (1.0, 1024.0):
+        layer = nn.Linear(3, 2, bias=False)
+        layer.weight.data.fill_(0.5)
+        optimizer = build_optimizer(layer, Optim(name="rmsprop", lr=0.1, eps=0.01, weight_decay=0.0))
+        scaler = torch.amp.GradScaler("cpu", init_scale=scale)
+        for inputs in (torch.ones(1, 3), torch.full((1, 3), float("inf")), torch.ones(1, 3) * 2):
+            scaler.scale(layer(inputs).sum()).backward()
+            scaler.step(optimizer)  # not unscaled before: the optimiser divides by the scale itself
+            scaler.update()
+            optimizer.zero_grad()
+        assert scaler.get_scale() == scale / 2
+        weights.append(layer.weight.detach().clone())
+    assert weights[0].isfinite().all() and (weights[0] != 0.5).all()
+    torch.testing.assert_close(weights[1], weights[0], rtol=1e-6, atol=0)
+
+
 def test_the_average_follows_parameters_and_buffers_by_name() -> None:
     model = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3))
     average = MovingAverage(model, Ema(decay=0.75))
