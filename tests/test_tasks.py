@@ -92,6 +92,20 @@ def test_a_batch_without_boxes_has_a_finite_loss(detection: Config) -> None:
     assert losses.isfinite().all() and losses[2] == 0 and losses[1] > 0
 
 
+def test_soft_suppression_is_a_setting(detection: Config) -> None:
+    torch.manual_seed(0)
+    found = []
+    for sigma in (None, 0.5):
+        task = task_of(override(detection, {"evaluation.soft_nms_sigma": sigma, "evaluation.nms_iou": 0.1}))
+        assert isinstance(task, Detection)
+        logits_BAC = torch.full((1, len(task.anchors_A4), 10), -9.0)
+        logits_BAC[0, 80:89, 3] = torch.linspace(1, 2, 9)  # all anchors of one place
+        (one,) = task.detect((logits_BAC, torch.zeros(1, len(task.anchors_A4), 4)))
+        found.append(one.scores_K[one.scores_K > 0.05])
+    assert len(found[0]) < len(found[1]) and found[0][0] == found[1][0] > 0.8
+    assert (found[1][1:] < found[1][0]).all()
+
+
 def test_the_classification_loss_is_smoothed_cross_entropy(classification: Config) -> None:
     task = task_of(override(classification, {"loss.label_smoothing": 0.1}))
     batch, logits_BC = batch_of(), torch.randn(4, 10)
