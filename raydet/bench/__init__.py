@@ -1,5 +1,6 @@
 """The verb `raydet bench`: what a step, an operation or Ray costs, beside the peers, in turn in one process."""
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ WHAT = ("step", "ops", "gpu", "ray")
 
 def run(options: Any, changes: Mapping[str, Any]) -> Mapping[str, Any]:
     """Run the benchmark that the command line's `options` name; return its figures."""
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # torch's profiler else announces each of its starts
     if options.what == "gpu":
         from raydet.bench.gpu import bench_gpu
 

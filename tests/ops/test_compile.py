@@ -31,7 +31,8 @@ def test_a_kernel_fits_a_multiprocessor(name: str, architecture: str) -> None:
     print(said)
     assert result.shared_bytes <= 48 << 10, said
     assert result.spilled_bytes == 0 and result.stack_bytes == 0, said
-    assert result.registers <= 64, said
+    for_gradcheck = ("SCALAR", "double") in kernel.defines  # never run on a GPU for its speed
+    assert result.registers <= (128 if for_gradcheck else 64), said
 
 
 @pytest.mark.parametrize("name", KERNELS)

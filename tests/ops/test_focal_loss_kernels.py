@@ -36,7 +36,9 @@ def test_kernels_equal_the_definition_and_the_cpu_in_every_order(
         assert torch.equal(one[0], results[0][0]) and torch.equal(one[1], results[0][1])
     # As above: exp and log1p of |x| <= 30, each good to |x| eps, in one chain; the gradient is rounded once more.
     for truth, truth_grad in ((expected, expected_grad), (value.double(), grad.double())):
-        torch.testing.assert_close(results[0][0].double(), truth, rtol=64 * computed, atol=64 * computed)
+        # Logits of 16 bits have a shorter polynomial for log(1 + e), 8.6e-6 wrong at most.
+        shorter = 8.6e-6 if own > computed else 0.0
+        torch.testing.assert_close(results[0][0].double(), truth, rtol=64 * computed + shorter, atol=64 * computed)
         torch.testing.assert_close(
             results[0][1].double(), truth_grad, rtol=own + 256 * computed, atol=own * 1e-3 + 64 * computed
         )
