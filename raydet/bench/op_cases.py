@@ -119,11 +119,12 @@ def detect(device: torch.device, compiled: bool) -> Case:
     if _has("effdet"):
         from effdet.bench import _batch_detection, _post_process
 
-        sizes = [side * side * 9 for side in (64, 32, 16, 8, 4)]
+        cells = grid_cells((_SIDE, _SIDE), *_LEVELS)
+        sizes = [rows * columns * 9 for rows, columns in cells]
         scores, codes = (
             [
-                part.reshape(batch, side, side, -1).permute(0, 3, 1, 2)
-                for part, side in zip(torch.split(x, sizes, 1), (64, 32, 16, 8, 4), strict=True)
+                part.reshape(batch, *cell, -1).permute(0, 3, 1, 2)
+                for part, cell in zip(torch.split(x, sizes, 1), cells, strict=True)
             ]
             for x in (logits_BAC, codes_BA4[..., [1, 0, 3, 2]])
         )

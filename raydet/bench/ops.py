@@ -64,9 +64,10 @@ def bench_ops(
 
 
 def _measured(name: str, case: Case, device: torch.device, rounds: int, bandwidth: float) -> list[Row]:
-    times = in_turn(case.sides, device, rounds)
     if device.type == "cuda":  # queued up, so that a small one is not timed by how fast Python launches it
         times = {side: _queued(work, rounds) for side, work in case.sides.items()}
+    else:
+        times = in_turn(case.sides, device, rounds)
     floor_s = case.floor_bytes / bandwidth
     common = {"op": name, "size": case.size, "machine": machine(device), "torch": torch.__version__, "rounds": rounds}
     common |= {"floor_bytes": case.floor_bytes, "copy_bytes_per_s": bandwidth}

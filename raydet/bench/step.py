@@ -17,7 +17,7 @@ from raydet.peers import Peers
 from raydet.precision import autocast, prepare_device
 from raydet.recipes import recipe
 from raydet.state import build_model, new_state, resolve_model
-from raydet.tasks import make_task
+from raydet.tasks import MEAN, STD, make_task
 
 BOXES = 7
 """Boxes per image: COCO's mean is 7.3."""
@@ -154,29 +154,13 @@ def effdet(cfg: Config, data: Synthetic, classes: int, device: torch.device) -> 
     groups = [{"params": decayed, "weight_decay": cfg.optim.weight_decay}, {"params": spared, "weight_decay": 0.0}]
     optimizer = torch.optim.SGD(groups, lr=cfg.optim.lr, momentum=cfg.optim.momentum)
     average = ModelEmaV2(bench, decay=cfg.ema.decay or 0.9998)
-    scaler = torch.amp.GradScaler(device.type, enabled=cfg.precision.mode == "fp16")
     images = data.images_B3HW.to(device)
-    mean = torch.tensor([0.485, 0.456, 0.406], device=device).view(1, 3, 1, 1) * 255
-    std = torch.tensor([0.229, 0.224, 0.225], device=device).view(1, 3, 1, 1) * 255
     target = {
         "bbox": list(data.boxes_BM4[..., [1, 0, 3, 2]].to(device)),  # effdet's boxes are yxyx, its labels start at 1
         "cls": list((data.classes_BM + 1).float().to(device)),
     }
 
-    def step() -> None:
-        images_B3HW = images.float().sub_(mean).div_(std)
-        with autocast(cfg.precision, device):
-            loss = bench(images_B3HW, target)["loss"]
-        scaler.scale(loss).backward()
-        if cfg.optim.grad_clip is not None:
-            scaler.unscale_(optimizer)
-            nn.utils.clip_grad_norm_(bench.parameters(), cfg.optim.grad_clip)
-        scaler.step(optimizer)
-        scaler.update()
-        optimizer.zero_grad()
-        average.update(bench)
-
-    return step
+    return _peers_step(bench, lambda x_B3HW: bench(x_B3HW, target)["loss"], images, optimizer, average, cfg)
 
 
 def timm(cfg: Config, data: Synthetic, classes: int, device: torch.device) -> Callable[[], object]:
@@ -201,20 +185,34 @@ def timm(cfg: Config, data: Synthetic, classes: int, device: torch.device) -> Ca
     optim = cfg.optim
     optimizer = RMSpropTF(model.parameters(), cfg.optim.lr, optim.alpha, optim.eps, optim.weight_decay, optim.momentum)
     average, criterion = ModelEmaV2(model, decay=cfg.ema.decay or 0.9998), LabelSmoothingCrossEntropy(0.1)
-    scaler = torch.amp.GradScaler(device.type, enabled=cfg.precision.mode == "fp16")
-    mean = torch.tensor([0.485, 0.456, 0.406], device=device).view(1, 3, 1, 1) * 255
-    std = torch.tensor([0.229, 0.224, 0.225], device=device).view(1, 3, 1, 1) * 255
     labels_B, images = data.classes_BM[:, 0].to(device), data.images_B3HW.to(device)
     if channels_last:
         images = images.contiguous(memory_format=torch.channels_last)
 
+    return _peers_step(model, lambda x_B3HW: criterion(model(x_B3HW), labels_B), images, optimizer, average, cfg)
+
+
+def _peers_step(
+    model: nn.Module,
+    loss: Callable[[Tensor], Tensor],
+    images: Tensor,
+    optimizer: torch.optim.Optimizer,
+    average: Any,
+    cfg: Config,
+) -> Callable[[], None]:
+    """Return a step as the peers' scripts write it: normalise, loss, backward, clip, move, average."""
+    device = images.device
+    mean, std = (torch.tensor(values, device=device).view(1, 3, 1, 1) * 255 for values in (MEAN, STD))
+    scaler = torch.amp.GradScaler(device.type, enabled=cfg.precision.mode == "fp16")
+
     def step() -> None:
+        x_B3HW = images.float().sub_(mean).div_(std)
         with autocast(cfg.precision, device):
-            loss = criterion(model(images.float().sub_(mean).div_(std)), labels_B)
-        scaler.scale(loss).backward()
-        if optim.grad_clip is not None:
+            value = loss(x_B3HW)
+        scaler.scale(value).backward()  # type: ignore[no-untyped-call]
+        if cfg.optim.grad_clip is not None:
             scaler.unscale_(optimizer)
-            nn.utils.clip_grad_norm_(model.parameters(), optim.grad_clip)
+            nn.utils.clip_grad_norm_(model.parameters(), cfg.optim.grad_clip)
         scaler.step(optimizer)
         scaler.update()
         optimizer.zero_grad()
