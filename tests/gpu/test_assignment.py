@@ -1,26 +1,19 @@
 """Target assignment on a GPU: the kernels decide as the CPU does, always alike, in a graph and without waiting."""
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 
 from raydet.ops import choose
 from raydet.ops.assignment import Targets, assign_anchors
+from tests.gpu.marks import NEEDS_GPU
 from tests.ops.scenes import CUTS, SCENES, assert_equal, assert_equal_but_for_logarithms, grid, scene, some_boxes
 
-pytestmark = [
-    pytest.mark.gpu,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU"),
-]
+pytestmark = NEEDS_GPU
 
 
 @pytest.fixture(autouse=True)
-def kernels_only() -> Iterator[None]:
+def kernels_only() -> None:
     choose("cuda")
-    yield
-    choose("auto")
-    torch.cuda.set_sync_debug_mode("default")
 
 
 def on_cpu(targets: Targets) -> Targets:

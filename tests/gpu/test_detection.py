@@ -1,6 +1,5 @@
 """Detections on a GPU: the CPU's, found without one synchronisation, from eager code and from a graph."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -10,20 +9,16 @@ from torch import Tensor
 from raydet.anchors import make_anchors
 from raydet.ops import detection
 from raydet.ops.detection import Found, detect
+from tests.gpu.marks import NEEDS_GPU
 
-pytestmark = [
-    pytest.mark.gpu,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU"),
-]
+pytestmark = NEEDS_GPU
 SETTINGS: dict[str, Any] = {"top_k": 5000, "score_threshold": 0.0, "nms_iou": 0.5, "max_detections": 100}
 Outputs = tuple[Tensor, Tensor, Tensor]
 
 
 @pytest.fixture(autouse=True)
-def watched() -> Iterator[None]:
+def with_cupy() -> None:
     pytest.importorskip("cupy")
-    yield
-    torch.cuda.set_sync_debug_mode("default")
 
 
 def outputs(seed: int, classes: int, side: int = 256, images: int = 4) -> Outputs:

@@ -1,29 +1,22 @@
 """The focal loss on a GPU: equal to its definition and to the CPU, the same bits each time, in a CUDA graph."""
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 from torch import Tensor
 
 from raydet.ops import choose, focal_loss
+from tests.gpu.marks import NEEDS_GPU
 from tests.ops.focal_cases import both, example
 
-pytestmark = [
-    pytest.mark.gpu,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU"),
-]
+pytestmark = NEEDS_GPU
 SETTINGS = (0.25, 1.5, 0.1)
 DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
 SHAPES = [(1, 1), (65, 1), (9, 8), (333, 90), (2, 49104, 90), (3, 1001)]
 
 
 @pytest.fixture(autouse=True)
-def by_kernel() -> Iterator[None]:
+def by_kernel() -> None:
     choose("cuda")  # without CuPy an error, not the way around it
-    yield
-    torch.cuda.set_sync_debug_mode("default")
-    choose("auto")
 
 
 def value_and_grad(logits: Tensor, labels: Tensor, scale: float = 1.0) -> tuple[Tensor, Tensor]:

@@ -1,27 +1,21 @@
 """The moving average and RMSprop on a GPU: the CPU's numbers, in a graph that reads the decay anew."""
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 from torch import Tensor
 
 from raydet.ops import ema_update, rmsprop_step
 from raydet.ops.multi_tensor import Slots, Table
+from tests.gpu.marks import NEEDS_GPU
 
-pytestmark = [
-    pytest.mark.gpu,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU"),
-]
+pytestmark = NEEDS_GPU
 SHAPES = [(1,), (7,), (0, 3), (32, 3, 3, 3), (13, 5), (3, 9001), (64, 8, 3, 3), (), (3000, 1000)]
 F32 = torch.finfo(torch.float32).eps
 
 
 @pytest.fixture(autouse=True)
-def watched() -> Iterator[None]:
+def with_cupy() -> None:
     pytest.importorskip("cupy")
-    yield
-    torch.cuda.set_sync_debug_mode("default")
 
 
 def some(seed: int, dtype: torch.dtype = torch.float32) -> list[Tensor]:

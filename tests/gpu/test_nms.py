@@ -1,17 +1,14 @@
 """Suppression on a GPU: the CPU's decisions bit for bit, in one launch a batch that a graph can hold."""
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 from torch import Tensor
 
 from raydet.ops.nms import batched_nms
+from tests.gpu.marks import NEEDS_GPU
+from tests.ops.scenes import crowd
 
-pytestmark = [
-    pytest.mark.gpu,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU"),
-]
+pytestmark = NEEDS_GPU
 EPS = torch.finfo(torch.float32).eps
 Batch = tuple[Tensor, Tensor, Tensor]
 SIZES = [  # images, candidates, classes, threshold, most
@@ -27,22 +24,8 @@ SIZES = [  # images, candidates, classes, threshold, most
 
 
 @pytest.fixture(autouse=True)
-def watched() -> Iterator[None]:
+def with_cupy() -> None:
     pytest.importorskip("cupy")
-    yield
-    torch.cuda.set_sync_debug_mode("default")
-
-
-def crowd(seed: int, images: int, candidates: int, classes: int) -> Batch:
-    """As in tests/ops/test_nms.py."""
-    generator = torch.Generator().manual_seed(seed)
-    centre = torch.rand(images, candidates, 2, generator=generator) * 300 - 40
-    half = torch.rand(images, candidates, 2, generator=generator) * 40
-    boxes_BK4 = torch.cat([centre - half, centre + half], dim=2)
-    boxes_BK4[:, 1::7] = boxes_BK4[:, : boxes_BK4[:, 1::7].shape[1]].clone()
-    scores_BK = torch.rand(images, candidates, generator=generator)
-    scores_BK[:, ::3] = (scores_BK[:, ::3] * 20).round() / 20
-    return boxes_BK4, scores_BK, torch.randint(0, classes, (images, candidates), generator=generator)
 
 
 def on_gpu(batch: Batch) -> Batch:

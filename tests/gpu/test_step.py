@@ -1,6 +1,6 @@
 """The training step on a GPU: the same losses as on the CPU, in every precision, without one synchronisation."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -10,20 +10,12 @@ from raydet.config import Config, override
 from raydet.loop import Trainer
 from raydet.recipes import recipe
 from raydet.state import resolve_model
+from tests.gpu.marks import NEEDS_GPU
 
-pytestmark = [
-    pytest.mark.gpu,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU"),
-]
+pytestmark = NEEDS_GPU
 DETECTOR = ("efficientdet_d0_coco", {"model.image_size": 128})
 SMALL = ("demo_detection", {"model.image_size": 128, "optim.name": "sgd"})  # compiled in seconds
 CLASSIFIER = ("efficientnet_b0_imagenet", {"model.image_size": 64, "augment.autoaugment": None})
-
-
-@pytest.fixture(autouse=True)
-def watched() -> Iterator[None]:
-    yield
-    torch.cuda.set_sync_debug_mode("default")
 
 
 def step_on(case: tuple[str, dict[str, object]], device: str, changes: dict[str, object]) -> Callable[[], Trainer]:

@@ -70,6 +70,21 @@ SCENES = (
 )
 
 
+def crowd(seed: int, images: int, candidates: int, classes: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Return candidates for suppression: boxes that overlap by anything from 0 to 1.
+
+    Some come twice, some lie outside to the left, some have equal scores.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    centre = torch.rand(images, candidates, 2, generator=generator) * 300 - 40
+    half = torch.rand(images, candidates, 2, generator=generator) * 40
+    boxes_BK4 = torch.cat([centre - half, centre + half], dim=2)
+    boxes_BK4[:, 1::7] = boxes_BK4[:, : boxes_BK4[:, 1::7].shape[1]].clone()
+    scores_BK = torch.rand(images, candidates, generator=generator)
+    scores_BK[:, ::3] = (scores_BK[:, ::3] * 20).round() / 20  # 0 among them: takes no part
+    return boxes_BK4, scores_BK, torch.randint(0, classes, (images, candidates), generator=generator)
+
+
 def assert_equal(one: Targets, other: Targets) -> None:
     assert torch.equal(one.labels_BA, other.labels_BA)
     assert torch.equal(one.positives_B, other.positives_B)

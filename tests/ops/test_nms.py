@@ -12,6 +12,7 @@ from torchvision.ops import box_iou, nms
 
 from raydet.ops.nms import batched_nms
 from tests.ops.harness import ORDERS, on_host
+from tests.ops.scenes import crowd
 
 Found = tuple[Tensor, Tensor, Tensor]
 EPS = torch.finfo(torch.float32).eps
@@ -38,18 +39,6 @@ def everywhere(boxes_BK4: Tensor, scores_BK: Tensor, classes_BK: Tensor, *rest: 
 def one(boxes: list[list[float]], scores: list[float], classes: list[int] | None = None) -> tuple[Tensor, ...]:
     """A batch of one image."""
     return torch.tensor([boxes]), torch.tensor([scores]), torch.tensor([classes or [0] * len(scores)])
-
-
-def crowd(seed: int, images: int, candidates: int, classes: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Boxes that overlap by anything from 0 to 1, some twice, some outside to the left, some with equal scores."""
-    generator = torch.Generator().manual_seed(seed)
-    centre = torch.rand(images, candidates, 2, generator=generator) * 300 - 40
-    half = torch.rand(images, candidates, 2, generator=generator) * 40
-    boxes_BK4 = torch.cat([centre - half, centre + half], dim=2)
-    boxes_BK4[:, 1::7] = boxes_BK4[:, : boxes_BK4[:, 1::7].shape[1]].clone()
-    scores_BK = torch.rand(images, candidates, generator=generator)
-    scores_BK[:, ::3] = (scores_BK[:, ::3] * 20).round() / 20  # 0 among them: takes no part
-    return boxes_BK4, scores_BK, torch.randint(0, classes, (images, candidates), generator=generator)
 
 
 def class_by_class(
