@@ -26,7 +26,7 @@ def picture(detector: raydet.Result, path: Path) -> Path:
     """Draw what the detector finds in eight validation pictures (orange) over the truth (green)."""
     root = make_detection()
     index = CocoIndex.load(root / "annotations" / "instances_val.json", root / "val")
-    found = raydet.predict(detector.best, [index.image_path(i) for i in range(8)])
+    found = raydet.predict(detector.best, [index.picture(i) for i in range(8)])
     images = []
     for i, answer in enumerate(found):
         boxes_K4, labels_K, _ = index.boxes_of(i)

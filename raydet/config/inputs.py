@@ -49,10 +49,12 @@ class Model:
 class Data:
     """Where the pictures are and how they are read."""
 
-    format: Literal["coco", "folder"] = "coco"
-    """coco: annotation JSON and image folders. folder: one folder of images per class (ImageFolder)."""
+    format: Literal["coco", "folder", "yolo", "parquet"] = "coco"
+    """coco: annotation JSON and image folders. folder: one folder of images per class (ImageFolder). yolo: data.yaml
+    beside images/ and labels/. parquet: rows with the image's bytes and its boxes, or its label."""
     root: str = "."
-    """Folder of the data set; `demo://detection` and `demo://classification` are made on the spot."""
+    """Folder of the data set, also s3://bucket/folder or gs://bucket/folder. `demo://detection` and
+    `demo://classification` are made on the spot."""
     train: str = "annotations/instances_train2017.json"
     """Training split under root: the JSON (coco) or the folder (folder)."""
     val: str = "annotations/instances_val2017.json"
@@ -67,8 +69,8 @@ class Data:
     """coco: folder of the test images. None: found by the JSON's name."""
     class_ids: Literal["contiguous", "raw"] = "contiguous"
     """coco: class i is the i-th category in order of id, or raw: the category with id i + 1, gaps included."""
-    backend: Literal["torch"] = "torch"
-    """Who decodes and resizes."""
+    backend: Literal["torch", "dali-cpu", "dali-gpu"] = "torch"
+    """Who decodes: Pillow (torch) or NVIDIA DALI, on the CPU or on the worker's GPU. The pictures are the same."""
     batch_size: int = 32
     """Images per worker that go through the network at once. Times the (highest) number of workers it is the global
     batch, unless optim.batch_size asks for more."""
@@ -91,9 +93,10 @@ class Data:
     max_pixels: int = 100_000_000
     """Larger images are refused at their header (decompression bombs)."""
     on_bad: Literal["fail", "skip"] = "fail"
-    """An unreadable image ends the run, or is replaced by another and counted."""
+    """An unreadable image or a faulty record ends the run, or is left out (in training replaced by another image) and
+    counted."""
     max_bad: float = 0.01
-    """on_bad=skip: the share of unreadable images above which the run ends all the same."""
+    """on_bad=skip: the share of unreadable images or faulty records above which the run ends all the same."""
 
     def __post_init__(self) -> None:
         positive("data", self, "batch_size", "eval_batch_size", "prefetch", "max_boxes", "max_pixels")

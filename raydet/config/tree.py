@@ -30,10 +30,16 @@ class Config:
     run: Run = field(default_factory=Run)
 
     def __post_init__(self) -> None:
-        detects, wanted = self.task == "detection", "coco" if self.task == "detection" else "folder"
+        detects = self.task == "detection"
+        wanted = ("coco", "yolo", "parquet") if detects else ("folder", "parquet")
         require(
-            self.data.format == wanted,
-            f"data.format={self.data.format} does not fit model.name={self.model.name}, which needs {wanted}",
+            self.data.format in wanted,
+            f"data.format={self.data.format} does not fit model.name={self.model.name}, "
+            f"which needs {' or '.join(wanted)}",
+        )
+        require(
+            self.data.backend != "dali-gpu" or self.scaling.use_gpu,
+            "data.backend=dali-gpu needs scaling.use_gpu=true; without a GPU use dali-cpu",
         )
         require(
             detects or self.model.backbone_weights is None,

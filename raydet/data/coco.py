@@ -11,7 +11,7 @@ from raydet.config import Config
 from raydet.data.coco_json import parse
 from raydet.data.columns import Columns, Floats, Ints, Texts, file_key, load_columns, save_columns
 from raydet.data.errors import DataError
-from raydet.data.paths import inside
+from raydet.data.files import Files, Folder, Source
 
 Role = Literal["train", "val", "test"]
 
@@ -25,8 +25,9 @@ _MOST_RAW = 100_000
 class CocoIndex:
     """The images and boxes of one split. Row i is the i-th image of the file; its boxes are first[i]:first[i + 1]."""
 
-    file: Path
-    images_dir: Path
+    file: str
+    """The annotation file."""
+    files: Files
     ids: Ints
     """The data set's image ids."""
     names: Texts
@@ -52,7 +53,7 @@ class CocoIndex:
     def load(
         cls,
         json_path: Path | str,
-        images_dir: Path | str,
+        images: Files | Path | str,
         class_ids: Literal["contiguous", "raw"] = "contiguous",
         *,
         role: Role = "train",
@@ -66,14 +67,15 @@ class CocoIndex:
         Raises:
             DataError: the file is malformed; names the record and the rule.
         """
-        path, folder = Path(json_path), Path(images_dir)
+        path = Path(json_path)
+        files = Folder(Path(images)) if isinstance(images, (str, Path)) else images
         try:
             key = f"{file_key(path)}-coco"
         except OSError as error:
             raise DataError(error.strerror or str(error), file=path, rule="DIR-E01") from None
         columns = load_columns(key)
         if columns is None:
-            columns, alone = parse(path, folder)
+            columns, alone = parse(path, files)
             if alone:  # sizes read from pictures may change without the file
                 save_columns(key, columns)
         warnings = Texts(columns["warning_bytes"], columns["warning_first"]).tolist()
@@ -82,8 +84,8 @@ class CocoIndex:
         same = {n: columns[n] for n in ("ids", "sizes", "boxes", "areas", "crowd", "ann_ids", "first")}
         names = Texts(columns["name_bytes"], columns["name_first"])
         return cls(
-            file=path,
-            images_dir=folder,
+            file=str(path),
+            files=files,
             names=names,
             labels=labels,
             category_ids=category_ids,
@@ -100,13 +102,13 @@ class CocoIndex:
         """Classes, gaps of class_ids=raw included."""
         return len(self.class_names)
 
-    def image_path(self, i: int) -> Path:
-        """Return the file of image i.
+    def picture(self, i: int) -> Source:
+        """Return the picture of image i.
 
         Raises:
             DataError: the name leads out of the image folder.
         """
-        return inside(self.images_dir, self.names[i])
+        return self.files.picture(self.names[i])
 
     def boxes_of(self, i: int) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
         """Return image i's boxes_K4 (xyxy in pixels of the file, clipped to it), labels_K and crowd_K.

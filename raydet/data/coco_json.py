@@ -18,7 +18,7 @@ from raydet.data.coco_boxes import areas, boxes, crowds, without_extent
 from raydet.data.columns import Columns, Floats, Ints, Texts
 from raydet.data.decode import read_size
 from raydet.data.errors import DataError
-from raydet.data.paths import inside
+from raydet.data.files import Files
 from raydet.data.records import Table
 
 _PLAIN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_./-]*")
@@ -27,14 +27,14 @@ _MAX_LEAVING = 0.2
 """Share of boxes that may leave their image before the file is taken for xyxy (COCO itself: under 0.001)."""
 
 
-def parse(path: Path, images_dir: Path) -> tuple[Columns, bool]:
+def parse(path: Path, files: Files) -> tuple[Columns, bool]:
     """Return the file's columns, and whether they depend on the file alone (no picture's header was needed).
 
     Raises:
         DataError: the file is malformed; names the record and the rule.
     """
     with _no_collection():
-        return _parse(path, images_dir)
+        return _parse(path, files)
 
 
 @contextmanager
@@ -49,7 +49,7 @@ def _no_collection() -> Iterator[None]:
             gc.enable()
 
 
-def _parse(path: Path, images_dir: Path) -> tuple[Columns, bool]:
+def _parse(path: Path, files: Files) -> tuple[Columns, bool]:
     top = _top_level(path)
     warnings: list[str] = []
     images, categories = Table(path, "images", top["images"]), Table(path, "categories", top["categories"])
@@ -57,7 +57,7 @@ def _parse(path: Path, images_dir: Path) -> tuple[Columns, bool]:
     names = images.values("file_name")
     for i, name in enumerate(names):
         check_name(name, images, i)
-    sizes, alone = _sizes(images, names, images_dir, warnings)
+    sizes, alone = _sizes(images, names, files, warnings)
     category_ids = categories.unique("id", "COCO-E31", "name")
     class_names = _class_names(categories, category_ids, warnings)
     annotations = Table(path, "annotations", top.get("annotations", []))
@@ -140,7 +140,7 @@ def _encodable(name: str) -> bool:
     return True
 
 
-def _sizes(images: Table, names: list[str], folder: Path, warnings: list[str]) -> tuple[npt.NDArray[np.int32], bool]:
+def _sizes(images: Table, names: list[str], files: Files, warnings: list[str]) -> tuple[npt.NDArray[np.int32], bool]:
     heights, widths = images.values("height"), images.values("width")
     sizes = np.zeros((len(names), 2), np.int32)
     missing = [i for i, pair in enumerate(zip(heights, widths, strict=True)) if None in pair]
@@ -153,7 +153,7 @@ def _sizes(images: Table, names: list[str], folder: Path, warnings: list[str]) -
             sizes[i, column] = value
     if missing:
         for i in missing:
-            sizes[i] = read_size(inside(folder, names[i]))
+            sizes[i] = read_size(files.picture(names[i]))
         warnings.append(f"{len(missing)} images without width or height: read from the pictures (COCO-W23)")
     return sizes, not missing
 

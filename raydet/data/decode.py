@@ -4,6 +4,7 @@ Given up: torchvision.io (its decoding is deprecated) and formats whose parsers 
 Pixels are bit-identical to torchvision's and DALI's CPU decoding for RGB JPEG, without `shrink`.
 """
 
+import io
 import os
 import stat
 import struct
@@ -17,6 +18,7 @@ import numpy.typing as npt
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from raydet.data.errors import DataError
+from raydet.data.files import Blob, Source
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
 MAX_PIXELS = 100_000_000
@@ -42,7 +44,7 @@ _PARSER_ERRORS = (
 class Picture:
     """An image file whose header is read; the pixels come with `load`."""
 
-    def __init__(self, path: Path | str, image: Image.Image, exif: bool) -> None:
+    def __init__(self, path: Source | str, image: Image.Image, exif: bool) -> None:
         self._path, self._image = path, image
         orientation = image.getexif().get(_ORIENTATION, 1) if exif else 1
         self._turn = orientation in range(2, 9)
@@ -79,17 +81,14 @@ class Picture:
 
 
 @contextmanager
-def open_picture(path: Path | str, *, exif: bool = False, max_pixels: int = MAX_PIXELS) -> Iterator[Picture]:
+def open_picture(path: Source | str, *, exif: bool = False, max_pixels: int = MAX_PIXELS) -> Iterator[Picture]:
     """Open an image file for the length of the block and read its header.
 
     Raises:
         DataError: missing, empty, no picture, a damaged header, or more pixels than allowed.
     """
     try:
-        info = os.stat(path)
-        if not stat.S_ISREG(info.st_mode):
-            raise DataError("is not a file", file=path, rule="IMG-E01")
-        if info.st_size == 0:
+        if _bytes(path) == 0:
             raise DataError("is empty", file=path, rule="IMG-E02")
         image = _open(path, max_pixels)
     except Image.DecompressionBombError as error:
@@ -106,7 +105,7 @@ def open_picture(path: Path | str, *, exif: bool = False, max_pixels: int = MAX_
         yield picture
 
 
-def read_rgb(path: Path | str, exif: bool = False, max_pixels: int = MAX_PIXELS) -> npt.NDArray[np.uint8]:
+def read_rgb(path: Source | str, exif: bool = False, max_pixels: int = MAX_PIXELS) -> npt.NDArray[np.uint8]:
     """Return an image file's pixels_HW3, uint8 RGB. Of an animation: the first frame. Transparency is dropped.
 
     Raises:
@@ -116,40 +115,55 @@ def read_rgb(path: Path | str, exif: bool = False, max_pixels: int = MAX_PIXELS)
         return np.asarray(picture.load()[0])
 
 
-def read_size(path: Path | str) -> tuple[int, int]:
+def read_size(path: Source | str) -> tuple[int, int]:
     """Return height and width from an image file's header."""
     with open_picture(path) as picture:
         return picture.hw
 
 
-def _open(path: Path | str, max_pixels: int) -> Image.Image:
+def _bytes(path: Source | str) -> int:
+    if isinstance(path, Blob):
+        return len(path.data)
+    info = os.stat(path)
+    if not stat.S_ISREG(info.st_mode):
+        raise DataError("is not a file", file=path, rule="IMG-E01")
+    return info.st_size
+
+
+def _open(path: Source | str, max_pixels: int) -> Image.Image:
+    file = io.BytesIO(path.data) if isinstance(path, Blob) else path
     limit = Image.MAX_IMAGE_PIXELS
     if limit is None or max_pixels <= 2 * limit:
-        return Image.open(path, formats=FORMATS)
+        return Image.open(file, formats=FORMATS)
     Image.MAX_IMAGE_PIXELS = None  # Pillow would refuse what data.max_pixels allows; ours is checked on the same header
     try:
-        return Image.open(path, formats=FORMATS)
+        return Image.open(file, formats=FORMATS)
     finally:
         Image.MAX_IMAGE_PIXELS = limit
 
 
-def _too_large(path: Path | str, size: str, max_pixels: int) -> DataError:
+def _too_large(path: Source | str, size: str, max_pixels: int) -> DataError:
     what, hint = f"is larger than data.max_pixels={max_pixels}: {size}", "Raise it if the picture is wanted."
     return DataError(what, file=path, rule="IMG-E05", hint=hint)
 
 
-def _cause(path: Path | str, error: BaseException) -> DataError:
+def _cause(path: Source | str, error: BaseException) -> DataError:
     """What is wrong with the file, as far as its first bytes and the parser tell."""
     if isinstance(error, DataError):
         return error
     if isinstance(error, OSError) and error.errno is not None:
-        return DataError(error.strerror or str(error), file=path, rule="IMG-E01", hint=_other_case(Path(path)))
+        return DataError(error.strerror or str(error), file=path, rule="IMG-E01", hint=_other_case(Path(str(path))))
     if isinstance(error, UnidentifiedImageError):
-        with Path(path).open("rb") as file:
-            head = file.read(64)
-        return DataError(f"is {_kind(head)}", file=path, rule="IMG-E03")
+        return DataError(f"is {_kind(_head(path))}", file=path, rule="IMG-E03")
     cut = any(word in str(error).lower() for word in ("truncated", "eof", "end of file"))
     return DataError(f"is {'cut short' if cut else 'damaged'}: {error}", file=path, rule="IMG-E04")
+
+
+def _head(path: Source | str) -> bytes:
+    if isinstance(path, Blob):
+        return path.data[:64]
+    with open(path, "rb") as file:
+        return file.read(64)
 
 
 def _other_case(path: Path) -> str | None:
@@ -174,7 +188,7 @@ def _kind(head: bytes) -> str:
     return f"not one of {', '.join(FORMATS)} (starts with {head[:8].hex(' ')})"
 
 
-def _rgb(path: Path | str, image: Image.Image) -> Image.Image:
+def _rgb(path: Source | str, image: Image.Image) -> Image.Image:
     if image.mode == "RGB":
         return image
     if image.mode.startswith("I;16"):  # convert("RGB") would saturate: a mean of 155 becomes 255

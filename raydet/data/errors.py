@@ -4,8 +4,6 @@ A rule's number is stable: it is what a user searches for. COCO-* concern an ann
 DIR-* the place and layout of the files. E refuses, W is accepted and said (`index.warnings`).
 """
 
-from pathlib import Path
-
 RULES = {
     "COCO-E01": "the file is not complete JSON",
     "COCO-E03": "the top level is not an object with images, annotations and categories",
@@ -63,7 +61,7 @@ class DataError(ValueError):
         what: str,
         *,
         rule: str,
-        file: Path | str | None = None,
+        file: object = None,
         record: str | None = None,
         hint: str | None = None,
     ) -> None:

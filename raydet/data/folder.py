@@ -10,6 +10,7 @@ import numpy.typing as npt
 from raydet.data.coco import CocoIndex
 from raydet.data.columns import Ints, Texts
 from raydet.data.errors import DataError
+from raydet.data.files import Files, Folder, Source
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif")
 """Endings of file names that are taken for pictures, in any case of letters."""
@@ -19,9 +20,11 @@ EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif")
 class FolderIndex:
     """The pictures of one split, in order of class and path."""
 
-    root: Path
+    file: str
+    """The folder."""
+    files: Files
     names: Texts
-    """Path of each picture below the root."""
+    """Path of each picture below the folder."""
     labels: npt.NDArray[np.int32]
     class_names: list[str]
     warnings: list[str]
@@ -49,7 +52,7 @@ class FolderIndex:
             raise DataError(what, file=root, rule="DIR-E02", hint=hint)
         warnings = [f"{others} files that are no pictures are left out (DIR-W05)"] if others else []
         labels = np.repeat(np.arange(len(class_names), dtype=np.int32), counts)
-        return cls(root, Texts.pack(names), labels, class_names, warnings)
+        return cls(str(root), Folder(root, trusted=True), Texts.pack(names), labels, class_names, warnings)
 
     def __len__(self) -> int:
         return len(self.names)
@@ -64,9 +67,9 @@ class FolderIndex:
         """Class -> the data set's id, which is the class itself."""
         return np.arange(self.num_classes, dtype=np.int64)
 
-    def image_path(self, i: int) -> Path:
-        """Return the file of picture i; links to pictures elsewhere are followed, being the owner's own."""
-        return self.root / self.names[i]
+    def picture(self, i: int) -> Source:
+        """Return picture i; links to pictures elsewhere are followed, being the owner's own."""
+        return self.files.picture(self.names[i])
 
 
 def check_same_classes(train: CocoIndex | FolderIndex, val: CocoIndex | FolderIndex) -> None:
@@ -75,12 +78,11 @@ def check_same_classes(train: CocoIndex | FolderIndex, val: CocoIndex | FolderIn
     theirs = list(zip(val.category_ids.tolist(), val.class_names, strict=True))
     if ours == theirs:
         return
-    place = val.root if isinstance(val, FolderIndex) else val.file
     by_name = isinstance(val, FolderIndex)
     missing, extra = ([_shown(c, by_name) for c in a if c not in b] for a, b in ((ours, theirs), (theirs, ours)))
     parts = [f"{word}: {', '.join(which[:5])}" for word, which in (("lacks", missing), ("adds", extra)) if which]
     what = f"has {len(theirs)} classes, the training split {len(ours)}; " + ("; ".join(parts) or "in another order")
-    raise DataError(what, file=place, rule="DIR-E04", hint="All splits must have the same classes.")
+    raise DataError(what, file=val.file, rule="DIR-E04", hint="All splits must have the same classes.")
 
 
 def _shown(category: tuple[int, str], by_name: bool) -> str:

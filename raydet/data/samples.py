@@ -3,6 +3,7 @@
 import hashlib
 import struct
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -45,7 +46,7 @@ def train_sample(cfg: Config, index: Index, epoch: int, row: int) -> Sample:
         DataError: the picture cannot be read, or has another size than its annotations are for.
     """
     rng, augment, size = geo.generator(cfg.run.seed, epoch, row), cfg.augment, input_size(cfg)
-    with open_picture(index.image_path(row), exif=cfg.data.exif, max_pixels=cfg.data.max_pixels) as picture:
+    with open_picture(index.picture(row), exif=cfg.data.exif, max_pixels=cfg.data.max_pixels) as picture:
         if isinstance(index, CocoIndex):
             _check_size(index, row, picture)
             view = geo.detection_window(rng, picture.hw, size, augment.scale, augment.hflip)
@@ -68,7 +69,7 @@ def eval_sample(cfg: Config, index: Index, row: int) -> Sample:
         DataError: as `train_sample`.
     """
     size = input_size(cfg)
-    with open_picture(index.image_path(row), exif=cfg.data.exif, max_pixels=cfg.data.max_pixels) as picture:
+    with open_picture(index.picture(row), exif=cfg.data.exif, max_pixels=cfg.data.max_pixels) as picture:
         if isinstance(index, CocoIndex):
             _check_size(index, row, picture)
             view = geo.letterbox(picture.hw, size)
@@ -113,10 +114,10 @@ def _check_size(index: CocoIndex, row: int, picture: Picture) -> None:
     if picture.hw == told:
         return
     swapped = picture.hw == told[::-1]
-    what = f"the picture is {picture.hw[1]} x {picture.hw[0]}, {index.file.name} says {told[1]} x {told[0]}"
+    what = f"the picture is {picture.hw[1]} x {picture.hw[0]}, {Path(index.file).name} says {told[1]} x {told[0]}"
     hint = "Width and height are swapped: its EXIF data may turn it, see data.exif." if swapped else None
     record = f"image {index.ids[row]}"
-    raise DataError(what, file=index.image_path(row), record=record, rule="COCO-E22", hint=hint)
+    raise DataError(what, file=index.picture(row), record=record, rule="COCO-E22", hint=hint)
 
 
 def _truth(

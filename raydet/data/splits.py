@@ -9,6 +9,7 @@ import numpy as np
 from raydet.config import Config
 from raydet.data.coco import CocoIndex
 from raydet.data.errors import DataError
+from raydet.data.files import Folder
 from raydet.data.folder import FolderIndex
 
 Split = Literal["train", "val", "test"]
@@ -60,29 +61,21 @@ def _images(cfg: Config, split: Split, root: Path, json_path: Path) -> Path:
         if place.is_dir():
             return place
     what = f"no image folder for {json_path.name}; looked for {', '.join(map(str, places))}"
-    raise DataError(what, file=root, rule="DIR-E01", hint=f"There is {_listing(root)}. Set data.{split}_images.")
+    raise DataError(what, file=root, rule="DIR-E01", hint=f"There is {Folder(root).listing()}. Set data.{split}_images.")
 
 
 def _existing(place: Path, field: str) -> Path:
     if place.exists():
         return place
     known = next((p for p in place.parents if p.is_dir()), Path("/"))
-    hint = f"{known} holds {_listing(known)}."
+    hint = f"{known} holds {Folder(known).listing()}."
     raise DataError(f"no such file or folder ({field})", file=place, rule="DIR-E01", hint=hint)
-
-
-def _listing(folder: Path, most: int = 10) -> str:
-    try:
-        names = sorted(p.name + "/" * p.is_dir() for p in folder.iterdir() if not p.name.startswith("."))
-    except OSError as error:
-        return f"nothing that can be listed ({error.strerror})"
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "") or "nothing"
 
 
 def _check_present(index: CocoIndex, split: Split) -> None:
     """The folder is the right one if any of some pictures spread over the split is there."""
     rows = np.unique(np.linspace(0, len(index) - 1, _PROBES).astype(int))
-    if not any(index.image_path(int(row)).is_file() for row in rows):
-        what = f"none of {len(rows)} pictures tried is in {index.images_dir}, e.g. {index.names[0]}"
-        hint = f"It holds {_listing(index.images_dir, 5)}. Is data.{split}_images right?"
+    if not any(index.files.exists(index.names[int(row)]) for row in rows):
+        what = f"none of {len(rows)} pictures tried is in {index.files.place}, e.g. {index.names[0]}"
+        hint = f"It holds {index.files.listing(5)}. Is data.{split}_images right?"
         raise DataError(what, file=index.file, rule="COCO-E30", hint=hint)

@@ -29,7 +29,7 @@ def test_index_holds_the_file_in_columns_and_maps_categories_by_id(tmp_path: Pat
     assert boxes_K4.tolist() == [[5, 5, 35, 25.5], [15, 5, 46, 25.5]]
     assert labels_K.tolist() == [1, 2]
     assert not crowd_K.any()
-    assert index.image_path(2) == tmp_path.resolve() / "train" / "2.jpg"
+    assert index.picture(2) == tmp_path.resolve() / "train" / "2.jpg"
     assert [type(getattr(index, n)) for n in ("ids", "boxes", "labels", "crowd")] == [np.ndarray] * 4
 
 
@@ -127,16 +127,16 @@ def test_links_out_of_the_image_folder_are_refused(tmp_path: Path) -> None:
     (tmp_path / "secret.jpg").write_text("x")
     (tmp_path / "train" / "0.jpg").symlink_to(tmp_path / "secret.jpg")
     with pytest.raises(DataError, match="COCO-E24"):
-        index.image_path(0)
+        index.picture(0)
     (tmp_path / "linked").symlink_to(tmp_path / "train")
-    assert CocoIndex.load(index.file, tmp_path / "linked").image_path(1).name == "1.jpg"
+    assert CocoIndex.load(index.file, tmp_path / "linked").picture(1).name == "1.jpg"
 
 
 @pytest.mark.parametrize("name", ["sub/ä b#.jpg", "%2e%2e/x.jpg", "a\nb.jpg", "\u2215etc.jpg", "x" * 200 + ".jpg"])
 def test_odd_names_stay_below_the_folder(tmp_path: Path, name: str) -> None:
     content = truth()
     content["images"][0]["file_name"] = name
-    path = load(tmp_path, content).image_path(0)
+    path = load(tmp_path, content).picture(0)
     assert path == tmp_path.resolve() / "train" / name
 
 
@@ -159,10 +159,10 @@ def test_changed_file_and_damaged_cache_are_read_anew(tmp_path: Path, own_cache:
 def test_edit_at_the_end_of_a_long_file_is_noticed_even_with_the_same_size_and_time(tmp_path: Path) -> None:
     content = truth(2000)
     first = load(tmp_path, content)
-    before = first.file.stat()
-    first.file.write_text(first.file.read_text().replace('"dog"', '"cow"'))
+    before = Path(first.file).stat()
+    Path(first.file).write_text(Path(first.file).read_text().replace('"dog"', '"cow"'))
     os.utime(first.file, ns=(before.st_atime_ns, before.st_mtime_ns))
-    assert first.file.stat().st_size == before.st_size > 1 << 17
+    assert Path(first.file).stat().st_size == before.st_size > 1 << 17
     assert CocoIndex.load(first.file, tmp_path).class_names == ["cat", "cow", "bus"]
 
 

@@ -23,7 +23,7 @@ def test_classes_are_folders_by_name_and_pictures_sorted_by_path(tmp_path: Path)
     assert index.names.tolist() == ["a/9.bmp", "a/sub/é 3.webp", "b/1.png", "b/2.JPG"]
     assert index.labels.tolist() == [0, 0, 1, 1]
     assert (len(index), index.num_classes, index.category_ids.tolist()) == (4, 2, [0, 1])
-    assert index.image_path(2) == tmp_path / "b" / "1.png"
+    assert index.picture(2) == tmp_path / "b" / "1.png"
     assert index.warnings == []
 
 

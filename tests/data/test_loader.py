@@ -135,7 +135,7 @@ def test_more_ranks_than_pictures_leaves_some_without(coco: Config) -> None:
 @pytest.mark.parametrize("workers", [0, 2])
 def test_unreadable_picture_reaches_the_caller_as_it_is(coco: Config, workers: int) -> None:
     cfg = override(coco, {"data.workers": workers})
-    bad = open_split(cfg, "train").image_path(4)
+    bad = open_split(cfg, "train").picture(4)
     bad.write_bytes(b"")
     before = children()
     loader = TrainLoader(cfg, open_split(cfg, "train"))
@@ -152,7 +152,7 @@ def test_unreadable_pictures_are_replaced_by_the_next_and_named(coco: Config, wo
     cfg = override(coco, {"data.workers": workers, "data.on_bad": "skip", "data.max_bad": 0.2})
     index = open_split(cfg, "train")
     for row in (4, 10):
-        index.image_path(row).write_bytes(b"no picture")
+        index.picture(row).write_bytes(b"no picture")
     with training(cfg) as loader:
         rows = [int(row) for step in loader.epoch(0) for batch in step for row in batch.rows_B]
         assert loader.bad.keys() == {"4.jpg", "10.jpg"}
@@ -170,7 +170,7 @@ def test_too_many_unreadable_pictures_end_the_run(coco: Config) -> None:
     cfg = override(coco, {"data.on_bad": "skip", "data.max_bad": 0.1})
     index = open_split(cfg, "train")
     for row in (4, 5):
-        index.image_path(row).write_bytes(b"no picture")
+        index.picture(row).write_bytes(b"no picture")
     with training(cfg) as loader, pytest.raises(DataError, match=r"2 of 11 pictures are unreadable.*\(IMG-E07\)"):
         list(loader.epoch(0))
 
@@ -179,7 +179,7 @@ def test_no_readable_picture_at_all_ends_too(coco: Config) -> None:
     cfg = override(coco, {"data.on_bad": "skip", "data.max_bad": 1.0})
     index = open_split(cfg, "train")
     for row in range(11):
-        index.image_path(row).write_bytes(b"no picture")
+        index.picture(row).write_bytes(b"no picture")
     with training(cfg) as loader, pytest.raises(DataError, match="none of 11 pictures can be read"):
         list(loader.epoch(0))
 

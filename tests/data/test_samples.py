@@ -46,8 +46,8 @@ def test_evaluation_sample_tells_scale_and_size_of_the_file(coco: Config) -> Non
 
 def test_picture_of_another_size_than_told_is_refused_and_swapping_is_named(coco: Config) -> None:
     index = opened(coco)
-    picture(0, (80, 60)).save(index.image_path(1))
-    picture(0, (61, 80)).save(index.image_path(2))
+    picture(0, (80, 60)).save(index.picture(1))
+    picture(0, (61, 80)).save(index.picture(2))
     with pytest.raises(DataError, match=r"1\.jpg: image 11: the picture is 60 x 80, .* says 80 x 60 .*\n.*EXIF"):
         train_sample(coco, index, 0, 1)
     with pytest.raises(DataError, match="COCO-E22") as caught:
@@ -59,7 +59,7 @@ def test_exif_turned_pictures_fit_annotations_of_the_turned_size(coco: Config) -
     index = opened(coco)
     exif = Image.Exif()
     exif[0x0112] = 6
-    picture(0, (80, 60)).save(index.image_path(1), exif=exif)
+    picture(0, (80, 60)).save(index.picture(1), exif=exif)
     with pytest.raises(DataError, match=r"data\.exif"):
         eval_sample(coco, index, 1)
     turned = override(coco, {"data.exif": True, "augment.scale": (0.2, 0.3)})

@@ -22,14 +22,14 @@ def test_image_folder_is_found_by_the_annotations_name(coco: Config, place: str)
     root = Path(coco.data.root)
     (root / place).parent.mkdir(exist_ok=True)
     (root / "train").rename(root / place)
-    assert open_split(coco, "train").images_dir == root / place
+    assert open_split(coco, "train").files.root == root / place
 
 
 def test_pictures_beside_the_annotations_are_found(coco: Config) -> None:
     root = Path(coco.data.root)
     (root / "annotations" / "instances_train.json").rename(root / "train" / "_annotations.coco.json")
     index = open_split(override(coco, {"data.train": "train/_annotations.coco.json"}), "train")
-    assert index.images_dir == root / "train"
+    assert index.files.root == root / "train"
 
 
 def test_image_folder_can_be_named(coco: Config) -> None:
@@ -86,4 +86,4 @@ def test_relative_and_home_roots_work(coco: Config, monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("HOME", str(root.parent))
     assert len(open_split(override(coco, {"data.root": "~/coco"}), "train")) == 11
     monkeypatch.chdir(root)
-    assert open_split(override(coco, {"data.root": "."}), "train").image_path(0).is_file()
+    assert open_split(override(coco, {"data.root": "."}), "train").picture(0).is_file()
