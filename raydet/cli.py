@@ -13,7 +13,9 @@ from contextlib import redirect_stdout, suppress
 from pathlib import Path
 from typing import Any
 
+from raydet import verbs
 from raydet.config import Config, ConfigError, load, nearest, override
+from raydet.verbs import new_parser, parse, print_result
 
 DONE, FAILED, USAGE, REFUSED, BAD_DATA, STORAGE_FULL, INTERRUPTED, TERMINATED = 0, 1, 2, 3, 65, 75, 130, 143
 """Exit codes. 2: bad configuration or usage; 3: refused for safety; 130: ended by Ctrl-C; 143: by SIGTERM."""
@@ -26,6 +28,7 @@ raydet trains EfficientNet classifiers and EfficientDet detectors on Ray, from a
 
   raydet fit RECIPE [--section.field value ...]      train; the same command again continues
   raydet evaluate CHECKPOINT [--split val]           score a checkpoint, or a run's best
+  raydet check RECIPE-or-DATA                        look for what is wrong with a data set
   raydet predict CHECKPOINT IMAGES... [--out DIR]    find things in pictures
   raydet bench step [--vs effdet]                    time a training step
 
@@ -68,8 +71,7 @@ def run(words: Sequence[str]) -> int:
         return DONE
     code: int | None
     try:
-        _verb(words[0])(list(words[1:]))
-        return DONE
+        return _verb(words[0])(list(words[1:])) or DONE
     except KeyboardInterrupt:
         code, what = (TERMINATED, "terminated") if _received else (INTERRUPTED, "interrupted")
         message = f"{what}; the same command continues from the last checkpoint"
@@ -87,7 +89,7 @@ def run(words: Sequence[str]) -> int:
     return _say(code, message, "--json" in words)
 
 
-def _verb(name: str) -> Callable[[list[str]], None]:
+def _verb(name: str) -> Callable[[list[str]], int | None]:
     if name not in VERBS:
         close = nearest(name, VERBS, 1)
         hint = f"; did you mean {close[0]}?" if close else ""
@@ -124,35 +126,12 @@ def exit_code(error: BaseException) -> int | None:
     return next((codes[name] for name in codes if name in names), None)
 
 
-def _parser(verb: str, what: str) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog=f"raydet {verb}", description=what, add_help=False, allow_abbrev=False)
-    parser.error = _usage_error  # type: ignore[method-assign]
-    parser.add_argument("-h", "--help", action="store_true")
-    parser.add_argument("--json", action="store_true", help="print the result as one JSON object, as the last line")
-    return parser
-
-
-def _usage_error(message: str) -> Any:
-    raise ConfigError(message)
-
-
-def _print_result(values: dict[str, Any], as_json: bool) -> None:
-    if as_json:
-        from raydet.dll import strict
-
-        print(json.dumps(strict(values)), flush=True)  # NaN is no JSON: null
-        return
-    width = max(map(len, values), default=0)
-    for name, value in values.items():
-        print(f"{name:<{width}}  {f'{value:.4f}' if isinstance(value, float) else value}")
-
-
 def _fit(words: list[str]) -> None:
-    parser = _parser("fit", "Train. The same command again continues a run, or returns at once from a finished one.")
+    parser = new_parser("fit", "Train. The same command again continues a run, or returns at once from a finished one.")
     parser.add_argument("recipe", nargs="?", help="where the settings start from; see --help")
     parser.add_argument("--from", dest="base", metavar="CONFIG", help="start from the config.json of a run instead")
     parser.add_argument("--dry-run", action="store_true", help="show what would be done, and do nothing")
-    options, rest = _parse(parser, words)
+    options, rest = parse(parser, words)
     if options.help:
         return _fit_help(parser, options.first)
     cfg = _config(options.recipe, options.base, rest)
@@ -161,13 +140,13 @@ def _fit(words: list[str]) -> None:
 
         values = dry_run(cfg, quiet=options.json)
         if options.json:
-            _print_result(values, True)
+            print_result(values, True)
         return None
     from raydet.cluster import fit
 
     result = fit(cfg)
     figures = {"run": str(result.dir), "best": str(result.best), "last": str(result.last)}
-    _print_result({**figures, **result.metrics}, options.json)
+    print_result({**figures, **result.metrics}, options.json)
     return None
 
 
@@ -204,86 +183,12 @@ def _fit_help(parser: argparse.ArgumentParser, recipe: str | None) -> None:
     print("\n".join(lines[first:]))
 
 
-def _evaluate(words: list[str]) -> None:
-    parser = _parser("evaluate", "Score a checkpoint, a run's best checkpoint, or a recipe with foreign model.weights.")
-    parser.add_argument("checkpoint")
-    parser.add_argument("--split", choices=("train", "val", "test"), default="val")
-    options, rest = _parse(parser, words)
-    if options.help:
-        return print(parser.format_help())
-    from raydet.arguments import parse_changes
-    from raydet.evaluation import evaluate
-
-    _print_result(evaluate(options.checkpoint, parse_changes(rest), split=options.split), options.json)
-
-
-def _predict(words: list[str]) -> None:
-    parser = _parser("predict", "Find things in pictures; draw them and write COCO results.")
-    parser.add_argument("checkpoint")
-    parser.add_argument("images", nargs="+", help="image files, or folders of them")
-    parser.add_argument("--out", default="predictions", help="folder for the pictures and predictions.json")
-    parser.add_argument("--score", type=float, default=0.3, help="least probability of a detection that is shown")
-    options, rest = _parse(parser, words)
-    if options.help:
-        return print(parser.format_help())
-    from raydet.arguments import parse_changes
-    from raydet.prediction import describe, predict
-
-    answers = predict(
-        options.checkpoint, options.images, parse_changes(rest), score_threshold=options.score, out=options.out
-    )
-    lines = [describe(answer) for answer in answers]
-    if options.json:
-        _print_result({"out": options.out, "answers": lines}, True)
-    else:
-        print("\n".join([*lines, f"pictures in {options.out}"]))
-
-
-def _bench(words: list[str]) -> None:
-    from raydet.bench import WHAT, run
-
-    parser = _parser("bench", "Time what raydet does.")
-    parser.add_argument("what", choices=WHAT, help="a training step, raydet's operations, all on a GPU, what Ray adds")
-    parser.add_argument("--vs", choices=("effdet", "timm"), help="step: time this library's in turn with ours")
-    parser.add_argument("--batch", type=int, default=4, help="step: images")
-    parser.add_argument("--rounds", type=int, default=5, help="how often each is timed")
-    parser.add_argument("--recipe", default="efficientdet_d0_coco", help="step: whose model and settings")
-    parser.add_argument("--compiled", action="store_true", default=None, help="torch.compile's form too; takes minutes")
-    parser.add_argument("--keep-memory", action="store_true", help="step: keep freed memory, as fit's workers do")
-    parser.add_argument("--profile", action="store_true", help="step: what share each of torch's operations takes")
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="ops: where")
-    parser.add_argument("--only", nargs="+", metavar="OP", help="ops: which; all by default")
-    parser.add_argument("--out", default="docs/benchmarks", help="gpu: folder for the JSON and the Markdown")
-    options, rest = _parse(parser, words)
-    if options.help:
-        return print(parser.format_help())
-    from raydet.arguments import parse_changes
-
-    _print_result(dict(run(options, parse_changes(rest))), options.json)
-
-
-def _parse(parser: argparse.ArgumentParser, words: list[str]) -> tuple[Any, list[str]]:
-    """Return (options, the words of settings). A flag that is none of the verb's own begins a setting."""
-    flags = {flag for action in parser._actions for flag in action.option_strings}
-    own: list[str] = []
-    settings: list[str] = []
-    target = own
-    for word in words:
-        if word.startswith("--"):
-            target = own if word.partition("=")[0] in flags else settings
-        target.append(word)
-    if {"-h", "--help"} & set(own):
-        # Whatever else is wrong with the words, help is not refused.
-        positional = [word for word in own if not word.startswith("-")]
-        return argparse.Namespace(help=True, first=positional[0] if positional else None), []
-    return parser.parse_args(own), settings
-
-
-VERBS: dict[str, Callable[[list[str]], None]] = {
+VERBS: dict[str, Callable[[list[str]], int | None]] = {
     "fit": _fit,
-    "evaluate": _evaluate,
-    "predict": _predict,
-    "bench": _bench,
+    "evaluate": verbs.evaluate,
+    "predict": verbs.predict,
+    "check": verbs.check,
+    "bench": verbs.bench,
 }
 
 if __name__ == "__main__":

@@ -17,6 +17,9 @@ from typing import Any, TextIO
 from raydet import checkpoints
 from raydet.config import Config, ConfigError, as_flat, differences, load, override, to_dict
 from raydet.data import CocoIndex, DataError, check_same_classes, open_split
+from raydet.data.address import is_remote, parse
+from raydet.data.audit import quick_look
+from raydet.data.errors import one_line
 from raydet.dll import strict
 from raydet.log import environment
 from raydet.models import weights
@@ -56,6 +59,8 @@ class Plan:
     steps_per_epoch: int
     val_images: int
     classes: list[str]
+    class_ids: list[int]
+    """The data set's id of each class."""
     loaded: tuple[weights.Report, ...] = ()
     """What the weights asked for will change in the fresh model."""
     continues: checkpoints.Checkpoint | None = None
@@ -82,6 +87,8 @@ def make_plan(cfg: Config) -> Plan:
     cfg = _continued(cfg, folder)
     train_index, val_index = open_split(cfg, "train"), open_split(cfg, "val")
     check_same_classes(train_index, val_index)
+    for index in (train_index, val_index):
+        quick_look(cfg, index)
     if isinstance(val_index, CocoIndex) and not len(val_index.boxes):
         raise DataError(
             "the validation split has no boxes, so AP cannot be computed", file=val_index.file, rule="COCO-E26"
@@ -113,7 +120,7 @@ def make_plan(cfg: Config) -> Plan:
             "not one step. Lower optim.batch_size or data.batch_size"
         )
     names = [str(name) for name in train_index.class_names]
-    return Plan(cfg, folder, images, steps, len(val_index), names, loaded, continues)
+    return Plan(cfg, folder, images, steps, len(val_index), names, train_index.category_ids.tolist(), loaded, continues)
 
 
 def _check_weights(cfg: Config) -> None:
@@ -125,6 +132,8 @@ def _check_weights(cfg: Config) -> None:
 
 def _absolute(cfg: Config) -> Config:
     """Resolve paths against the working directory, which is another one in workers."""
+    if is_remote(cfg.data.root):
+        parse(cfg.data.root)  # refuses credentials in it before anything shows or keeps them
     changes: dict[str, Any] = {}
     in_job = "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ  # set for the entrypoint of `ray job submit`
     for key in ("run.storage_path", "data.root", "model.weights", "model.backbone_weights"):
@@ -181,6 +190,7 @@ def describe_start(plan: Plan) -> list[str]:
         f"run       {plan.folder}",
         f"model     {cfg.model.name} at {size} px, {len(plan.classes)} classes",
         f"data      {plan.train_images} training and {plan.val_images} validation images in {cfg.data.root}",
+        f"classes   {_class_map(plan)}",
         f"train     {cfg.schedule.total_epochs} epochs of {plan.steps_per_epoch} steps of {cfg.global_batch} images",
     ]
     for report in plan.loaded:
@@ -188,6 +198,13 @@ def describe_start(plan: Plan) -> list[str]:
     if c is not None:
         lines.append(f"continue  after epoch {c.epoch}, step {c.step}, from {c.path.name}")
     return lines
+
+
+def _class_map(plan: Plan, most: int = 10) -> str:
+    """The data set's id and name of each class, in order; gaps of data.class_ids=raw are left out."""
+    named = [(i, name) for i, name in zip(plan.class_ids, plan.classes, strict=True) if name]
+    shown = ", ".join(f"{one_line(name, 30)}" + f" ({i})" * (plan.cfg.task == "detection") for i, name in named[:most])
+    return shown + (f" and {len(named) - most} more, in classes.json" if len(named) > most else "")
 
 
 @contextmanager
@@ -246,7 +263,7 @@ def _take(lock: TextIO, folder: Path) -> None:
 
 def _take_back(made: list[Path]) -> None:
     """Remove the folders in `made`, from the inside out, unless there is more in the first than an unused run has."""
-    unused = {".lock", "config.json", "env.json", "ray"}
+    unused = {".lock", "config.json", "env.json", "ray", "plots", "classes.json"}
     if made and {path.name for path in made[0].iterdir()} <= unused:
         shutil.rmtree(made[0], ignore_errors=True)
         with suppress(OSError):  # another run lies there by now

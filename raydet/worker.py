@@ -7,7 +7,7 @@ import torch
 
 from raydet import checkpoints
 from raydet.config import Config, to_dict
-from raydet.data import EvalLoader, TrainLoader, check_same_classes, open_split
+from raydet.data import EvalLoader, Index, TrainLoader, check_same_classes, open_split
 from raydet.evaluation import recalibrate, score
 from raydet.log import RunLog
 from raydet.loop import Report, epochs
@@ -15,6 +15,7 @@ from raydet.memory import keep_freed_memory
 from raydet.models import EfficientDet, EfficientNet, weights
 from raydet.peers import Peers
 from raydet.precision import prepare_device
+from raydet.preview import write_preview
 from raydet.restore import CHECKPOINTS
 from raydet.state import State, build_model, new_state
 from raydet.tasks import Task, make_task
@@ -52,6 +53,7 @@ def train(
         saved = checkpoints.read(Path(newest))
         state.restore({name: saved.tensors(name) for name in state.tensors()}, saved.state())
     train_loader = TrainLoader(cfg, train_index, peers.rank, peers.world)
+    _show_data(cfg, folder, peers, state, train_index, val_index, train_loader)
     val_loader = EvalLoader(cfg, val_index, peers.rank, peers.world)
 
     def evaluate(evaluated: torch.nn.Module) -> dict[str, float]:
@@ -69,6 +71,13 @@ def train(
     finally:
         train_loader.close()
         val_loader.close()
+
+
+def _show_data(
+    cfg: Config, folder: Path, peers: Peers, state: State, train: Index, val: Index, loader: TrainLoader
+) -> None:
+    if peers.rank == 0 and state.step == 0:
+        write_preview(cfg, folder, train, val, loader.rows)
 
 
 def load_weights(cfg: Config, model: EfficientNet | EfficientDet) -> list[weights.Report]:

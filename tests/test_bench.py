@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from raydet.bench import gpu
+from raydet.bench.data import bench_data
 from raydet.bench.gpu import bench_gpu
 from raydet.bench.op_cases import CASES
 from raydet.bench.ops import bench_ops, markdown
@@ -131,3 +132,28 @@ def test_timms_step_can_be_timed_beside_ours() -> None:
     small = {"model.image_size": 64, "augment.autoaugment": None}
     values = bench_step("efficientnet_b0_imagenet", small, "timm", batch=2, rounds=1)
     assert values["ratio"] == pytest.approx(float(values["timm_s"]) / float(values["ours_s"]))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "peer"), [("efficientdet_d0_coco", "effdet"), ("efficientnet_b0_imagenet", "timm")])
+def test_data_is_timed_by_backend_peer_and_stage(name: str, peer: str) -> None:
+    found = bench_data(name, {"model.image_size": 128}, rounds=1, images_per_s=1000)
+    rows = {row["backend"]: row for row in found["rows"]}
+    assert list(rows) == ["torch", "dali-cpu", peer]
+    assert rows["torch"]["torch_over_it"] == 1 and all(row["ms"] > 0 for row in rows.values())
+    assert all(row["cores"] == -(-1000 * row["ms"] // 1000) for row in rows.values())
+    assert sum(found["stages"].values()) == pytest.approx(1) and min(found["stages"].values()) > 0
+    assert found["pictures"] == 64 and 10_000 < found["bytes"] < 200_000
+
+
+@pytest.mark.slow
+def test_data_of_the_users_own_is_timed_and_a_backend_is_not_chosen(toy_detection: Path) -> None:
+    own = {
+        "data.root": str(toy_detection),
+        "data.train": "annotations/instances_train.json",
+        "data.class_ids": "contiguous",
+    }
+    found = bench_data("efficientdet_d0_coco", {**own, "model.image_size": 128}, rounds=1, peers=False)
+    assert found["pictures"] == 24
+    with pytest.raises(ConfigError, match=r"data\.backend"):
+        bench_data("efficientdet_d0_coco", {**own, "data.backend": "dali-cpu"})

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from raydet import cli
+from raydet import cli, verbs
 from raydet.checkpoints import CheckpointError, StorageFull
 from raydet.config import Config, override
 from raydet.data import DataError
@@ -220,7 +220,7 @@ def test_json_of_an_error_is_one_object_too(capsys: pytest.CaptureFixture[str]) 
 
 def test_json_knows_no_nan(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     def evaluate(words: list[str]) -> None:
-        cli._print_result({"AP": float("nan"), "AP50": 0.5}, True)
+        verbs.print_result({"AP": float("nan"), "AP50": 0.5}, True)
 
     monkeypatch.setitem(cli.VERBS, "evaluate", evaluate)
     assert cli.run(["evaluate"]) == 0

@@ -26,17 +26,21 @@ LAYERS = (
     ("loop",),
     ("restore",),
     ("evaluation", "prediction"),
+    ("charts", "coverage", "counter"),
+    ("preview", "findings"),
+    ("check_report",),
     ("worker",),
     ("plan",),
-    ("failures", "resources"),
+    ("failures", "resources", "spread"),
     ("dryrun", "ray_session"),
-    ("cluster",),
+    ("cluster", "checking"),
     ("bench", "search_spaces"),
+    ("verbs",),
     ("cli",),
     ("__main__",),
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
-RAY = {"cluster", "ray_session", "search_spaces"}
+RAY = {"cluster", "ray_session", "search_spaces", "spread"}
 FILES = sorted(p for d in ("raydet", "ops", "search_spaces") for p in (ROOT / d).rglob("*.py"))
 
 

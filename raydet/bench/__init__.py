@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-WHAT = ("step", "ops", "gpu", "ray")
-"""A training step; raydet's operations; both on a GPU, in all precisions; what Ray adds to a step."""
+WHAT = ("step", "ops", "data", "gpu", "ray")
+"""A training step; raydet's operations; samples from file to batch; all on a GPU; what Ray adds to a step."""
 
 
 def run(options: Any, changes: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -23,6 +23,13 @@ def run(options: Any, changes: Mapping[str, Any]) -> Mapping[str, Any]:
         if not options.json:
             print_rows(rows)
         return {"rows": rows} if options.json else {}
+    if options.what == "data":
+        from raydet.bench.data import bench_data, print_table
+
+        found = bench_data(options.recipe, changes, options.rounds, options.images_per_s)
+        if not options.json:
+            print_table(found)
+        return found if options.json else {}
     if options.what == "ray":
         from raydet.bench.ray import bench_ray
 

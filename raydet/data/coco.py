@@ -1,6 +1,7 @@
 """COCO annotations as an index of packed arrays: no list of records stays, so loader processes share one copy."""
 
-from dataclasses import dataclass
+import json
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -11,6 +12,7 @@ from raydet.config import Config
 from raydet.data.coco_json import parse
 from raydet.data.columns import Columns, Floats, Ints, Texts, file_key, load_columns, save_columns
 from raydet.data.errors import DataError
+from raydet.data.faults import Faults
 from raydet.data.files import Files, Folder, Source
 
 Role = Literal["train", "val", "test"]
@@ -47,7 +49,9 @@ class CocoIndex:
     class_names: list[str]
     """Class -> name; "" for a gap of class_ids=raw."""
     warnings: list[str]
-    """What was accepted, repaired or dropped, one line per kind."""
+    """What was accepted, repaired or left out, one line per kind."""
+    faults: Faults = field(default_factory=Faults)
+    """The same by rule, with counts and first records."""
 
     @classmethod
     def load(
@@ -57,30 +61,27 @@ class CocoIndex:
         class_ids: Literal["contiguous", "raw"] = "contiguous",
         *,
         role: Role = "train",
+        on_bad: Literal["fail", "skip"] = "fail",
+        max_bad: float = 0.01,
     ) -> "CocoIndex":
         """Return the index of an annotation file; from the cache when the file was read before.
 
         Args:
             class_ids: contiguous: class i is the i-th category in order of id. raw: the category with id i + 1.
             role: train refuses a file without annotations, val one without the key; test accepts both.
+            on_bad: fail: any faulty record refuses the file. skip: faulty records are left out and counted.
+            max_bad: with skip, the share of images, annotations or categories above which the file is refused.
 
         Raises:
-            DataError: the file is malformed; names the record and the rule.
+            DataError: the file is malformed; names the record and the rule, holds all faults in `faults`.
         """
         path = Path(json_path)
         files = Folder(Path(images)) if isinstance(images, (str, Path)) else images
-        try:
-            key = f"{file_key(path)}-coco"
-        except OSError as error:
-            raise DataError(error.strerror or str(error), file=path, rule="DIR-E01") from None
-        columns = load_columns(key)
-        if columns is None:
-            columns, alone = parse(path, files)
-            if alone:  # sizes read from pictures may change without the file
-                save_columns(key, columns)
-        warnings = Texts(columns["warning_bytes"], columns["warning_first"]).tolist()
-        _check_annotated(path, columns, role, warnings)
-        labels, category_ids, class_names = _classes(path, columns, class_ids)
+        columns, faults = _read(path, files)
+        _check_annotated(path, columns, role, faults)
+        faults.check(skip=on_bad == "skip", max_bad=max_bad)
+        _check_left(path, columns, role, faults)
+        labels, category_ids, class_names = _classes(path, columns, class_ids, faults)
         same = {n: columns[n] for n in ("ids", "sizes", "boxes", "areas", "crowd", "ann_ids", "first")}
         names = Texts(columns["name_bytes"], columns["name_first"])
         return cls(
@@ -90,7 +91,8 @@ class CocoIndex:
             labels=labels,
             category_ids=category_ids,
             class_names=class_names,
-            warnings=warnings,
+            warnings=[faults.said(fault) for fault in faults],
+            faults=faults,
             **same,
         )
 
@@ -145,18 +147,46 @@ def _clipped(xywh_K4: Floats, hw_K2: npt.NDArray[np.int32]) -> Floats:
     return clipped_K4
 
 
-def _check_annotated(path: Path, columns: Columns, role: Role, warnings: list[str]) -> None:
-    if role != "test" and not columns["has_annotations"]:
+def _read(path: Path, files: Files) -> tuple[Columns, Faults]:
+    """The file's columns and faults, from the cache when it was read before."""
+    try:
+        key = f"{file_key(path)}-coco"
+    except OSError as error:
+        raise DataError(error.strerror or str(error), file=path, rule="DIR-E01") from None
+    columns = load_columns(key)
+    if columns is not None:
+        held = json.loads(columns["faults"].tobytes())
+        for row in held["faults"] + held["records"]:
+            row["file"] = str(path)  # it may have been given in another spelling then
+        return columns, Faults.from_dict(held)
+    columns, alone, faults = parse(path, files)
+    if alone:  # sizes read from pictures may change without the file
+        save_columns(key, columns)
+    return columns, faults
+
+
+def _check_annotated(path: Path, columns: Columns, role: Role, faults: Faults) -> None:
+    known = any(fault.rule == "COCO-E06" for fault in faults)
+    if role != "test" and not columns["has_annotations"] and not known:
         hint = "Only data.test may be without." if role == "val" else None
-        raise DataError('"annotations" is missing', file=path, rule="COCO-E06", hint=hint)
+        faults.add("COCO-E06", '"annotations" is missing', file=path, hint=hint)
+
+
+def _check_left(path: Path, columns: Columns, role: Role, faults: Faults) -> None:
+    """Refuse a file of which nothing usable is left."""
+    for key, rule, kind in (("ids", "COCO-E03", "images"), ("category_ids", "COCO-E05", "categories")):
+        if len(columns[key]) == 0:
+            faults.add(rule, f'no record of "{kind}" is usable', file=path)
+            raise faults.error()
+    if len(columns["boxes"]) == 0 and role == "train":
+        faults.add("COCO-E26", "no annotation with a usable box; nothing can be learnt", file=path)
+        raise faults.error()
     if len(columns["boxes"]) == 0:
-        if role == "train":
-            raise DataError("no annotation with a usable box; nothing can be learnt", file=path, rule="COCO-E26")
-        warnings.append(f"the {role} split has 0 boxes: AP cannot be computed (COCO-W26)")
+        faults.add("COCO-W26", f"the {role} split has 0 boxes: AP cannot be computed", file=path)
 
 
 def _classes(
-    path: Path, columns: Columns, class_ids: Literal["contiguous", "raw"]
+    path: Path, columns: Columns, class_ids: Literal["contiguous", "raw"], faults: Faults
 ) -> tuple[npt.NDArray[np.int32], Ints, list[str]]:
     """Label of each box, category id of each class, name of each class."""
     ids, names = columns["category_ids"], Texts(columns["class_bytes"], columns["class_first"]).tolist()
@@ -167,7 +197,8 @@ def _classes(
     if ids.min() < 1 or ids.max() > _MOST_RAW:
         bad = ids.min() if ids.min() < 1 else ids.max()
         what, hint = f"category id {bad} is not from 1 to {_MOST_RAW}", "Use data.class_ids=contiguous."
-        raise DataError(what, file=path, rule="COCO-E27", hint=hint)
+        faults.add("COCO-E27", what, file=path, hint=hint)
+        raise faults.error()
     spread = [""] * int(ids.max())
     for i, name in zip(ids, names, strict=True):
         spread[i - 1] = name

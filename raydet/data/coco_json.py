@@ -1,39 +1,46 @@
-"""A COCO annotation file, read once into packed columns; what is wrong with it is named by record and rule.
+"""A COCO annotation file, read once into packed columns; all that is wrong with it is counted by rule and record.
 
-Peak memory stays near the size of boxes and names: polygons, most of a COCO file, are thrown away while parsing.
+The file is streamed (raydet.data.json_stream), so what is held is the columns and the names, not the text and not the
+polygons. Faulty records are left out of the columns; whether they may be is the caller's to say (`Faults.check`).
 """
 
 import gc
-import json
-import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from raydet.data.coco_boxes import areas, boxes, crowds, without_extent
-from raydet.data.columns import Columns, Floats, Ints, Texts
-from raydet.data.decode import read_size
+from raydet.data import coco_boxes, coco_names
+from raydet.data.coco_checks import Annotations, check_boxes, check_ids, check_spread, shared
+from raydet.data.columns import Columns, Ints, Texts
 from raydet.data.errors import DataError
+from raydet.data.faults import Faults
 from raydet.data.files import Files
-from raydet.data.records import Table
+from raydet.data.json_stream import parts
+from raydet.data.records import NOTHING, SINGULAR, Log, Table, similar
 
-_PLAIN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_./-]*")
-"""File names, nearly all there are, that need no closer look."""
-_MAX_LEAVING = 0.2
-"""Share of boxes that may leave their image before the file is taken for xyxy (COCO itself: under 0.001)."""
+_OTHER_FORMATS = {
+    "shapes": "This is LabelMe's format, one file per picture; convert it to COCO.",
+    "_via_img_metadata": "This is VIA's format; export it as COCO.",
+    "regions": "This is VIA's format; export it as COCO.",
+    "features": "This is GeoJSON; convert it to COCO.",
+    "data": "This may be a results or Label Studio file; export it as COCO.",
+}
+_Pieces = dict[int, list[Any]]
 
 
-def parse(path: Path, files: Files) -> tuple[Columns, bool]:
-    """Return the file's columns, and whether they depend on the file alone (no picture's header was needed).
+def parse(path: Path, files: Files) -> tuple[Columns, bool, Faults]:
+    """Return the columns of the sound records, whether they depend on the file alone, and all faults.
+
+    They do not where a picture's header was needed for its size.
 
     Raises:
-        DataError: the file is malformed; names the record and the rule.
+        DataError: nothing can be read: no JSON, cut, no list of images.
     """
-    with _no_collection():
+    with _no_collection(), np.errstate(over="ignore", invalid="ignore"):  # sums of boxes near the largest float
         return _parse(path, files)
 
 
@@ -49,174 +56,204 @@ def _no_collection() -> Iterator[None]:
             gc.enable()
 
 
-def _parse(path: Path, files: Files) -> tuple[Columns, bool]:
-    top = _top_level(path)
-    warnings: list[str] = []
-    images, categories = Table(path, "images", top["images"]), Table(path, "categories", top["categories"])
-    ids = images.unique("id", "COCO-E07", "file_name")
-    names = images.values("file_name")
-    for i, name in enumerate(names):
-        check_name(name, images, i)
-    sizes, alone = _sizes(images, names, files, warnings)
-    category_ids = categories.unique("id", "COCO-E31", "name")
-    class_names = _class_names(categories, category_ids, warnings)
-    annotations = Table(path, "annotations", top.get("annotations", []))
-    packed_names, packed_classes = Texts.pack(names), Texts.pack(class_names)
-    columns: Columns = {
-        "ids": ids,
+def _parse(path: Path, files: Files) -> tuple[Columns, bool, Faults]:
+    faults = Faults()
+    found, sizes, keys = _read(path, faults)
+    images = _Images(path, found["images"], sizes["images"], files, faults)
+    categories = _Categories(path, found["categories"], sizes["categories"], faults)
+    annotations = _annotations(path, found["annotations"], faults)
+    columns = _grouped(annotations, images, categories)
+    faults.looked_at(
+        "annotations", sizes["annotations"], sizes["annotations"] - int((~annotations.log.bad).sum()), path
+    )
+    for kind in ("annotations", ""):
+        faults.name_pictures(kind, images.named)
+    packed_names = Texts.pack([name for name, bad in zip(images.names, images.log.bad, strict=True) if not bad])
+    packed_classes = Texts.pack(
+        [name for name, bad in zip(categories.names, categories.log.bad, strict=True) if not bad]
+    )
+    columns |= {
+        "ids": images.ids[~images.log.bad],
+        "sizes": images.sizes[~images.log.bad],
         "name_bytes": packed_names.bytes,
         "name_first": packed_names.first,
-        "sizes": sizes,
-        "category_ids": category_ids,
+        "category_ids": categories.ids[~categories.log.bad],
         "class_bytes": packed_classes.bytes,
         "class_first": packed_classes.first,
-        "has_annotations": np.array("annotations" in top),
-        **_annotation_columns(annotations, ids, sizes, category_ids, warnings),
+        "has_annotations": np.array("annotations" in keys),
+        "faults": np.frombuffer(faults.to_json().encode(), np.uint8),
     }
-    packed_warnings = Texts.pack(warnings)
-    return columns | {"warning_bytes": packed_warnings.bytes, "warning_first": packed_warnings.first}, alone
+    return columns, images.alone, faults
 
 
-def _top_level(path: Path) -> dict[str, Any]:
-    text = _text(path)
-    try:
-        top = json.loads(text, object_hook=_without_polygons)
-    except json.JSONDecodeError as error:
-        byte, total = len(text[: error.pos].encode("utf-8", "surrogatepass")), path.stat().st_size
-        cut = error.pos >= len(text.rstrip()) or error.msg.startswith("Unterminated string")
-        what = f"is not JSON at byte {byte} of {total}: " + ("the file is cut" if cut else error.msg)
-        hint = "Copy or download it again." if cut else None
-        raise DataError(what, file=path, rule="COCO-E01", hint=hint) from None
-    except (ValueError, RecursionError) as error:  # numbers of thousands of digits, thousands of brackets
-        raise DataError(f"is not usable JSON: {error}", file=path, rule="COCO-E01") from None
-    if not isinstance(top, dict) or "images" not in top:
-        got = f"an object with {', '.join(map(str, list(top)[:8])) or 'no keys'}" if isinstance(top, dict) else "a list"
+def _read(path: Path, faults: Faults) -> tuple[dict[str, _Pieces], dict[str, int], list[str]]:
+    """Columns of each list in pieces, how many records each list has, the top level's keys."""
+    readers: dict[str, Callable[[Table], tuple[Any, ...]]] = {
+        "images": _read_images,
+        "annotations": _read_annotations,
+        "categories": _read_categories,
+    }
+    found: dict[str, _Pieces] = {kind: {} for kind in readers}
+    sizes = dict.fromkeys(readers, 0)
+    keys: list[str] = []
+    repeated: list[str] = []
+    for key, part in parts(path, repeated):
+        if key not in keys:
+            keys.append(key)
+        if key not in readers:
+            continue
+        if not isinstance(part, list):
+            what = f'"{key}" must be a list, got {type(part).__name__}'
+            if key == "images":
+                raise DataError(what, file=path, rule="COCO-E03")
+            faults.add("COCO-E03", what, file=path)
+            continue
+        table = Table(str(path), key, part, sizes[key], faults)
+        sizes[key] += len(part)
+        for i, column in enumerate((*readers[key](table), table.at, table.bad)):
+            found[key].setdefault(i, []).append(column)
+    _check_top(path, keys, sizes, faults)
+    for key in sorted({k for k in repeated if k in readers}):
+        faults.add("COCO-E40", f'"{key}" stands twice at the top level', file=path, hint="Join the two lists.")
+    return found, sizes, keys
+
+
+def _check_top(path: Path, keys: list[str], sizes: dict[str, int], faults: Faults) -> None:
+    if "images" not in keys:
+        near = similar("images", keys)
+        hint = f'There is "{near}"; COCO calls it "images".' if near else None
+        hint = hint or next((hint for key, hint in _OTHER_FORMATS.items() if key in keys), None)
+        got = f"an object with {', '.join(keys[:8]) or 'no keys'}"
         what = f"expected an object with images, annotations and categories, got {got}"
-        raise DataError(what, file=path, rule="COCO-E03")
-    if not top.get("categories"):
-        what = f'"categories" is {"empty" if "categories" in top else "missing"}'
-        raise DataError(what, file=path, rule="COCO-E05", hint='Add [{"id": 1, "name": "..."}, ...].')
-    if not top["images"]:
+        raise DataError(what, file=path, rule="COCO-E03", hint=hint)
+    if not sizes["images"]:
         raise DataError('"images" is empty', file=path, rule="COCO-E03")
-    return top
+    if not sizes["categories"]:
+        near = similar("categories", keys)
+        what = f'"categories" is {"empty" if "categories" in keys else "missing"}'
+        hint = f'There is "{near}"; COCO calls it "categories".' if near else 'Add [{"id": 1, "name": "..."}, ...].'
+        faults.add("COCO-E05", what, file=path, hint=hint)
+    near = similar("annotations", keys)
+    if "annotations" not in keys and near:
+        faults.add("COCO-E06", f'"annotations" is missing, but there is "{near}"', file=path)
 
 
-def _text(path: Path) -> str:
-    try:
-        return path.read_bytes().decode("utf-8-sig")  # a byte order mark, as Windows editors write it, is no fault
-    except UnicodeDecodeError as error:
-        raise DataError(f"is not UTF-8 text at byte {error.start}", file=path, rule="COCO-E01") from None
-    except OSError as error:
-        raise DataError(error.strerror or str(error), file=path, rule="DIR-E01") from None
+def _read_images(table: Table) -> tuple[Any, ...]:
+    return table.whole("id"), coco_names.file_names(table), coco_names.image_sizes(table)
 
 
-def _without_polygons(record: dict[str, Any]) -> dict[str, Any]:
-    record.pop("segmentation", None)
-    return record
+def _read_categories(table: Table) -> tuple[Any, ...]:
+    return table.whole("id"), coco_names.class_names(table)
 
 
-def check_name(name: object, images: Table, i: int) -> None:
-    """Refuse a file name that is no plain path below the image folder, before anything is opened by it."""
-    if type(name) is str and _PLAIN.fullmatch(name) and ".." not in name:
-        return
-    if not isinstance(name, str) or not name or "\0" in name or not _encodable(name):
-        raise images.fault(i, f"file_name must be a file's name, got {name!r}", "COCO-E29")
-    if "://" in name or name.lower().startswith(("http:", "https:", "file:", "data:")):
-        raise images.fault(i, f"file_name is a URL: {name}", "COCO-E28", "Download the pictures; raydet fetches none.")
-    windows = PureWindowsPath(name)
-    if name.startswith("/") or windows.drive or windows.root:
-        hint = "Write the names relative to the image folder, and set data.train_images / val_images to it."
-        raise images.fault(i, f"file_name is absolute: {name}", "COCO-E25", hint)
-    if ".." in windows.parts or ".." in PurePosixPath(name).parts:  # the Windows reading splits at both separators
-        hint = "Set data.train_images / val_images to a folder that holds all the pictures."
-        raise images.fault(i, f"file_name leaves the image folder: {name}", "COCO-E24", hint)
+def _read_annotations(table: Table) -> tuple[Any, ...]:
+    ids, images, categories = (table.whole(key) for key in ("id", "image_id", "category_id"))
+    xywh = coco_boxes.boxes(table)
+    area, crowd = coco_boxes.areas(table, xywh), coco_boxes.crowds(table)
+    return ids, images, categories, xywh, area, crowd, coco_boxes.outline_sizes(table)
 
 
-def _encodable(name: str) -> bool:
-    try:
-        name.encode("utf-8", "surrogateescape")
-    except UnicodeEncodeError:
-        return False
-    return True
+def _joined(pieces: _Pieces, column: int, kind: Any = np.int64, width: int | None = None) -> npt.NDArray[Any]:
+    """A whole column; its pieces are let go."""
+    empty = np.zeros((0, width) if width else 0, kind)
+    return np.concatenate([empty, *pieces.pop(column, [])])
 
 
-def _sizes(images: Table, names: list[str], files: Files, warnings: list[str]) -> tuple[npt.NDArray[np.int32], bool]:
-    heights, widths = images.values("height"), images.values("width")
-    sizes = np.zeros((len(names), 2), np.int32)
-    missing = [i for i, pair in enumerate(zip(heights, widths, strict=True)) if None in pair]
-    for column, (key, values) in enumerate((("height", heights), ("width", widths))):
-        for i, value in enumerate(values):
-            if value is None:
-                continue
-            if type(value) not in (int, float) or value != value or value % 1 or not 0 < value < 2**31:
-                raise images.fault(i, f"{key} must be a whole number > 0, got {value!r}", "COCO-E29")
-            sizes[i, column] = value
-    if missing:
-        for i in missing:
-            sizes[i] = read_size(files.picture(names[i]))
-        warnings.append(f"{len(missing)} images without width or height: read from the pictures (COCO-W23)")
-    return sizes, not missing
+class _Images:
+    """All images of a file by column, faulty ones too (`log.bad`)."""
+
+    def __init__(self, path: Path, pieces: _Pieces, size: int, files: Files, faults: Faults) -> None:
+        self.ids: Ints = _joined(pieces, 0)
+        self.names: list[str] = [name for piece in pieces.pop(1, []) for name in piece]
+        self.sizes: npt.NDArray[np.int32] = _joined(pieces, 2, np.int32, 2)
+        names, name = self.names, _name("images", self.ids, _joined(pieces, 3))
+        self.log = Log(str(path), "images", faults, _joined(pieces, 4, bool), name, lambda i: names[i] or None)
+        rows, _ = shared(self.ids)
+        self.log.refuse("COCO-E07", "id is used twice", rows, self._both, "Give each record an id of its own.")
+        coco_names.check_same_names(self.log, self.names)
+        self.alone = not coco_names.fill_sizes(self.log, self.names, self.sizes, files)
+        _count(self.log, size)
+
+    def _both(self, i: int) -> str:
+        return f"{self.ids[i]} ({', '.join(self.names[j] for j in np.flatnonzero(self.ids == self.ids[i])[:2])})"
+
+    def named(self, image_id: str) -> str | None:
+        """The file name of the image with that id, as text."""
+        try:
+            rows = np.flatnonzero(self.ids == int(image_id))
+        except (ValueError, OverflowError):
+            return None
+        return self.names[int(rows[0])] or None if rows.size else None
 
 
-def _class_names(categories: Table, ids: Ints, warnings: list[str]) -> list[str]:
-    names = categories.values("name")
-    nameless = [i for i, name in enumerate(names) if name is None]
-    for i in Table.other_than({str, type(None)}, names):
-        raise categories.fault(i, f"name must be text, got {names[i]!r}", "COCO-E29")
-    if nameless:
-        warnings.append(f"{len(nameless)} categories without a name: their ids are taken (COCO-W32)")
-    names = [str(ids[i]) if name is None else name for i, name in enumerate(names)]
-    twice = sorted({name for name in names if names.count(name) > 1}) if len(set(names)) < len(names) else []
-    if twice:
-        warnings.append(f"categories with the same name stay apart: {', '.join(map(repr, twice[:5]))} (COCO-W10)")
-    if sorted(ids.tolist()) != list(range(1, len(ids) + 1)):
-        warnings.append(f"{len(ids)} category ids from {ids.min()} to {ids.max()}: mapped to classes (COCO-W27)")
-    return names
+class _Categories:
+    """All categories of a file by column, faulty ones too (`log.bad`)."""
+
+    def __init__(self, path: Path, pieces: _Pieces, size: int, faults: Faults) -> None:
+        self.ids: Ints = _joined(pieces, 0)
+        given = [name for piece in pieces.pop(1, []) for name in piece]
+        self.names = [name or str(number) for name, number in zip(given, self.ids.tolist(), strict=True)]
+        name = _name("categories", self.ids, _joined(pieces, 2))
+        self.log = Log(str(path), "categories", faults, _joined(pieces, 3, bool), name)
+        rows, _ = shared(self.ids)
+        self.log.refuse("COCO-E31", "id is used twice", rows, self._both, "Give each record an id of its own.")
+        good = np.flatnonzero(~self.log.bad)
+        coco_names.check_classes(self.log, self.ids[good], given)
+        _count(self.log, size)
+
+    def _both(self, i: int) -> str:
+        return f"{self.ids[i]} ({', '.join(self.names[j] for j in np.flatnonzero(self.ids == self.ids[i])[:2])})"
 
 
-def _annotation_columns(
-    table: Table, image_ids: Ints, sizes: npt.NDArray[np.int32], category_ids: Ints, warnings: list[str]
-) -> Columns:
-    """The boxes' columns, grouped by image in the file's order; boxes without extent are left out and counted."""
-    ann_ids, categories = table.unique("id", "COCO-E08"), table.whole("category_id")
-    rows = _positions(table, table.whole("image_id"), image_ids, "image", "COCO-E11")
-    _positions(table, categories, category_ids, "category", "COCO-E12")
-    xywh = boxes(table)
-    area, crowd = areas(table, xywh, warnings), crowds(table, warnings)
-    keep = ~without_extent(table, xywh, warnings)
-    _check_leaving(table, xywh[keep], sizes[rows[keep]], warnings)
+def _name(kind: str, ids: Ints, at: Ints) -> Callable[[int], str]:
+    return lambda i: f"{kind}[{at[i]}]" if ids[i] == NOTHING else f"{SINGULAR[kind]} {ids[i]}"
+
+
+def _count(log: Log, size: int) -> None:
+    """Note how many of `size` records, those that are no objects included, are faulty."""
+    log.faults.looked_at(log.kind, size, size - int((~log.bad).sum()), log.file)
+
+
+def _annotations(path: Path, pieces: _Pieces, faults: Faults) -> Annotations:
+    ids, images = _joined(pieces, 0), _joined(pieces, 1)
+    name = _name("annotations", ids, _joined(pieces, 7))
+    bad = _joined(pieces, 8, bool)
+    log = Log(str(path), "annotations", faults, bad, name, lambda i: None if images[i] == NOTHING else str(images[i]))
+    return Annotations(
+        log=log,
+        ids=ids,
+        images=images,
+        categories=_joined(pieces, 2),
+        boxes=_joined(pieces, 3, np.float64, 4),
+        areas=_joined(pieces, 4, np.float64),
+        crowd=_joined(pieces, 5, bool),
+        outlines=_joined(pieces, 6, np.int32, 2),
+    )
+
+
+def _grouped(table: Annotations, images: _Images, categories: _Categories) -> Columns:
+    """The sound boxes' columns, grouped by image in the file's order."""
+    rows, classes, found = check_ids(table, images.ids, categories.ids)
+    log = table.log
+    sound = found & ~log.bad & ~images.log.bad[rows] if len(images.ids) else found
+    without = sound & categories.log.bad[classes] if len(categories.ids) else sound
+    log.refuse(
+        "COCO-E49", "the category is faulty, so its box is left out", without, lambda i: str(table.categories[i])
+    )
+    keep = sound & ~without
+    if len(table.ids) and len(images.ids):
+        keep = check_boxes(table, keep, images.sizes[rows])
+        per_image = np.where(images.log.bad, -1, np.bincount(rows[sound], minlength=len(images.ids)))
+        per_class = np.where(categories.log.bad, -1, np.bincount(classes[keep], minlength=len(categories.ids)))
+        check_spread(table, images.log, categories.log, per_image, per_class)
     order = np.flatnonzero(keep)[np.argsort(rows[keep], kind="stable")]
-    first = np.zeros(len(image_ids) + 1, np.int64)
-    np.cumsum(np.bincount(rows[keep], minlength=len(image_ids)), out=first[1:])
-    columns = {"boxes": xywh, "areas": area, "categories": categories, "crowd": crowd, "ann_ids": ann_ids}
+    first = np.zeros(int((~images.log.bad).sum()) + 1, np.int64)
+    np.cumsum(np.bincount(rows[keep], minlength=len(images.ids))[~images.log.bad], out=first[1:])
+    columns = {
+        "boxes": table.boxes,
+        "areas": table.areas,
+        "categories": table.categories,
+        "crowd": table.crowd,
+        "ann_ids": table.ids,
+    }
     return {name: column[order] for name, column in columns.items()} | {"first": first}
-
-
-def _positions(table: Table, wanted: Ints, known: Ints, what: str, rule: str) -> Ints:
-    order = np.argsort(known)
-    at = np.searchsorted(known[order], wanted).clip(max=len(known) - 1)
-    strange = np.flatnonzero(known[order][at] != wanted)
-    if strange.size:
-        shown = ", ".join(f"{table.records[i]['id']} ({what}_id {wanted[i]})" for i in strange[:5])
-        message = f'{strange.size} of {len(wanted)} annotations name a {what} that is not in "{_plural(what)}": {shown}'
-        hint = f"Remove them, or add the {_plural(what)}."
-        raise table.fault(int(strange[0]), message, rule, hint)
-    rows: Ints = order[at]
-    return rows
-
-
-def _plural(what: str) -> str:
-    return {"image": "images", "category": "categories"}[what]
-
-
-def _check_leaving(table: Table, xywh: Floats, hw: npt.NDArray[np.int32], warnings: list[str]) -> None:
-    limit = hw[:, ::-1].astype(np.float64)
-    slack = 1 + 0.01 * limit  # COCO's own boxes leave by fractions of a pixel
-    leaving = ((xywh[:, :2] < -slack) | (xywh[:, :2] + xywh[:, 2:] > limit + slack)).any(axis=1)
-    count = int(leaving.sum())
-    if count > _MAX_LEAVING * len(xywh):
-        what = f"{count} of {len(xywh)} boxes leave their image, the first {xywh[leaving][0].tolist()}"
-        hint = "bbox is [x, y, width, height]; these look like [x1, y1, x2, y2], or the sizes are wrong."
-        raise DataError(what, file=table.path, rule="COCO-E17", hint=hint)
-    if count:
-        warnings.append(f"{count} of {len(xywh)} boxes leave their image: clipped (COCO-W17)")

@@ -24,6 +24,9 @@ FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
 MAX_PIXELS = 100_000_000
 """Default of data.max_pixels; Pillow alone only warns up to 179 million."""
 
+DRAFTED = 0.5
+"""JPEGs that are shown at this scale or less are decoded smaller, in training."""
+
 _ORIENTATION = 0x0112
 _PARSER_ERRORS = (
     OSError,
@@ -46,10 +49,10 @@ class Picture:
 
     def __init__(self, path: Source | str, image: Image.Image, exif: bool) -> None:
         self._path, self._image = path, image
-        orientation = image.getexif().get(_ORIENTATION, 1) if exif else 1
-        self._turn = orientation in range(2, 9)
+        self._turn = exif and self.orientation != 1
         width, height = image.size
-        self.hw: tuple[int, int] = (width, height) if orientation in range(5, 9) else (height, width)
+        across = self._turn and self.orientation > 4
+        self.hw: tuple[int, int] = (width, height) if across else (height, width)
         """Height and width of the whole picture, turned by EXIF if that was asked for."""
 
     def load(self, shrink: float = 1.0) -> tuple[Image.Image, int]:
@@ -70,10 +73,48 @@ class Picture:
         except _PARSER_ERRORS as error:
             raise _cause(self._path, error) from None
 
+    def drafts(self, shrink: float) -> bool:
+        """Return whether `load(shrink)` decodes a smaller picture than the file's."""
+        return shrink <= DRAFTED and self._image.format == "JPEG"
+
+    @property
+    def kind(self) -> tuple[str, str]:
+        """Format and mode as Pillow names them, e.g. ("JPEG", "RGB")."""
+        return self._image.format or "", self._image.mode
+
+    @property
+    def deep(self) -> bool:
+        """Whether it has 16 bits a channel; known until it is loaded."""
+        return self._image.mode.startswith("I;16") or any(
+            ";16" in str(tile[3]) for tile in getattr(self._image, "tile", ())
+        )
+
+    @property
+    def orientation(self) -> int:
+        """What EXIF says of it, 1 (upright) to 8."""
+        try:
+            told = self._image.getexif().get(_ORIENTATION, 1)  # of a PNG this decodes the pixels first
+        except _PARSER_ERRORS:
+            return 1  # decoding will tell what is wrong
+        return told if told in range(2, 9) else 1
+
+    @property
+    def frames(self) -> int:
+        """Pictures in the file, more than 1 of an animation."""
+        try:
+            return int(getattr(self._image, "n_frames", 1))
+        except _PARSER_ERRORS:
+            return 1  # decoding will tell what is wrong
+
+    @property
+    def turned(self) -> bool:
+        """Whether its EXIF orientation is applied."""
+        return self._turn
+
     def _draft(self, shrink: float) -> int:
-        image = self._image
-        if shrink > 0.5 or image.format != "JPEG":
+        if not self.drafts(shrink):
             return 1
+        image = self._image
         factor = min(8, 1 << int(np.log2(1 / shrink)))
         width, height = image.size
         drafted = image.draft(None, (max(1, width // factor), max(1, height // factor)))
@@ -103,6 +144,20 @@ def open_picture(path: Source | str, *, exif: bool = False, max_pixels: int = MA
         except _PARSER_ERRORS as error:
             raise _cause(path, error) from None
         yield picture
+
+
+def loaded(source: Source) -> Blob:
+    """Return the source's bytes.
+
+    Raises:
+        DataError: the file cannot be read.
+    """
+    if isinstance(source, Blob):
+        return source
+    try:
+        return Blob(str(source), source.read_bytes())
+    except OSError as error:
+        raise _cause(source, error) from None
 
 
 def read_rgb(path: Source | str, exif: bool = False, max_pixels: int = MAX_PIXELS) -> npt.NDArray[np.uint8]:

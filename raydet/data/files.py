@@ -1,8 +1,10 @@
 """Where the pictures of a data set lie. Nothing outside its place is ever opened by a name from an annotation file."""
 
 import os
+import re
+from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Protocol
 
 from raydet.data.errors import DataError
@@ -31,6 +33,11 @@ class Files(Protocol):
         """Where they are, for messages."""
         ...
 
+    @property
+    def forkable(self) -> bool:
+        """Whether a process that has used this may be forked. False: its loader processes must be started afresh."""
+        ...
+
     def picture(self, name: str) -> Source:
         """Return the picture of that name, unopened if it is a local file.
 
@@ -48,6 +55,46 @@ class Files(Protocol):
         ...
 
 
+class Tree(Files, Protocol):
+    """A data set's root: its pictures, and what is written about them."""
+
+    def header(self, name: str) -> Source:
+        """Return the picture, or a beginning of it that nearly always holds its header."""
+        ...
+
+    def read(self, name: str, most: int) -> bytes:
+        """Return the bytes of a file of at most `most`.
+
+        Raises:
+            DataError: it cannot be read, leads out of the place, or is larger.
+        """
+        ...
+
+    def is_folder(self, name: str) -> bool:
+        """Return whether there is a folder of that name."""
+        ...
+
+    def top(self) -> list[str]:
+        """Return the names of the files and, with a / behind, the folders of the root."""
+        ...
+
+    def fetch(self, name: str) -> Path:
+        """Return a file as one of this machine: itself, or a copy.
+
+        Raises:
+            DataError: it cannot be read, or leads out of the place.
+        """
+        ...
+
+    def walk(self, below: str) -> dict[str, str]:
+        """Return every file below a folder by its name in the tree, with a stamp that changes as the file does.
+
+        A link that leads out is named but not followed, with a / behind if it leads to a folder. A folder that is not
+        there holds nothing.
+        """
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Folder:
     """Pictures in a folder of this machine, or of a file system it sees."""
@@ -61,6 +108,11 @@ class Folder:
         """The folder."""
         return str(self.root)
 
+    @property
+    def forkable(self) -> bool:
+        """Nothing is held open."""
+        return True
+
     def picture(self, name: str) -> Path:
         """Return the picture's path, links followed.
 
@@ -71,15 +123,119 @@ class Folder:
 
     def exists(self, name: str) -> bool:
         """Return whether there is a file of that name."""
-        return self.picture(name).is_file()
+        return os.path.isfile(self.picture(name))  # False, too, for a name that no file can have
 
     def listing(self, most: int = 10) -> str:
         """Return some of the folder's entries."""
         try:
-            entries = sorted(p.name + "/" * p.is_dir() for p in self.root.iterdir() if not p.name.startswith("."))
+            return some(self.top(), most)
         except OSError as error:
             return f"nothing that can be listed ({error.strerror})"
-        return ", ".join(entries[:most]) + (f" and {len(entries) - most} more" if len(entries) > most else "") or "nothing"
+
+    def is_folder(self, name: str) -> bool:
+        """Return whether there is a folder of that name."""
+        return name in ("", ".") or os.path.isdir(inside(self.root, name))
+
+    def top(self) -> list[str]:
+        """Return the folder's visible entries."""
+        return sorted(p.name + "/" * p.is_dir() for p in self.root.iterdir() if not p.name.startswith("."))
+
+    def parent(self) -> "Folder":
+        """Return the folder that this one, or this file, lies in."""
+        return Folder(self.root.parent)
+
+    def header(self, name: str) -> Path:
+        """Return the picture's path: no more of it is read than is asked for."""
+        return self.picture(name)
+
+    def read(self, name: str, most: int) -> bytes:
+        """Return a file's bytes.
+
+        Raises:
+            DataError: it cannot be read, leads out of the folder, or is larger than `most`.
+        """
+        path = inside(self.root, name)
+        try:
+            if not path.is_file():
+                raise DataError("no such file", file=path, rule="DIR-E01")
+            with path.open("rb") as file:
+                data = file.read(most + 1)
+        except OSError as error:
+            raise DataError(error.strerror or str(error), file=path, rule="DIR-E01") from None
+        if len(data) > most:
+            raise DataError(f"is larger than {most} bytes", file=path, rule="DIR-E01")
+        return data
+
+    def fetch(self, name: str) -> Path:
+        """Return the file's path.
+
+        Raises:
+            DataError: it leads out of the folder.
+        """
+        return inside(self.root, name)
+
+    def walk(self, below: str) -> dict[str, str]:
+        """Return every visible file below a folder, with its size and time of change."""
+        root, found = os.path.realpath(self.root), {}
+        for name, entry in _entries(root, os.path.normpath(below), {os.path.realpath(os.path.join(root, below))}):
+            try:
+                stat = None if entry is None else entry.stat()
+            except OSError:  # a link to nothing
+                continue
+            found[name] = "a link that leads out" if stat is None else f"{stat.st_size}-{stat.st_mtime_ns}"
+        return dict(sorted(found.items()))
+
+
+def some(entries: list[str], most: int) -> str:
+    """Return the first of some names, for messages."""
+    return ", ".join(entries[:most]) + (f" and {len(entries) - most} more" if len(entries) > most else "") or "nothing"
+
+
+def _entries(root: str, below: str, seen: set[str]) -> "Iterator[tuple[str, os.DirEntry[str] | None]]":
+    """Files below a folder, None for a link that leads out of the root; a circle of links ends."""
+    if not _within(os.path.realpath(os.path.join(root, below)), root):
+        return
+    try:
+        entries = list(os.scandir(os.path.join(root, below)))
+    except OSError:
+        return
+    for entry in entries:
+        name = os.path.normpath(os.path.join(below, entry.name))
+        if entry.name.startswith("."):
+            continue
+        if entry.is_symlink() and not _within(os.path.realpath(entry.path), root):
+            yield name + "/" * entry.is_dir(), None
+        elif not entry.is_dir():
+            yield name, entry
+        elif (real := os.path.realpath(entry.path)) not in seen:
+            seen.add(real)
+            yield from _entries(root, name, seen)
+
+
+def _within(real: str, root: str) -> bool:
+    return real == root or real.startswith(root.rstrip(os.sep) + os.sep)
+
+
+def refusal(name: str) -> str | None:
+    """Return why a name from a data set's own files is no plain path below its root; None if it is one."""
+    if not name or any(ord(c) < 32 or ord(c) == 127 for c in name) or not _encodable(name):
+        return f"not a file's name: {name!r}"
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]*:(//|\\\\)", name) or name.lower().startswith(("http:", "file:", "data:")):
+        return f"a URL: {name}"
+    windows = PureWindowsPath(name)
+    if name.startswith(("/", "~")) or windows.drive or windows.root:
+        return f"absolute: {name}"
+    if ".." in windows.parts or ".." in PurePosixPath(name).parts:  # the Windows reading splits at both separators
+        return f"a way out of its folder: {name}"
+    return None
+
+
+def _encodable(name: str) -> bool:
+    try:
+        name.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def inside(folder: Path, name: str) -> Path:
@@ -92,7 +248,7 @@ def inside(folder: Path, name: str) -> Path:
         raise DataError(f"not a file's name: {name!r}", file=folder, rule="COCO-E24")
     root = os.path.realpath(folder)
     real = os.path.realpath(os.path.join(root, name))
-    if not real.startswith(root.rstrip(os.sep) + os.sep):
+    if real == root or not _within(real, root):
         hint = "Link the folder as a whole, or set data.train_images / val_images to where the pictures are."
         what = f"{name} leads out of the image folder, to {real}"
         raise DataError(what, file=folder, rule="COCO-E24", hint=hint)

@@ -1,8 +1,9 @@
 """A folder of class folders (ImageFolder) as an index of packed arrays: root/cat/1.jpg is a picture of class "cat"."""
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -10,6 +11,7 @@ import numpy.typing as npt
 from raydet.data.coco import CocoIndex
 from raydet.data.columns import Ints, Texts
 from raydet.data.errors import DataError
+from raydet.data.faults import SHOWN, Example, Faults
 from raydet.data.files import Files, Folder, Source
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif")
@@ -28,31 +30,43 @@ class FolderIndex:
     labels: npt.NDArray[np.int32]
     class_names: list[str]
     warnings: list[str]
+    """What was accepted or left out, one line per kind."""
+    faults: Faults = field(default_factory=Faults)
+    """The same by rule, with counts and first names."""
 
     @classmethod
-    def load(cls, root: Path | str) -> "FolderIndex":
+    def load(
+        cls, root: Path | str, *, on_bad: Literal["fail", "skip"] = "fail", max_bad: float = 0.01
+    ) -> "FolderIndex":
         """Return the index of a folder; its classes are the sub-folders sorted by name.
+
+        Args:
+            on_bad: fail: a class folder without pictures refuses the set. skip: it is no class.
+            max_bad: with skip, the share of class folders without pictures above which the set is refused.
 
         Raises:
             DataError: no such folder, no class folders, or a class without pictures.
         """
-        root = Path(root)
-        class_names = _class_folders(root)
-        names: list[str] = []
-        counts, others = [], 0
-        for name in class_names:
-            pictures, rest = _files(root, name)
-            names += pictures
-            counts.append(len(pictures))
+        root, faults = Path(root), Faults()
+        folders, loose = _class_folders(root)
+        held: dict[str, list[str]] = {}
+        others: list[str] = []
+        for name in folders:
+            held[name], rest = _files(root, name)
             others += rest
-        empty = [name for name, count in zip(class_names, counts, strict=True) if count == 0]
-        if empty:
-            what = f"{len(empty)} of {len(class_names)} class folders hold no picture: {', '.join(empty[:5])}"
-            hint = f"Remove them, or add pictures ({' '.join(EXTENSIONS)})."
-            raise DataError(what, file=root, rule="DIR-E02", hint=hint)
-        warnings = [f"{others} files that are no pictures are left out (DIR-W05)"] if others else []
-        labels = np.repeat(np.arange(len(class_names), dtype=np.int32), counts)
-        return cls(str(root), Folder(root, trusted=True), Texts.pack(names), labels, class_names, warnings)
+        empty = [name for name in folders if not held[name]]
+        _count(faults, root, "DIR-E02", "class folders", "hold no picture", empty)
+        _count(faults, root, "DIR-W05", "files", "no pictures, left out", others)
+        _count(faults, root, "DIR-W08", "pictures", "in no class folder, left out", loose)
+        faults.looked_at("class folders", len(folders), len(empty), root)
+        faults.check(skip=on_bad == "skip", max_bad=max_bad)
+        class_names = [name for name in folders if held[name]]
+        if not class_names:
+            raise DataError("no class folder holds a picture", file=root, rule="DIR-E03")
+        labels = np.repeat(np.arange(len(class_names), dtype=np.int32), [len(held[name]) for name in class_names])
+        names = Texts.pack([picture for name in class_names for picture in held[name]])
+        warnings = [faults.said(fault) for fault in faults]
+        return cls(str(root), Folder(root, trusted=True), names, labels, class_names, warnings, faults)
 
     def __len__(self) -> int:
         return len(self.names)
@@ -89,21 +103,36 @@ def _shown(category: tuple[int, str], by_name: bool) -> str:
     return category[1] if by_name else f"{category[0]} {category[1]!r}"
 
 
-def _class_folders(root: Path) -> list[str]:
+def _count(faults: Faults, root: Path, rule: str, kind: str, what: str, names: list[str]) -> None:
+    if names:
+        hint = f"Remove them, or add pictures ({' '.join(EXTENSIONS)})." if rule == "DIR-E02" else None
+        shown = [Example(name) for name in names[:SHOWN]]
+        faults.add(rule, what, file=root, kind=kind, count=len(names), examples=shown, hint=hint)
+
+
+def _is_picture(name: str) -> bool:
+    return name.lower().endswith(EXTENSIONS) and not name.startswith(".")
+
+
+def _class_folders(root: Path) -> tuple[list[str], list[str]]:
+    """Names of the class folders, and of the pictures beside them."""
     try:
         with os.scandir(root) as entries:
-            names = sorted(e.name for e in entries if e.is_dir() and not e.name.startswith("."))
+            visible = sorted((e.name, e.is_dir()) for e in entries if not e.name.startswith("."))
     except OSError as error:
         raise DataError(error.strerror or str(error), file=root, rule="DIR-E01") from None
+    names = [name for name, folder in visible if folder]
     if not names:
         hint = "Expected one folder of pictures per class, e.g. train/cat/1.jpg."
         raise DataError("holds no class folders", file=root, rule="DIR-E03", hint=hint)
-    return names
+    return names, [name for name, folder in visible if not folder and _is_picture(name)]
 
 
-def _files(root: Path, name: str) -> tuple[list[str], int]:
-    """Sorted paths of the pictures below a class folder, and how many other files there are."""
-    found, others, seen = [], 0, set()
+def _files(root: Path, name: str) -> tuple[list[str], list[str]]:
+    """Sorted paths of the pictures below a class folder, and of the other files there."""
+    found: list[str] = []
+    others: list[str] = []
+    seen = set()
     for folder, folders, files in os.walk(root / name, followlinks=True):
         real = os.path.realpath(folder)
         if real in seen:  # a link to a folder above it
@@ -111,7 +140,6 @@ def _files(root: Path, name: str) -> tuple[list[str], int]:
             continue
         seen.add(real)
         below = os.path.relpath(folder, root)
-        pictures = [f for f in files if f.lower().endswith(EXTENSIONS) and not f.startswith(".")]
-        others += len(files) - len(pictures)
-        found += [os.path.join(below, f) for f in pictures]
-    return sorted(found), others
+        for file in files:
+            (found if _is_picture(file) else others).append(os.path.join(below, file))
+    return sorted(found), sorted(others)

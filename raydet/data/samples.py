@@ -1,22 +1,33 @@
-"""One sample: a file's picture and truth, brought to the network's input. Imports torch only for colour changes."""
+"""One sample: a file's picture and truth, brought to the network's input.
+
+A sample is planned from the picture's header alone, so that any decoder can be given the plan.
+"""
 
 import hashlib
 import struct
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
 from raydet.config import Config
 from raydet.data import geometry as geo
+from raydet.data.augment import variation
+from raydet.data.autoaugment import Operation, apply
 from raydet.data.coco import CocoIndex
 from raydet.data.decode import Picture, open_picture
 from raydet.data.errors import DataError
+from raydet.data.files import Source
 from raydet.data.folder import FolderIndex
+from raydet.data.pixels import Pixels, cut, place
 
 Index = CocoIndex | FolderIndex
+
+EVAL = -1
+"""The epoch of evaluation: nothing is drawn."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,48 +50,102 @@ def sample_seed(seed: int, epoch: int, row: int) -> int:
     return int.from_bytes(digest, "little") >> 1
 
 
-def train_sample(cfg: Config, index: Index, epoch: int, row: int) -> Sample:
-    """Return a training sample; every draw depends on (run.seed, epoch, row).
+class Sized(Protocol):
+    """A picture of which no more than the header has been read."""
+
+    @property
+    def hw(self) -> tuple[int, int]:
+        """Height and width."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Which part of which picture becomes a sample; what it takes is its header."""
+
+    row: int
+    epoch: int
+    view: geo.Geometry
+    hw: tuple[int, int]
+    """Height and width of the file's picture."""
+
+
+def plan(cfg: Config, index: Index, epoch: int, row: int, picture: Sized) -> Plan:
+    """Return what becomes of a picture in an epoch, or in evaluation; every draw depends on (run.seed, epoch, row).
+
+    Raises:
+        DataError: the picture has another size than its annotations are for.
+    """
+    size, augment, hw = input_size(cfg), cfg.augment, picture.hw
+    if isinstance(index, CocoIndex):
+        check_size(index, row, picture)
+    if epoch == EVAL:
+        return Plan(row, epoch, eval_view(cfg, hw), hw)
+    rng = geo.generator(cfg.run.seed, epoch, row)
+    if isinstance(index, CocoIndex):
+        view = geo.detection_window(rng, hw, size, augment.scale, augment.hflip)
+    else:
+        view = geo.random_resized_crop(rng, hw, size, augment.crop_area, augment.crop_ratio, augment.hflip)
+    return Plan(row, epoch, view, hw)
+
+
+def eval_view(cfg: Config, hw: tuple[int, int]) -> geo.Geometry:
+    """Return what evaluation and prediction show of a picture: letterbox (detection) or centre (classification)."""
+    if cfg.task == "detection":
+        return geo.letterbox(hw, input_size(cfg))
+    return geo.centre_crop(hw, input_size(cfg), cfg.augment.eval_margin)
+
+
+def shrink(made: Plan) -> float:
+    """Return the scale that the picture may be decoded at: 1 in evaluation."""
+    return 1.0 if made.epoch == EVAL else max(made.view.scale)
+
+
+def decoded(cfg: Config, made: Plan, picture: Picture) -> Pixels:
+    """Return the plan's content_HW3, decoded by Pillow.
+
+    Raises:
+        DataError: the picture is damaged.
+    """
+    image, factor = picture.load(shrink(made))
+    return cut(made.view, image, cfg.augment.interpolation, factor)
+
+
+def finished(cfg: Config, index: Index, made: Plan, content_HW3: Pixels, canvas_HW3: Pixels) -> Sample:
+    """Vary the content, write it on the canvas, and return the sample with its truth."""
+    content_HW3 = apply(content_HW3, operations(cfg, made))
+    place(made.view, content_HW3, fill_colour(cfg), canvas_HW3)
+    return with_truth(cfg, index, made, canvas_HW3)
+
+
+def with_truth(cfg: Config, index: Index, made: Plan, canvas_HW3: Pixels) -> Sample:
+    """Return the sample whose picture is on the canvas, or will be."""
+    if isinstance(index, FolderIndex):
+        return Sample(canvas_HW3, made.row, label=int(index.labels[made.row]))
+    boxes_K4, classes_K = _truth(cfg, index, made.row, made.view, 0.0 if made.epoch == EVAL else cfg.data.min_box)
+    return Sample(canvas_HW3, made.row, None, boxes_K4, classes_K, made.view.scale, made.hw[::-1])
+
+
+def opened(cfg: Config, source: Source) -> AbstractContextManager[Picture]:
+    """Return the picture opened as the configuration says."""
+    return open_picture(source, exif=cfg.data.exif, max_pixels=cfg.data.max_pixels)
+
+
+def sample(cfg: Config, index: Index, epoch: int, row: int, canvas_HW3: Pixels | None = None) -> Sample:
+    """Return the sample of a row in an epoch, or in evaluation (epoch `EVAL`), decoded by Pillow.
+
+    Args:
+        canvas_HW3: where its pixels are written. None: new memory.
 
     Raises:
         DataError: the picture cannot be read, or has another size than its annotations are for.
     """
-    rng, augment, size = geo.generator(cfg.run.seed, epoch, row), cfg.augment, input_size(cfg)
-    with open_picture(index.picture(row), exif=cfg.data.exif, max_pixels=cfg.data.max_pixels) as picture:
-        if isinstance(index, CocoIndex):
-            _check_size(index, row, picture)
-            view = geo.detection_window(rng, picture.hw, size, augment.scale, augment.hflip)
-        else:
-            area, ratio = augment.crop_area, augment.crop_ratio
-            view = geo.random_resized_crop(rng, picture.hw, size, area, ratio, augment.hflip)
-        image, factor = picture.load(shrink=max(view.scale))
-    content = geo.cut(view, image, augment.interpolation, factor=factor, fast=True)
-    pixels_HW3 = geo.place(view, _varied(cfg, content, epoch, row), fill_colour(cfg))
-    if isinstance(index, FolderIndex):
-        return Sample(pixels_HW3, row, label=int(index.labels[row]))
-    boxes_K4, classes_K = _truth(cfg, index, row, view, cfg.data.min_box)
-    return Sample(pixels_HW3, row, boxes_K4=boxes_K4, classes_K=classes_K)
-
-
-def eval_sample(cfg: Config, index: Index, row: int) -> Sample:
-    """Return an evaluation sample: letterbox (detection) or centre crop (classification), nothing random.
-
-    Raises:
-        DataError: as `train_sample`.
-    """
-    size = input_size(cfg)
-    with open_picture(index.picture(row), exif=cfg.data.exif, max_pixels=cfg.data.max_pixels) as picture:
-        if isinstance(index, CocoIndex):
-            _check_size(index, row, picture)
-            view = geo.letterbox(picture.hw, size)
-        else:
-            view = geo.centre_crop(picture.hw, size, cfg.augment.eval_margin)
-        image, _ = picture.load()
-    pixels_HW3 = geo.apply_to_image(view, image, fill_colour(cfg), cfg.augment.interpolation)
-    if isinstance(index, FolderIndex):
-        return Sample(pixels_HW3, row, label=int(index.labels[row]))
-    boxes_K4, classes_K = _truth(cfg, index, row, view, 0.0)
-    return Sample(pixels_HW3, row, None, boxes_K4, classes_K, view.scale, picture.hw[::-1])
+    with opened(cfg, index.picture(row)) as picture:
+        made = plan(cfg, index, epoch, row, picture)
+        content_HW3 = decoded(cfg, made, picture)
+    if canvas_HW3 is None:
+        canvas_HW3 = np.empty((*made.view.canvas, 3), np.uint8)
+    return finished(cfg, index, made, content_HW3, canvas_HW3)
 
 
 def input_size(cfg: Config) -> int:
@@ -100,16 +165,16 @@ def fill_colour(cfg: Config) -> tuple[int, int, int]:
     return geo.MEAN_COLOUR if isinstance(fill, str) else (fill, fill, fill)
 
 
-def _varied(cfg: Config, content: Image.Image, epoch: int, row: int) -> Image.Image:
+def operations(cfg: Config, made: Plan) -> tuple[Operation, ...]:
+    """Return how the content's colours are varied: not at all in evaluation."""
+    if made.epoch == EVAL:
+        return ()
     autoaugment = cfg.augment.autoaugment if cfg.task == "classification" else None
-    if autoaugment is None and cfg.augment.color_jitter == 0:
-        return content
-    from raydet.data.augment import vary
-
-    return vary(content, sample_seed(cfg.run.seed, epoch, row), autoaugment, cfg.augment.color_jitter)
+    return variation(sample_seed(cfg.run.seed, made.epoch, made.row), autoaugment, cfg.augment.color_jitter)
 
 
-def _check_size(index: CocoIndex, row: int, picture: Picture) -> None:
+def check_size(index: CocoIndex, row: int, picture: Sized) -> None:
+    """Raise DataError if the picture has another size than its annotations are for."""
     told = (int(index.sizes[row, 0]), int(index.sizes[row, 1]))
     if picture.hw == told:
         return

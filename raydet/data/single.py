@@ -5,10 +5,9 @@ from pathlib import Path
 import torch
 
 from raydet.config import Config
-from raydet.data import geometry as geo
 from raydet.data.batch import Batch
-from raydet.data.decode import open_picture
-from raydet.data.samples import fill_colour, input_size
+from raydet.data.pixels import apply_to_image
+from raydet.data.samples import eval_view, fill_colour, opened
 
 
 def single(cfg: Config, path: Path) -> Batch:
@@ -17,15 +16,11 @@ def single(cfg: Config, path: Path) -> Batch:
     Raises:
         DataError: the file cannot be read.
     """
-    size = input_size(cfg)
-    with open_picture(path, exif=cfg.data.exif, max_pixels=cfg.data.max_pixels) as picture:
-        if cfg.task == "detection":
-            view = geo.letterbox(picture.hw, size)
-        else:
-            view = geo.centre_crop(picture.hw, size, cfg.augment.eval_margin)
+    with opened(cfg, path) as picture:
+        view = eval_view(cfg, picture.hw)
         image, _ = picture.load()
         height, width = picture.hw
-    pixels_HW3 = geo.apply_to_image(view, image, fill_colour(cfg), cfg.augment.interpolation)
+    pixels_HW3 = apply_to_image(view, image, fill_colour(cfg), cfg.augment.interpolation)
     return Batch(
         images_B3HW=torch.from_numpy(pixels_HW3).permute(2, 0, 1).unsqueeze(0),
         rows_B=torch.zeros(1, dtype=torch.int64),

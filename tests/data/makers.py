@@ -8,6 +8,10 @@ import numpy as np
 from PIL import Image
 
 from raydet.data.coco import CocoIndex
+from raydet.data.coco_json import parse
+from raydet.data.columns import Columns
+from raydet.data.faults import Faults
+from raydet.data.files import Folder
 
 
 def picture(seed: int, hw: tuple[int, int]) -> Image.Image:
@@ -46,6 +50,13 @@ def write_coco(root: Path, content: dict[str, Any], pictures: bool = True) -> Pa
         for i, image in enumerate(content["images"]):
             picture(i, (image["height"], image["width"])).save(root / "train" / image["file_name"], quality=95)
     return path
+
+
+def parse_coco(tmp_path: Path, content: dict[str, Any]) -> tuple[Columns, Faults]:
+    """The columns and faults of that content, without pictures."""
+    path = write_coco(tmp_path, content, pictures=False)
+    columns, _, faults = parse(path, Folder(tmp_path / "train"))
+    return columns, faults
 
 
 def load_coco(tmp_path: Path, content: dict[str, Any], **options: Any) -> CocoIndex:

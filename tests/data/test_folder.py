@@ -24,13 +24,13 @@ def test_classes_are_folders_by_name_and_pictures_sorted_by_path(tmp_path: Path)
     assert index.labels.tolist() == [0, 0, 1, 1]
     assert (len(index), index.num_classes, index.category_ids.tolist()) == (4, 2, [0, 1])
     assert index.picture(2) == tmp_path / "b" / "1.png"
-    assert index.warnings == []
+    assert index.warnings == ["1 pictures: in no class folder, left out; top.jpg (DIR-W08)"]
 
 
 def test_other_files_are_left_out_and_counted(tmp_path: Path) -> None:
     index = FolderIndex.load(tree(tmp_path, "a/1.jpg", "a/notes.txt", "a/.DS_Store", ".ipynb_checkpoints/x.jpg"))
     assert index.class_names == ["a"]
-    assert index.warnings == ["2 files that are no pictures are left out (DIR-W05)"]
+    assert index.warnings == ["2 files: no pictures, left out; a/.DS_Store (DIR-W05)"]
 
 
 def test_links_to_folders_are_followed_and_circles_end(tmp_path: Path) -> None:
@@ -45,7 +45,7 @@ def test_links_to_folders_are_followed_and_circles_end(tmp_path: Path) -> None:
     [
         ((), "DIR-E01", "No such file"),
         (("set/1.jpg",), "DIR-E03", "one folder of pictures per class"),
-        (("set/a/1.jpg", "set/b/1.txt"), "DIR-E02", "1 of 2 class folders hold no picture: b"),
+        (("set/a/1.jpg", "set/b/1.txt"), "DIR-E02", "b: hold no picture; 1 of 2 class folders"),
         (("set",), "DIR-E01", "Not a directory"),
     ],
 )
@@ -56,6 +56,21 @@ def test_layouts_that_hold_no_classes_are_refused(
     with pytest.raises(DataError, match=message) as caught:
         FolderIndex.load(tmp_path / "set")
     assert caught.value.rule == rule
+
+
+def test_class_folders_without_pictures_are_skipped_within_the_share_that_is_allowed(tmp_path: Path) -> None:
+    tree(tmp_path, "a/1.jpg", "b/notes.txt", "c/2.jpg")
+    with pytest.raises(DataError, match=r"1 of 3 class folders are faulty, more than data.max_bad=0.3") as caught:
+        FolderIndex.load(tmp_path, on_bad="skip", max_bad=0.3)
+    assert caught.value.rule == "DIR-E02"
+    index = FolderIndex.load(tmp_path, on_bad="skip", max_bad=0.5)
+    assert (index.class_names, index.labels.tolist()) == (["a", "c"], [0, 1])
+    assert [(f.rule, f.count, f.record) for f in index.faults] == [("DIR-E02", 1, "b"), ("DIR-W05", 1, "b/notes.txt")]
+
+
+def test_folders_all_without_pictures_are_refused_whatever_is_allowed(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="DIR-E03"):
+        FolderIndex.load(tree(tmp_path, "a/1.txt"), on_bad="skip", max_bad=1.0)
 
 
 def test_validation_folders_with_other_classes_are_named(tmp_path: Path) -> None:

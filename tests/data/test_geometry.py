@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from raydet.data import geometry as geo
+from raydet.data import pixels as px
 from tests.data.makers import picture
 
 SIDES = st.integers(1, 400)
@@ -102,14 +103,29 @@ def slow_reference(image: Image.Image, view: geo.Geometry, whole: tuple[int, int
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_pixels_equal_resizing_the_whole_and_then_cutting(seed: int) -> None:
+def test_pixels_equal_pillows_of_the_window_flipped_afterwards(seed: int) -> None:
     image = picture(seed, (120 + seed * 7, 160))
-    hw = (image.height, image.width)
-    view = detection(seed, hw, 128, 0.4, 2.0)
-    whole = tuple(round(view.scale[1 - k] * hw[k]) for k in (0, 1))
-    offset = tuple(round(view.window[1 - k] * view.scale[1 - k]) for k in (0, 1))
-    content = np.asarray(geo.cut(view, image, "bilinear")).astype(int)
-    assert np.abs(content - np.asarray(slow_reference(image, view, whole, offset))).max() <= 2
+    view = detection(seed, (image.height, image.width), 128, 0.4, 2.0)
+    expected = image.crop(view.window).resize(view.content[::-1], Image.Resampling.BILINEAR)
+    if view.flip:
+        expected = expected.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    content = px.cut(view, image, "bilinear")
+    assert np.abs(content.astype(int) - np.asarray(expected)).max() <= 1
+    x1, y1, x2, y2 = view.whole_pixels
+    window = np.asarray(image)[y1:y2, x1:x2]
+    assert np.array_equal(px.cut_array(view, window, "bilinear"), content)
+    cubic = image.crop(view.window).resize(view.content[::-1], Image.Resampling.BICUBIC)
+    cubic = cubic.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if view.flip else cubic
+    assert np.abs(px.cut(view, image, "bicubic").astype(int) - np.asarray(cubic)).max() <= 2
+
+
+def test_windows_have_whole_pixels_and_nearly_the_scale_asked_for() -> None:
+    for seed in range(200):
+        view = detection(seed, (427, 640), 512)
+        assert view.whole_pixels == view.window
+        x, y = view.scale
+        # Half a pixel of the narrowest window (a quarter of the picture's shorter side) is what rounding can move.
+        assert x / y == pytest.approx(1, abs=1 / min(view.content) + 0.5 / 213)
 
 
 def test_centre_crop_pixels_equal_torchvisions_steps() -> None:
@@ -119,14 +135,14 @@ def test_centre_crop_pixels_equal_torchvisions_steps() -> None:
         short, long = 256, int(256 * max(hw) / min(hw))
         whole = (short, long) if hw[0] <= hw[1] else (long, short)
         offset = ((whole[0] - 224) // 2, (whole[1] - 224) // 2)
-        content = geo.apply_to_image(view, image).astype(int)
+        content = px.apply_to_image(view, image).astype(int)
         assert np.abs(content - np.asarray(slow_reference(image, view, whole, offset))).max() <= 1
 
 
 def test_content_is_flipped_before_it_is_padded() -> None:
     image = picture(1, (60, 100))
     view = geo.Geometry((0.0, 0.0, 100.0, 60.0), (60, 100), (128, 128), flip=True)
-    pixels_HW3 = geo.apply_to_image(view, image)
+    pixels_HW3 = px.apply_to_image(view, image)
     assert np.array_equal(pixels_HW3[:60, :100], np.asarray(image)[:, ::-1])
     assert (pixels_HW3[60:] == geo.MEAN_COLOUR).all() and (pixels_HW3[:, 100:] == geo.MEAN_COLOUR).all()
 
@@ -137,7 +153,7 @@ def test_boxes_follow_the_pixels() -> None:
     for seed in range(30):
         view = detection(seed, (200, 300), 128, 0.5, 1.6)
         boxes_K4, _ = geo.apply_to_boxes(view, np.array([[90, 60, 200, 120]], np.float32), 1.0)
-        pixels_HW = geo.apply_to_image(view, Image.fromarray(dark), (250, 250, 250))[..., 0]
+        pixels_HW = px.apply_to_image(view, Image.fromarray(dark), (250, 250, 250))[..., 0]
         ys, xs = np.nonzero(pixels_HW < 128)
         if len(boxes_K4) == 0:
             assert len(ys) <= 128
@@ -149,8 +165,8 @@ def test_smaller_decoded_picture_gives_nearly_the_same_pixels() -> None:
     image = picture(5, (400, 600))
     view = detection(3, (400, 600), 128, 0.8, 0.9)
     half = image.resize((300, 200), Image.Resampling.BOX)
-    fast = np.asarray(geo.cut(view, half, "bilinear", factor=2, fast=True)).astype(int)
-    assert np.abs(fast - np.asarray(geo.cut(view, image, "bilinear"))).max() <= 3
+    fast = np.asarray(px.cut(view, half, "bilinear", factor=2)).astype(int)
+    assert np.abs(fast - np.asarray(px.cut(view, image, "bilinear"))).max() <= 3
 
 
 def test_random_crops_are_distributed_as_torchvisions() -> None:

@@ -53,10 +53,15 @@ def epoch_prints(cfg: Config, world: int, epoch: int, first_step: int = 0) -> li
     return [[one for part in parts for one in part] for parts in zip(*ranks, strict=True)]
 
 
+@pytest.mark.parametrize("backend", ["torch", "dali-cpu"])
 @pytest.mark.parametrize("task", ["coco", "folders"])
-def test_pictures_are_the_same_for_any_ranks_and_loader_processes(task: str, request: pytest.FixtureRequest) -> None:
+def test_pictures_are_the_same_for_any_ranks_loader_processes_and_backends(
+    task: str, backend: str, request: pytest.FixtureRequest
+) -> None:
     cfg: Config = request.getfixturevalue(task)
     expected = epoch_prints(cfg, 1, 2)
+    cfg = override(cfg, {"data.backend": backend})
+    assert epoch_prints(cfg, 1, 2) == expected
     assert len(expected) == 2 and all(len(step) == 6 for step in expected)
     for world in (2, 3):
         assert epoch_prints(cfg, world, 2) == expected
@@ -66,9 +71,10 @@ def test_pictures_are_the_same_for_any_ranks_and_loader_processes(task: str, req
     assert epoch_prints(cfg, 1, 3) != expected
 
 
+@pytest.mark.parametrize("backend", ["torch", "dali-cpu"])
 @pytest.mark.parametrize("workers", [0, 2])
-def test_resuming_within_an_epoch_gives_the_undisturbed_rest(coco: Config, workers: int) -> None:
-    cfg = override(coco, {"data.workers": workers, "optim.batch_size": 4})
+def test_resuming_within_an_epoch_gives_the_undisturbed_rest(coco: Config, workers: int, backend: str) -> None:
+    cfg = override(coco, {"data.workers": workers, "optim.batch_size": 4, "data.backend": backend})
     whole = epoch_prints(cfg, 1, 1)
     assert epoch_prints(cfg, 1, 1, first_step=1) == whole[1:]
 
@@ -213,3 +219,36 @@ def test_unresolved_image_size_is_refused_at_once(coco: Config) -> None:
     cfg = override(coco, {"model.image_size": None})
     with pytest.raises(ValueError, match="image_size"):
         TrainLoader(cfg, open_split(cfg, "train"))
+
+
+def test_dali_really_decodes_and_shows_what_pillow_shows(coco: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    from raydet.data import maker
+
+    cfg = override(coco, {"augment.scale": (0.7, 2.0)})  # below 0.5 Pillow decodes smaller pictures faster
+    expected = epoch_prints(cfg, 1, 0)
+    by_pillow = []
+    monkeypatch.setattr(maker, "sample", lambda *a: by_pillow.append(a))
+    assert epoch_prints(override(cfg, {"data.backend": "dali-cpu"}), 1, 0) == expected
+    assert by_pillow == []
+
+
+@pytest.mark.parametrize("on_bad", ["fail", "skip"])
+def test_a_file_that_dali_cannot_decode_is_told_or_replaced_as_ever(coco: Config, on_bad: str) -> None:
+    index = open_split(coco, "train")
+    path = Path(str(index.picture(4)))
+    path.write_bytes(path.read_bytes()[:700])
+    changes = {"data.on_bad": on_bad, "data.max_bad": 0.2, "data.backend": "dali-cpu"}
+    cfg = override(coco, changes)
+    if on_bad == "fail":
+        with training(cfg) as loader, pytest.raises(DataError, match=r"4\.jpg: is cut short"):
+            list(loader.epoch(0))
+        return
+    assert epoch_prints(cfg, 1, 0) == epoch_prints(override(cfg, {"data.backend": "torch"}), 1, 0)
+
+
+@pytest.mark.parametrize("backend", ["torch", "dali-cpu"])
+def test_evaluation_pictures_are_the_same_by_either_backend(coco: Config, folders: Config, backend: str) -> None:
+    for cfg in (coco, folders):
+        expected = [prints([batch]) for batch in EvalLoader(cfg, open_split(cfg, "val"))]
+        one = override(cfg, {"data.backend": backend})
+        assert [prints([batch]) for batch in EvalLoader(one, open_split(one, "val"))] == expected

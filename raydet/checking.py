@@ -1,0 +1,211 @@
+"""The verb `raydet check`: a data set looked through before a GPU is taken; what is wrong, unusual, twice or missing.
+
+Annotations are read once, every picture is opened, hashed and decoded, by all cores of this machine or as Ray tasks
+where a cluster is named. What `fit` does of this on every start is `raydet.data.audit.quick_look`.
+"""
+
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, TextIO
+
+import numpy as np
+
+from raydet.check_report import write
+from raydet.config import Config, from_dict, override, to_dict
+from raydet.counter import Counter
+from raydet.coverage import coverage
+from raydet.data import CocoIndex, DataError, Index, check_same_classes, open_split
+from raydet.data.address import is_remote, parse
+from raydet.data.audit import Looked, look
+from raydet.data.faults import Example, Faults
+from raydet.data.files import Folder
+from raydet.data.folder import EXTENSIONS
+from raydet.data.likeness import near, same
+from raydet.findings import Audit, Split
+from raydet.spread import cores, here, on_ray, wanted_address
+from raydet.state import resolve_model
+
+_PART = 64
+"""Pictures of one piece of work: some 0.1 s."""
+
+
+def check(
+    cfg: Config, splits: Sequence[str] | None = None, *, out: Path | str | None = None, stream: TextIO | None = None
+) -> Audit:
+    """Look through the data set of a configuration, and return all that was found.
+
+    Args:
+        splits: which of train, val and test. None: all that the configuration names.
+        out: folder for report.json, quarantine.txt and plots; None: nothing is written.
+        stream: where progress is shown. None: standard error.
+
+    Raises:
+        ConfigError: a setting that cannot be used. What is wrong with the data is returned, not raised.
+    """
+    if is_remote(cfg.data.root):
+        parse(cfg.data.root)  # refuses credentials in it before it is shown or written
+    cfg = resolve_model(cfg)
+    names = list(splits or [s for s in ("train", "val", "test") if getattr(cfg.data, s) is not None])
+    same_place = {getattr(cfg.data, s): s for s in reversed(names)}
+    audit = Audit(cfg, Faults(), [])
+    tolerant = override(cfg, {"data.on_bad": "skip", "data.max_bad": 1.0})
+    for name in (n for n in names if same_place[getattr(cfg.data, n)] == n):
+        index = _opened(tolerant, name, audit)
+        if index is not None:
+            audit.splits.append(Split(name, index))
+    with ExitStack() as stack:
+        ray = wanted_address(cfg) is not None
+        if ray:
+            from raydet.ray_session import ray_session
+
+            stack.enter_context(ray_session(override(cfg, {"scaling.num_workers": 1, "scaling.use_gpu": False})))
+        for split in audit.splits:
+            split.seen = sorted(_seen(tolerant, split, ray, stream or sys.stderr), key=lambda one: one.row)
+            _note_pictures(audit, split)
+    _compare(audit)
+    _anchors(audit)
+    audit.verdict = _verdict(audit)
+    if out is not None:
+        write(audit, Path(out))
+    return audit
+
+
+def _opened(cfg: Config, name: str, audit: Audit) -> Index | None:
+    try:
+        index = open_split(cfg, name)  # type: ignore[arg-type]
+    except DataError as error:
+        held = getattr(error, "faults", None)
+        if isinstance(held, Faults):
+            audit.faults.extend(held)
+        else:
+            audit.faults.add_error(error, file=error.file or name)
+        return None
+    audit.faults.extend(index.faults)
+    return index
+
+
+def _seen(cfg: Config, split: Split, ray: bool, stream: TextIO) -> Iterator[Looked]:
+    """Every picture of the split, with its progress shown."""
+    parts = np.array_split(np.arange(len(split.index)), -(-len(split.index) // _PART))
+    if ray:
+        wanted = [(to_dict(cfg), split.name, part.tolist()) for part in parts]
+        answers = on_ray(_look_on_node, wanted)
+    else:
+        work = _Look(cfg, split.index)
+        few = len(split.index) <= 2 * _PART
+        answers = here(work, [part.tolist() for part in parts], 0 if few else cores(), split.index.files.forkable)
+    with Counter(f"check     {split.name} pictures", len(split.index), stream) as tick:
+        for answer in answers:
+            tick(len(answer))
+            yield from answer
+
+
+class _Look:
+    def __init__(self, cfg: Config, index: Index) -> None:
+        self._cfg, self._index = cfg, index
+
+    def __call__(self, rows: list[int]) -> list[Looked]:
+        return [look(self._cfg, self._index, row) for row in rows]
+
+
+def _look_on_node(part: tuple[dict[str, Any], str, list[int]]) -> list[Looked]:
+    config, name, rows = part
+    cfg, index = _node_split(_Frozen(config), name)
+    return [look(cfg, index, row) for row in rows]
+
+
+class _Frozen(dict[str, Any]):
+    def __hash__(self) -> int:  # type: ignore[override]
+        return hash(repr(sorted(self.items())))
+
+
+@lru_cache(maxsize=4)
+def _node_split(config: _Frozen, name: str) -> tuple[Config, Index]:
+    cfg = from_dict(config)
+    return cfg, open_split(cfg, name)  # type: ignore[arg-type]
+
+
+def _note_pictures(audit: Audit, split: Split) -> None:
+    """Count what is wrong with the split's pictures, and which are not listed."""
+    from raydet.data.errors import RULES
+
+    index, place = split.index, split.index.files.place
+    for one in split.seen:
+        for rule, what, hint in one.notes:
+            record = f"image {index.ids[one.row]}, {one.name}" if isinstance(index, CocoIndex) else one.name
+            example = Example(record, what, one.name)
+            audit.faults.add(rule, RULES[rule], file=place, kind="pictures", examples=[example], hint=hint)
+    audit.faults.looked_at("pictures", len(split.seen), sum(one.broken for one in split.seen), place)
+    extra = _not_listed(split)
+    if extra:
+        shown = [Example(name) for name in extra[:5]]
+        audit.faults.add("DIR-W07", RULES["DIR-W07"], file=place, kind="files", count=len(extra), examples=shown)
+
+
+def _not_listed(split: Split) -> list[str]:
+    """Pictures in the folder that the annotations do not name."""
+    index = split.index
+    if not isinstance(index, CocoIndex) or not isinstance(index.files, Folder):
+        return []
+    listed = set(index.names.tolist())
+    root = index.files.root
+    found = (str(p.relative_to(root)) for p in root.rglob("*") if p.suffix.lower() in EXTENSIONS and p.is_file())
+    return sorted(name for name in found if name not in listed)
+
+
+def _compare(audit: Audit) -> None:
+    """Find pictures that are there twice, within a split and across splits, and classes that differ."""
+    by_name = {split.name: split for split in audit.splits}
+    if "train" in by_name and "val" in by_name:
+        try:
+            check_same_classes(by_name["train"].index, by_name["val"].index)
+        except DataError as error:
+            audit.faults.add_error(error)
+    where = [(split.name, one) for split in audit.splits for one in split.seen]
+    exact = same([one.sha1 for _, one in where])
+    again = {i for group in exact for i in group[1:]}  # of equal files the first stands for all
+    prints = [None if i in again else one.dhash for i, (_, one) in enumerate(where)]
+    alike = near(prints, [one.miniature for _, one in where])
+    for groups, within, across in ((exact, "IMG-W14", "IMG-W15"), (alike, "IMG-W16", "IMG-W17")):
+        inner = [g for g in groups if len({where[i][0] for i in g}) == 1]
+        outer = [g for g in groups if len({where[i][0] for i in g}) > 1]
+        _note_groups(audit, within, inner, where)
+        _note_groups(audit, across, outer, where)
+        audit.leaks += len(outer)
+
+
+_TWICE_HINT = {
+    "IMG-W15": "Remove them from one split, or the score is too good.",
+    "IMG-W17": "Look at them: frames of one scene in two splits make the score too good.",
+}
+
+
+def _note_groups(audit: Audit, rule: str, groups: list[list[int]], where: list[tuple[str, Looked]]) -> None:
+    from raydet.data.errors import RULES
+
+    if not groups:
+        return
+    shown = [Example(" = ".join(f"{where[i][0]}/{where[i][1].name}" for i in group[:4])) for group in groups[:5]]
+    told = {"kind": "groups of pictures", "count": len(groups), "hint": _TWICE_HINT.get(rule)}
+    audit.faults.add(rule, RULES[rule], examples=shown, **told)  # type: ignore[arg-type]
+
+
+def _anchors(audit: Audit) -> None:
+    contents = [split.content for split in audit.splits if split.name == "train" and split.content.boxes_N4.size]
+    if audit.cfg.task != "detection" or not contents:
+        return
+    found, advice = coverage(audit.cfg, contents[0].boxes_N4, contents[0].sizes_N2)
+    audit.anchors = {size: float((iou_N >= 0.5).mean()) for size, iou_N in found.items()}
+    audit.advice += advice
+
+
+def _verdict(audit: Audit) -> DataError | None:
+    data = audit.cfg.data
+    try:
+        audit.faults.check(skip=data.on_bad == "skip", max_bad=data.max_bad)
+    except DataError as error:
+        return error
+    return None

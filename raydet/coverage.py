@@ -1,0 +1,80 @@
+"""How well a detector's anchors fit a data set's boxes: a box that no anchor meets by half is hardly ever learnt.
+
+RetinaNet's assignment (arXiv:1708.02002, section 4) wants an IoU of 0.5; EfficientDet inherits it. A box below that is
+still given its best anchor, one positive where others get dozens.
+"""
+
+import numpy as np
+import numpy.typing as npt
+
+from raydet.anchors import ASPECTS, SCALES
+from raydet.config import Config
+from raydet.models import MODELS
+from raydet.models.efficientdet import Variant
+
+Floats = npt.NDArray[np.float64]
+
+
+def best_iou(boxes_N4: Floats, image_size: int, variant: Variant) -> Floats:
+    """Return each box's IoU with its best anchor; exact.
+
+    Of all anchors of one shape the one centred nearest to the box is the best: their overlap along an axis never grows
+    with the distance of the centres.
+
+    Args:
+        boxes_N4: xyxy in pixels of the input, within it.
+    """
+    side_N2 = boxes_N4[:, 2:] - boxes_N4[:, :2]
+    best_N = np.zeros(len(boxes_N4))
+    for level in range(variant.min_level, variant.max_level + 1):
+        stride = float(1 << level)
+        last = (image_size >> level) - 1
+        cell_N2 = np.floor((boxes_N4[:, :2] + side_N2 / 2) / stride).clip(0, last)
+        centre_N2 = (cell_N2 + 0.5) * stride
+        for i in range(SCALES):
+            for aspect in ASPECTS:
+                anchor_2 = np.array(aspect) * variant.anchor_scale * stride * 2 ** (i / SCALES)
+                low_N2 = np.maximum(boxes_N4[:, :2], centre_N2 - anchor_2 / 2)
+                high_N2 = np.minimum(boxes_N4[:, 2:], centre_N2 + anchor_2 / 2)
+                both_N = (high_N2 - low_N2).clip(0).prod(axis=1)
+                best_N = np.maximum(best_N, both_N / (side_N2.prod(axis=1) + anchor_2.prod() - both_N))
+    return best_N
+
+
+def coverage(
+    cfg: Config, boxes_N4: Floats, sizes_N2: Floats, most: int = 100_000
+) -> tuple[dict[int, Floats], list[str]]:
+    """Return the best IoU of boxes by input size (model.image_size, and some larger), and advice.
+
+    Args:
+        boxes_N4: x, y, width, height in pixels of the file; of more than `most`, so many are drawn.
+        sizes_N2: height and width of each box's picture.
+    """
+    variant = MODELS[cfg.model.name]
+    assert isinstance(variant, Variant) and cfg.model.image_size is not None
+    if len(boxes_N4) > most:
+        drawn = np.random.default_rng(0).choice(len(boxes_N4), most, replace=False)
+        boxes_N4, sizes_N2 = boxes_N4[drawn], sizes_N2[drawn]
+    chosen, multiple = cfg.model.image_size, 1 << variant.max_level
+    sizes = sorted({chosen, *(multiple * round(chosen * factor / multiple) for factor in (1.5, 2.0))})
+    found = {size: best_iou(at_input(boxes_N4, sizes_N2, size), size, variant) for size in sizes}
+    return found, _advice(found, chosen)
+
+
+def at_input(boxes_N4: Floats, sizes_N2: Floats, image_size: int) -> Floats:
+    """Return boxes, x, y, width, height in the file, as xyxy at the letterboxed input, clipped to the picture."""
+    xyxy_N4 = np.concatenate([boxes_N4[:, :2], boxes_N4[:, :2] + boxes_N4[:, 2:]], axis=1)
+    clipped_N4 = xyxy_N4.clip(0, sizes_N2[:, [1, 0, 1, 0]])
+    scaled: Floats = clipped_N4 * (image_size / sizes_N2.max(axis=1, keepdims=True))
+    return scaled
+
+
+def _advice(found: dict[int, Floats], chosen: int) -> list[str]:
+    share = {size: float((iou_N >= 0.5).mean()) if len(iou_N) else 1.0 for size, iou_N in found.items()}
+    if share[chosen] >= 0.95:
+        return []
+    better = next((size for size in sorted(share) if share[size] >= share[chosen] + 0.03), None)
+    told = f"{1 - share[chosen]:.0%} of the boxes have no anchor with an IoU of 0.5 at model.image_size={chosen}"
+    if better is not None:
+        return [f"{told}; at {better} it would be {1 - share[better]:.0%}: small boxes need a larger input"]
+    return [f"{told}, and a larger input hardly changes that: very long, or very large boxes"]

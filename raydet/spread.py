@@ -1,0 +1,82 @@
+"""One function over many parts, with all the cores there are: loader processes here, or Ray tasks on a cluster."""
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar
+
+from raydet.config import Config
+
+Part = TypeVar("Part")
+Answer = TypeVar("Answer")
+
+
+def cores() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
+def here(
+    work: Callable[[Part], Answer], parts: Sequence[Part], processes: int, forkable: bool = True
+) -> Iterator[Answer]:
+    """Yield work(part) for each part, in order, made by forked processes; in this one if there are 0.
+
+    Args:
+        work: importable, and picklable where `forkable` is False.
+    """
+    if processes == 0 or len(parts) < 2:
+        yield from map(work, parts)
+        return
+    from torch.utils.data import DataLoader
+
+    start = "fork" if forkable else "forkserver"
+    loader: Any = DataLoader(
+        _Parts(work, parts),  # type: ignore[arg-type]
+        batch_size=None,
+        num_workers=min(processes, len(parts)),
+        collate_fn=_unchanged,
+        multiprocessing_context=start,
+    )
+    yield from loader
+
+
+def on_ray(work: Callable[[Part], Answer], parts: Sequence[Part]) -> Iterator[Answer]:
+    """Yield work(part) for each part, as they are done, by tasks of the Ray that this process has joined."""
+    import ray
+
+    task = ray.remote(num_cpus=1, max_retries=2)(_call)
+    most = 2 * max(1, int(ray.cluster_resources().get("CPU", 1)))
+    left, running = iter(parts), []
+    while True:
+        for part in left:
+            running.append(task.remote(work, part))
+            if len(running) >= most:
+                break
+        if not running:
+            return
+        done, running = ray.wait(running)
+        yield from ray.get(done)
+
+
+def wanted_address(cfg: Config) -> str | None:
+    """Return the cluster that the work is for; None: this machine."""
+    given = cfg.scaling.address or os.environ.get("RAY_ADDRESS")
+    return None if given in ("", "local") else given
+
+
+def _call(work: Callable[[Any], Any], part: Any) -> Any:
+    return work(part)
+
+
+def _unchanged(answer: Any) -> Any:
+    return answer
+
+
+class _Parts:
+    def __init__(self, work: Callable[[Any], Any], parts: Sequence[Any]) -> None:
+        self._work, self._parts = work, parts
+
+    def __len__(self) -> int:
+        return len(self._parts)
+
+    def __getitem__(self, i: int) -> Any:
+        return self._work(self._parts[i])

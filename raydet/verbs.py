@@ -1,0 +1,150 @@
+"""The verbs of the command line, each with its own flags; whatever else begins with -- is a setting. No tyro here."""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from raydet.config import Config, ConfigError, override
+
+
+def new_parser(verb: str, what: str) -> argparse.ArgumentParser:
+    """Return the parser of a verb, with the flags that all have."""
+    parser = argparse.ArgumentParser(prog=f"raydet {verb}", description=what, add_help=False, allow_abbrev=False)
+    parser.error = usage_error  # type: ignore[method-assign]
+    parser.add_argument("-h", "--help", action="store_true")
+    parser.add_argument("--json", action="store_true", help="print the result as one JSON object, as the last line")
+    return parser
+
+
+def usage_error(message: str) -> Any:
+    """Raise ConfigError; argparse would end the process."""
+    raise ConfigError(message)
+
+
+def print_result(values: dict[str, Any], as_json: bool) -> None:
+    """Print named figures, one a line, or all as one line of JSON."""
+    if as_json:
+        from raydet.dll import strict
+
+        print(json.dumps(strict(values)), flush=True)  # NaN is no JSON: null
+        return
+    width = max(map(len, values), default=0)
+    for name, value in values.items():
+        print(f"{name:<{width}}  {f'{value:.4f}' if isinstance(value, float) else value}")
+
+
+def parse(parser: argparse.ArgumentParser, words: list[str]) -> tuple[Any, list[str]]:
+    """Return (options, the words of settings). A flag that is none of the verb's own begins a setting."""
+    flags = {flag for action in parser._actions for flag in action.option_strings}
+    own: list[str] = []
+    settings: list[str] = []
+    target = own
+    for word in words:
+        if word.startswith("--"):
+            target = own if word.partition("=")[0] in flags else settings
+        target.append(word)
+    if {"-h", "--help"} & set(own):
+        # Whatever else is wrong with the words, help is not refused.
+        positional = [word for word in own if not word.startswith("-")]
+        return argparse.Namespace(help=True, first=positional[0] if positional else None), []
+    return parser.parse_args(own), settings
+
+
+def evaluate(words: list[str]) -> None:
+    """Score a model on a split."""
+    parser = new_parser(
+        "evaluate", "Score a checkpoint, a run's best checkpoint, or a recipe with foreign model.weights."
+    )
+    parser.add_argument("checkpoint")
+    parser.add_argument("--split", choices=("train", "val", "test"), default="val")
+    options, rest = parse(parser, words)
+    if options.help:
+        return print(parser.format_help())
+    from raydet import evaluation
+    from raydet.arguments import parse_changes
+
+    print_result(evaluation.evaluate(options.checkpoint, parse_changes(rest), split=options.split), options.json)
+
+
+def predict(words: list[str]) -> None:
+    """Find things in pictures."""
+    parser = new_parser("predict", "Find things in pictures; draw them and write COCO results.")
+    parser.add_argument("checkpoint")
+    parser.add_argument("images", nargs="+", help="image files, or folders of them")
+    parser.add_argument("--out", default="predictions", help="folder for the pictures and predictions.json")
+    parser.add_argument("--score", type=float, default=0.3, help="least probability of a detection that is shown")
+    options, rest = parse(parser, words)
+    if options.help:
+        return print(parser.format_help())
+    from raydet import prediction
+    from raydet.arguments import parse_changes
+
+    answers = prediction.predict(
+        options.checkpoint, options.images, parse_changes(rest), score_threshold=options.score, out=options.out
+    )
+    lines = [prediction.describe(answer) for answer in answers]
+    if options.json:
+        print_result({"out": options.out, "answers": lines}, True)
+    else:
+        print("\n".join([*lines, f"pictures in {options.out}"]))
+
+
+def bench(words: list[str]) -> None:
+    """Time something."""
+    from raydet.bench import WHAT, run
+
+    parser = new_parser("bench", "Time what raydet does.")
+    parser.add_argument("what", choices=WHAT, help="a step, operations, data, all on a GPU, what Ray adds")
+    parser.add_argument("--vs", choices=("effdet", "timm"), help="step: time this library's in turn with ours")
+    parser.add_argument("--batch", type=int, default=4, help="step: images")
+    parser.add_argument("--rounds", type=int, default=5, help="how often each is timed")
+    parser.add_argument("--recipe", default="efficientdet_d0_coco", help="step, data: whose model and settings")
+    parser.add_argument("--images-per-s", type=float, help="data: what a GPU takes; says how many cores feed it")
+    parser.add_argument("--compiled", action="store_true", default=None, help="torch.compile's form too; takes minutes")
+    parser.add_argument("--keep-memory", action="store_true", help="step: keep freed memory, as fit's workers do")
+    parser.add_argument("--profile", action="store_true", help="step: what share each of torch's operations takes")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="ops: where")
+    parser.add_argument("--only", nargs="+", metavar="OP", help="ops: which; all by default")
+    parser.add_argument("--out", default="docs/benchmarks", help="gpu: folder for the JSON and the Markdown")
+    options, rest = parse(parser, words)
+    if options.help:
+        return print(parser.format_help())
+    from raydet.arguments import parse_changes
+
+    print_result(dict(run(options, parse_changes(rest))), options.json)
+
+
+def check(words: list[str]) -> int:
+    """Look through a data set; return the exit code: 0, or 65 for one that `fit` would refuse."""
+    parser = new_parser("check", "Look through a data set: every annotation, every picture, doubles, leaks, anchors.")
+    parser.add_argument("data", help="a recipe, an annotation file, data.yaml, or a data set's folder")
+    parser.add_argument("--split", nargs="+", choices=("train", "val", "test"), help="which; all by default")
+    parser.add_argument("--out", default="check", help="folder for report.json, quarantine.txt and plots")
+    options, rest = parse(parser, words)
+    if options.help:
+        print(parser.format_help())
+        return 0
+    from raydet import check_report, checking
+
+    audit = checking.check(_data_config(options.data, rest), options.split, out=options.out)
+    if options.json:
+        print_result(check_report.to_dict(audit), True)
+    else:
+        print("\n".join(check_report.lines(audit, Path(options.out))))
+    return 0 if audit.verdict is None else 65
+
+
+def _data_config(name: str, rest: list[str]) -> Config:
+    """The recipe of that name, or the configuration that fits the data set at that path, with the changes in `rest`."""
+    from raydet import recipes
+    from raydet.arguments import parse_changes
+    from raydet.data.guess import guess
+
+    if name in recipes.RECIPES:
+        cfg = recipes.recipe(name)
+    elif "/" in name or Path(name).exists():
+        cfg = guess(Path(name).expanduser())
+    else:
+        cfg = recipes.recipe(name)  # says which names are near
+    return override(cfg, parse_changes(rest))
