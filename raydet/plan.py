@@ -19,6 +19,7 @@ from raydet.config import Config, ConfigError, as_flat, differences, load, overr
 from raydet.data import CocoIndex, DataError, check_same_classes, open_split
 from raydet.data.address import is_remote, parse
 from raydet.data.audit import quick_look
+from raydet.data.dali import check_installed
 from raydet.data.errors import one_line
 from raydet.dll import strict
 from raydet.log import environment
@@ -82,6 +83,7 @@ def make_plan(cfg: Config) -> Plan:
     """
     if cfg.quantization is not None:
         raise ConfigError("quantization: quantization-aware training is not in this version; set quantization to none")
+    check_installed(cfg)
     cfg = resolve_model(_absolute(cfg))
     folder = Path(cfg.run.storage_path) / cfg.run.name
     cfg = _continued(cfg, folder)

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.data.s3_stub import serving
 from tests.test_examples import CLASSIFIER, DETECTOR
 
 ROOT = Path(__file__).parents[1]
@@ -44,6 +46,10 @@ HERE = {
     "make demo": "test_make_knows_its_targets, and CI's nightly",
     "make test": "CI",
     "raydet fit efficientdet_d0_coco --data.root": "test_training_a_detector",
+    "raydet fit efficientdet_d0_coco --data.format yolo": "test_training_on_yolo_labels",
+    'raydet fit efficientnet_b0_imagenet --data.root "s3': "test_training_from_an_object_store",
+    "raydet check": "test_looking_through_data",
+    "raydet bench data": "test_timing_data",
     "raydet fit demo_detection": "test_a_dry_run",
     "raydet fit efficientnet_b0_imagenet": "test_training_a_classifier",
     "raydet fit efficientdet_d0_coco --scaling.use_gpu": "test_the_gpu_command",
@@ -85,6 +91,65 @@ def test_training_a_classifier(toy_classification: Path, tmp_path: Path) -> None
     words[words.index("/data/flowers")] = str(toy_classification)
     out = raydet([*words, *CLASSIFIER.split(), "--json"], tmp_path)
     assert "top1" in json.loads(out.splitlines()[-1])
+
+
+@pytest.mark.slow
+def test_looking_through_data(toy_detection: Path, tmp_path: Path) -> None:
+    words = readme_command("raydet check")
+    words[words.index("/data/shop")] = str(toy_detection)
+    assert "result    good" in raydet(words, tmp_path)
+    assert {p.name for p in (tmp_path / "check").iterdir()} == {"report.json", "quarantine.txt", "plots"}
+
+
+@pytest.mark.slow
+def test_training_on_yolo_labels(toy_detection: Path, tmp_path: Path) -> None:
+    root = as_yolo(toy_detection, tmp_path / "yolo")
+    words = readme_command("raydet fit efficientdet_d0_coco --data.format yolo")
+    words[words.index("/data/my-yolo")] = str(root)
+    out = raydet([*words, *DETECTOR.split(), "--schedule.epochs", "1", "--json"], tmp_path)
+    assert "AP50" in json.loads(out.splitlines()[-1])
+
+
+def as_yolo(coco: Path, root: Path) -> Path:
+    """The data set as YOLO has it: pictures linked, a line of class, centre and size for each box."""
+    for split in ("train", "val"):
+        content = json.loads((coco / "annotations" / f"instances_{split}.json").read_text())
+        (root / "labels" / split).mkdir(parents=True)
+        (root / "images").mkdir(exist_ok=True)
+        shutil.copytree(coco / split, root / "images" / split)
+        for image in content["images"]:
+            lines = []
+            for a in (a for a in content["annotations"] if a["image_id"] == image["id"]):
+                x, y, w, h = a["bbox"]
+                sides = (image["width"], image["height"])
+                centre = ((x + w / 2) / sides[0], (y + h / 2) / sides[1])
+                lines.append(f"{a['category_id'] - 1} {centre[0]} {centre[1]} {w / sides[0]} {h / sides[1]}")
+            (root / "labels" / split / f"{Path(image['file_name']).stem}.txt").write_text("\n".join(lines))
+    names = [c["name"] for c in content["categories"]]
+    (root / "data.yaml").write_text(f"train: images/train\nval: images/val\nnames: {json.dumps(names)}\n")
+    return root
+
+
+@pytest.mark.slow
+def test_training_from_an_object_store(
+    toy_classification: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "test")
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    words = readme_command('raydet fit efficientnet_b0_imagenet --data.root "s3')
+    with serving() as store:
+        pictures = {str(p.relative_to(toy_classification)): p.read_bytes() for p in toy_classification.rglob("*.jpg")}
+        store.buckets["bucket"] = {f"flowers/{name}": data for name, data in pictures.items()}
+        words = [word.replace("minio:9000", f"127.0.0.1:{store.port}") for word in words]
+        out = raydet([*words, *CLASSIFIER.split(), "--json"], tmp_path)
+    assert "top1" in json.loads(out.splitlines()[-1])
+
+
+@pytest.mark.slow
+def test_timing_data(tmp_path: Path) -> None:
+    out = raydet([*readme_command("raydet bench data"), "--rounds", "1", "--model.image_size", "64"], tmp_path)
+    assert "dali-cpu" in out and "cores feed the GPU" in out
 
 
 @pytest.mark.slow

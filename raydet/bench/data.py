@@ -23,7 +23,7 @@ from raydet.data.columns import Ints, cache_dir
 from raydet.data.files import Blob
 from raydet.data.maker import Maker, collated
 from raydet.data.pixels import cut
-from raydet.data.samples import finished, opened, plan, shrink
+from raydet.data.samples import finished, opened, plan_sample, shrink
 from raydet.memory import keep_freed_memory
 from raydet.recipes import recipe
 from raydet.state import resolve_model
@@ -107,7 +107,7 @@ def stages(cfg: Config, index: Index, rows: Ints, rounds: int) -> dict[str, floa
             clock = [process_time()]
             with opened(cfg, index.picture(row)) as picture:
                 clock.append(process_time())
-                made = plan(cfg, index, epoch, row, picture)
+                made = plan_sample(cfg, index, epoch, row, picture)
                 clock.append(process_time())
                 image, factor = picture.load(shrink(made))
                 clock.append(process_time())

@@ -118,9 +118,11 @@ class CocoIndex:
         Boxes that lie wholly outside the image are left out.
         """
         part = slice(self.first[i], self.first[i + 1])
-        boxes_K4 = _clipped(self.boxes[part], self.sizes[i : i + 1])
-        inner = (boxes_K4[:, 2:] > boxes_K4[:, :2]).all(axis=1)
-        return boxes_K4[inner].astype(np.float32), self.labels[part][inner].astype(np.int64), self.crowd[part][inner]
+        boxes_K4, labels_K, crowd_K = _clipped(self.boxes[part], self.sizes[i]), self.labels[part], self.crowd[part]
+        inner_K = (boxes_K4[:, 2:] - boxes_K4[:, :2]).min(axis=1) > 0
+        if not inner_K.all():
+            boxes_K4, labels_K, crowd_K = boxes_K4[inner_K], labels_K[inner_K], crowd_K[inner_K]
+        return boxes_K4.astype(np.float32), labels_K.astype(np.int64), crowd_K
 
     def train_rows(self, cfg: Config) -> Ints:
         """Return the rows to train on, in order: without pictures under 32 pixels and, with data.skip_empty, without
@@ -142,9 +144,12 @@ class CocoIndex:
 
 
 def _clipped(xywh_K4: Floats, hw_K2: npt.NDArray[np.int32]) -> Floats:
-    xyxy_K4 = np.concatenate([xywh_K4[:, :2], xywh_K4[:, :2] + xywh_K4[:, 2:]], axis=1)
-    clipped_K4: Floats = np.clip(xyxy_K4, 0, hw_K2[:, [1, 0, 1, 0]])
-    return clipped_K4
+    """The boxes as xyxy within their picture; its size is one for all, hw_2, or each box's own."""
+    xyxy_K4 = xywh_K4.copy()
+    xyxy_K4[:, 2:] += xywh_K4[:, :2]
+    np.maximum(xyxy_K4, 0, out=xyxy_K4)
+    np.minimum(xyxy_K4, hw_K2[..., [1, 0, 1, 0]], out=xyxy_K4)
+    return xyxy_K4
 
 
 def _read(path: Path, files: Files) -> tuple[Columns, Faults]:

@@ -28,7 +28,7 @@ from raydet.data.errors import DataError, one_line
 from raydet.data.geometry import Geometry
 from raydet.data.maker import Key, Maker, collated
 from raydet.data.pixels import Pixels
-from raydet.data.samples import EVAL, Index, Sample, fill_colour, input_size, operations, plan, with_truth
+from raydet.data.samples import EVAL, Index, Sample, fill_colour, input_size, operations, plan_sample, with_truth
 
 
 @dataclass(slots=True)
@@ -98,7 +98,7 @@ class GpuFeed:
             source = loaded(self._index.picture(row))
             header = plain_jpeg(source.data, self._cfg.data)
             if header is not None:
-                one = plan(self._cfg, self._index, epoch, row, header)
+                one = plan_sample(self._cfg, self._index, epoch, row, header)
                 sample = with_truth(self._cfg, self._index, one, np.empty((0, 0, 3), np.uint8))
                 return _Part(Work(source.data, one.view, one.hw, operations(self._cfg, one)), sample)
         except DataError:

@@ -4,6 +4,7 @@ import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Protocol
 
@@ -119,7 +120,13 @@ class Folder:
         Raises:
             DataError: it leads out of the folder.
         """
-        return self.root / name if self.trusted else inside(self.root, name)
+        if self.trusted:
+            return self.root / name
+        folder, _, last = name.rpartition("/")
+        if last in ("", ".", "..") or "\0" in name:
+            return inside(self.root, name)
+        path = os.path.join(_real_folder(str(self.root), folder), last)
+        return inside(self.root, name) if os.path.islink(path) else Path(path)
 
     def exists(self, name: str) -> bool:
         """Return whether there is a file of that name."""
@@ -236,6 +243,12 @@ def _encodable(name: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+@lru_cache(maxsize=1024)
+def _real_folder(root: str, below: str) -> str:
+    """`inside` for a folder of pictures, once: each call asks the system about every part of the path."""
+    return str(inside(Path(root), below)) if below else os.path.realpath(root)
 
 
 def inside(folder: Path, name: str) -> Path:

@@ -129,13 +129,14 @@ def apply_to_boxes(geometry: Geometry, boxes_K4: Boxes, min_box: float) -> tuple
     height, or to nothing, are left out.
     """
     height, width = geometry.content
-    factor_2 = np.array(geometry.scale)
-    moved_K4 = (boxes_K4.astype(np.float64) - np.tile(geometry.window[:2], 2)) * np.tile(factor_2, 2)
+    (x, y), scale = geometry.window[:2], geometry.scale
+    moved_K4 = (boxes_K4 - np.array([x, y, x, y])) * np.array([*scale, *scale])
     if geometry.flip:
         moved_K4[:, [0, 2]] = width - moved_K4[:, [2, 0]]
-    moved_K4 = moved_K4.clip(0, [width, height, width, height])
-    extent_K2 = moved_K4[:, 2:] - moved_K4[:, :2]
-    kept_K = (extent_K2 >= min_box).all(axis=1) & (extent_K2 > 0).all(axis=1)
+    np.maximum(moved_K4, 0, out=moved_K4)
+    np.minimum(moved_K4, np.array([width, height, width, height]), out=moved_K4)
+    extent_K = (moved_K4[:, 2:] - moved_K4[:, :2]).min(axis=1)
+    kept_K = (extent_K >= min_box) & (extent_K > 0)
     return moved_K4[kept_K].astype(np.float32), kept_K
 
 

@@ -15,6 +15,8 @@ from raydet.config import Config
 from raydet.data.batch import Batch
 from raydet.data.coco import CocoIndex
 from raydet.data.columns import Ints
+from raydet.data.dali import check_installed
+from raydet.data.dali_gpu import GpuFeed
 from raydet.data.errors import DataError
 from raydet.data.maker import Key, Maker
 from raydet.data.sampler import EpochSampler, eval_shard
@@ -91,11 +93,13 @@ class _Feed:
     """Turns keys into batches, here or in loader processes, and watches over unreadable pictures."""
 
     def __init__(self, cfg: Config, index: Index, rows: Ints) -> None:
+        check_installed(cfg)
         self.bad: dict[str, str] = {}
         self._cfg, self._rows = cfg, rows
         self._maker = Maker(cfg, index, rows)
         # Forked, they share the index, and they never touch a GPU; but clients of object stores do not survive a fork.
-        self._start = "fork" if getattr(index.files, "forkable", True) else "forkserver"
+        self._start = "fork" if index.files.forkable else "forkserver"
+        self._gpu = GpuFeed(cfg, index, rows) if cfg.data.backend == "dali-gpu" else None
         self._keys: list[Key] = []
         self._loader: DataLoader[Batch | DataError] | None = None
         self._passing: Iterator[Batch | DataError] | None = None
@@ -115,6 +119,8 @@ class _Feed:
             yield batch
 
     def _made(self, keys: list[Key]) -> Iterator[Batch | DataError]:
+        if self._gpu is not None:
+            return self._gpu.batches(keys)
         if not self._cfg.data.workers:
             return map(self._maker.__getitem__, keys)
         self._keys[:] = keys
@@ -143,6 +149,8 @@ class _Feed:
         shut = getattr(self._passing, "_shutdown_workers", None)
         if shut is not None:
             shut()
+        if self._gpu is not None:
+            self._gpu.close()
         self._loader = self._passing = None
 
 

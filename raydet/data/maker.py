@@ -20,11 +20,11 @@ from raydet.data.pixels import Pixels, cut_array
 from raydet.data.samples import (
     EVAL,
     Index,
-    Plan,
     Sample,
+    SamplePlan,
     finished,
     input_size,
-    plan,
+    plan_sample,
     sample,
     sample_seed,
     shrink,
@@ -86,13 +86,13 @@ class Maker(Dataset["Batch | DataError"]):
         made: list[Sample | None] = [None] * len(rows)
         if self._decoder is None:
             return made
-        plans: list[tuple[int, Plan, bytes]] = []
+        plans: list[tuple[int, SamplePlan, bytes]] = []
         for i, row in enumerate(rows.tolist()):
             try:
                 source = loaded(self._index.picture(row))
                 header = plain_jpeg(source.data, self._cfg.data)
                 if header is not None:
-                    one = plan(self._cfg, self._index, epoch, row, header)
+                    one = plan_sample(self._cfg, self._index, epoch, row, header)
                     if shrink(one) > DRAFTED:
                         plans.append((i, one, source.data))
             except DataError:

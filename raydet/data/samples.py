@@ -60,7 +60,7 @@ class Sized(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class SamplePlan:
     """Which part of which picture becomes a sample; what it takes is its header."""
 
     row: int
@@ -70,7 +70,7 @@ class Plan:
     """Height and width of the file's picture."""
 
 
-def plan(cfg: Config, index: Index, epoch: int, row: int, picture: Sized) -> Plan:
+def plan_sample(cfg: Config, index: Index, epoch: int, row: int, picture: Sized) -> SamplePlan:
     """Return what becomes of a picture in an epoch, or in evaluation; every draw depends on (run.seed, epoch, row).
 
     Raises:
@@ -80,13 +80,13 @@ def plan(cfg: Config, index: Index, epoch: int, row: int, picture: Sized) -> Pla
     if isinstance(index, CocoIndex):
         check_size(index, row, picture)
     if epoch == EVAL:
-        return Plan(row, epoch, eval_view(cfg, hw), hw)
+        return SamplePlan(row, epoch, eval_view(cfg, hw), hw)
     rng = geo.generator(cfg.run.seed, epoch, row)
     if isinstance(index, CocoIndex):
         view = geo.detection_window(rng, hw, size, augment.scale, augment.hflip)
     else:
         view = geo.random_resized_crop(rng, hw, size, augment.crop_area, augment.crop_ratio, augment.hflip)
-    return Plan(row, epoch, view, hw)
+    return SamplePlan(row, epoch, view, hw)
 
 
 def eval_view(cfg: Config, hw: tuple[int, int]) -> geo.Geometry:
@@ -96,12 +96,12 @@ def eval_view(cfg: Config, hw: tuple[int, int]) -> geo.Geometry:
     return geo.centre_crop(hw, input_size(cfg), cfg.augment.eval_margin)
 
 
-def shrink(made: Plan) -> float:
+def shrink(made: SamplePlan) -> float:
     """Return the scale that the picture may be decoded at: 1 in evaluation."""
     return 1.0 if made.epoch == EVAL else max(made.view.scale)
 
 
-def decoded(cfg: Config, made: Plan, picture: Picture) -> Pixels:
+def decoded(cfg: Config, made: SamplePlan, picture: Picture) -> Pixels:
     """Return the plan's content_HW3, decoded by Pillow.
 
     Raises:
@@ -111,14 +111,14 @@ def decoded(cfg: Config, made: Plan, picture: Picture) -> Pixels:
     return cut(made.view, image, cfg.augment.interpolation, factor)
 
 
-def finished(cfg: Config, index: Index, made: Plan, content_HW3: Pixels, canvas_HW3: Pixels) -> Sample:
+def finished(cfg: Config, index: Index, made: SamplePlan, content_HW3: Pixels, canvas_HW3: Pixels) -> Sample:
     """Vary the content, write it on the canvas, and return the sample with its truth."""
     content_HW3 = apply(content_HW3, operations(cfg, made))
     place(made.view, content_HW3, fill_colour(cfg), canvas_HW3)
     return with_truth(cfg, index, made, canvas_HW3)
 
 
-def with_truth(cfg: Config, index: Index, made: Plan, canvas_HW3: Pixels) -> Sample:
+def with_truth(cfg: Config, index: Index, made: SamplePlan, canvas_HW3: Pixels) -> Sample:
     """Return the sample whose picture is on the canvas, or will be."""
     if isinstance(index, FolderIndex):
         return Sample(canvas_HW3, made.row, label=int(index.labels[made.row]))
@@ -141,7 +141,7 @@ def sample(cfg: Config, index: Index, epoch: int, row: int, canvas_HW3: Pixels |
         DataError: the picture cannot be read, or has another size than its annotations are for.
     """
     with opened(cfg, index.picture(row)) as picture:
-        made = plan(cfg, index, epoch, row, picture)
+        made = plan_sample(cfg, index, epoch, row, picture)
         content_HW3 = decoded(cfg, made, picture)
     if canvas_HW3 is None:
         canvas_HW3 = np.empty((*made.view.canvas, 3), np.uint8)
@@ -165,7 +165,7 @@ def fill_colour(cfg: Config) -> tuple[int, int, int]:
     return geo.MEAN_COLOUR if isinstance(fill, str) else (fill, fill, fill)
 
 
-def operations(cfg: Config, made: Plan) -> tuple[Operation, ...]:
+def operations(cfg: Config, made: SamplePlan) -> tuple[Operation, ...]:
     """Return how the content's colours are varied: not at all in evaluation."""
     if made.epoch == EVAL:
         return ()
@@ -189,8 +189,9 @@ def _truth(
     cfg: Config, index: CocoIndex, row: int, view: geo.Geometry, min_box: float
 ) -> tuple[geo.Boxes, npt.NDArray[np.int64]]:
     boxes_K4, labels_K, crowd_K = index.boxes_of(row)
-    wanted_K = ~crowd_K & ((boxes_K4[:, 2:] - boxes_K4[:, :2]) >= min_box).all(axis=1)
-    boxes_K4, labels_K = boxes_K4[wanted_K], labels_K[wanted_K]
+    wanted_K = ~crowd_K & ((boxes_K4[:, 2:] - boxes_K4[:, :2]).min(axis=1, initial=np.inf) >= min_box)
+    if not wanted_K.all():
+        boxes_K4, labels_K = boxes_K4[wanted_K], labels_K[wanted_K]
     boxes_K4, kept_K = geo.apply_to_boxes(view, boxes_K4, min_box)
     labels_K = labels_K[kept_K]
     if cfg.data.max_boxes is not None and len(boxes_K4) > cfg.data.max_boxes:
