@@ -105,13 +105,14 @@ class _figure:  # used as a function
         self._path.parent.mkdir(parents=True, exist_ok=True)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # a sign that the font lacks is drawn as a box
-            self._figure.savefig(self._path, dpi=110)
+            self._figure.savefig(self._path, dpi=110, pil_kwargs={"compress_level": 1})
 
 
 def _classes(axes: "Axes", splits: Mapping[str, Content], unit: str) -> None:
     """Bars of how often each class is there; of many classes the most and the least frequent."""
     first = next(iter(splits.values()))
     order = np.argsort(-first.per_class, kind="stable")
+    counts_of = {split: _padded(content.per_class, len(order)) for split, content in splits.items()}
     title = f"{unit.capitalize()} of each class"
     if len(order) > _MOST_BARS:
         half = _MOST_BARS // 2
@@ -119,19 +120,24 @@ def _classes(axes: "Axes", splits: Mapping[str, Content], unit: str) -> None:
         order = np.concatenate([order[:half], order[-half:]])
     y = np.arange(len(order))
     height = 0.8 / len(splits)
-    for k, (split, content) in enumerate(splits.items()):
-        bars = axes.barh(y + k * height, content.per_class[order], height, color=_colour(split), label=split)
+    for k, (split, per_class) in enumerate(counts_of.items()):
+        bars = axes.barh(y + k * height, per_class[order], height, color=_colour(split), label=split)
         if len(order) * len(splits) <= 30:
             axes.bar_label(bars, padding=3, fontsize=8)
     names = [_short(first.class_names[i] or str(i)) for i in order.tolist()]
     axes.set_yticks(y + height * (len(splits) - 1) / 2, names, fontsize=9 if len(order) <= 20 else 7, parse_math=False)
     axes.invert_yaxis()
-    counts = np.concatenate([content.per_class[order] for content in splits.values()])
+    counts = np.concatenate([per_class[order] for per_class in counts_of.values()])
     if counts.size and counts.max() > 50 * max(1, counts.min()):
         axes.set_xscale("symlog", linthresh=1)
     axes.set_xlabel(unit)
     axes.set_title(title, loc="left")
     axes.legend(frameon=False, loc="lower right", bbox_to_anchor=(1, 1), ncols=len(splits), borderaxespad=0.2)
+
+
+def _padded(per_class: Counts, classes: int) -> Counts:
+    """The counts of so many classes: those of a split that lacks some are zero (that it does is told as DIR-E04)."""
+    return np.pad(per_class[:classes], (0, max(0, classes - len(per_class))))
 
 
 def _boxes_per_picture(axes: "Axes", splits: Mapping[str, Content]) -> None:

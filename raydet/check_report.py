@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from raydet.data.address import is_remote
 from raydet.data.errors import one_line
 from raydet.findings import Audit, Split, draw_plots
 from raydet.sinks import make_folder, replace_file
@@ -71,7 +72,8 @@ def lines(audit: Audit, out: Path | None) -> list[str]:
         share = audit.anchors[int(cfg.model.image_size or 0)]
         told.append(f"anchors   {share:.1%} of the boxes have one with an IoU of 0.5 at {cfg.model.image_size} px")
     told += [f"advice    {text}" for text in audit.advice]
-    told += audit.faults.lines()
+    root = cfg.data.root.partition("?")[0] if is_remote(cfg.data.root) else cfg.data.root
+    told += audit.faults.lines(root)
     errors, warnings = audit.faults.errors, audit.faults.warnings
     counts = f"{sum(f.count for f in errors)} errors of {len(errors)} kinds, "
     counts += f"{sum(f.count for f in warnings)} warnings of {len(warnings)} kinds"

@@ -4,17 +4,19 @@ Annotations are read once, every picture is opened, hashed and decoded, by all c
 where a cluster is named. What `fit` does of this on every start is `raydet.data.audit.quick_look`.
 """
 
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from functools import lru_cache
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any, TextIO
 
 import numpy as np
 
 from raydet.check_report import write
-from raydet.config import Config, from_dict, override, to_dict
+from raydet.config import Config, ConfigError, from_dict, override, to_dict
 from raydet.counter import Counter
 from raydet.coverage import coverage
 from raydet.data import CocoIndex, DataError, Index, check_same_classes, open_split
@@ -25,6 +27,7 @@ from raydet.data.files import Folder
 from raydet.data.folder import EXTENSIONS
 from raydet.data.likeness import near, same
 from raydet.findings import Audit, Split
+from raydet.sinks import make_folder
 from raydet.spread import cores, here, on_ray, wanted_address
 from raydet.state import resolve_model
 
@@ -43,10 +46,12 @@ def check(
         stream: where progress is shown. None: standard error.
 
     Raises:
-        ConfigError: a setting that cannot be used. What is wrong with the data is returned, not raised.
+        ConfigError: a setting or a folder that cannot be used. What is wrong with the data is returned, not raised.
     """
     if is_remote(cfg.data.root):
         parse(cfg.data.root)  # refuses credentials in it before it is shown or written
+    if out is not None:
+        _writable(Path(out))
     cfg = resolve_model(cfg)
     names = list(splits or [s for s in ("train", "val", "test") if getattr(cfg.data, s) is not None])
     same_place = {getattr(cfg.data, s): s for s in reversed(names)}
@@ -65,6 +70,7 @@ def check(
         for split in audit.splits:
             split.seen = sorted(_seen(tolerant, split, ray, stream or sys.stderr), key=lambda one: one.row)
             _note_pictures(audit, split)
+    _note_not_listed(audit)
     _compare(audit)
     _anchors(audit)
     audit.verdict = _verdict(audit)
@@ -73,18 +79,41 @@ def check(
     return audit
 
 
+def _writable(out: Path) -> None:
+    """Make the folder of the report before the hours that the report may take."""
+    try:
+        make_folder(out / "plots")
+        with TemporaryFile(dir=out):
+            pass
+    except OSError as error:
+        raise ConfigError(f"--out {out} cannot be written to: {error.strerror}; choose another folder") from None
+
+
 def _opened(cfg: Config, name: str, audit: Audit) -> Index | None:
     try:
         index = open_split(cfg, name)  # type: ignore[arg-type]
     except DataError as error:
         held = getattr(error, "faults", None)
         if isinstance(held, Faults):
-            audit.faults.extend(held)
+            audit.faults.extend(held, name)
         else:
             audit.faults.add_error(error, file=error.file or name)
         return None
-    audit.faults.extend(index.faults)
+    audit.faults.extend(index.faults, name)
+    if isinstance(index, CocoIndex):
+        _note_unusable(audit, index, name)
     return index
+
+
+def _note_unusable(audit: Audit, index: CocoIndex, name: str) -> None:
+    """Count what `fit` refuses although each record of the split is sound."""
+    try:
+        if name == "train":
+            index.train_rows(audit.cfg)
+    except DataError as error:
+        audit.faults.add_error(error)
+    if name == "val" and not len(index.boxes):
+        audit.faults.add("COCO-E26", "the validation split has no boxes, so AP cannot be computed", file=index.file)
 
 
 def _seen(cfg: Config, split: Split, ray: bool, stream: TextIO) -> Iterator[Looked]:
@@ -138,22 +167,34 @@ def _note_pictures(audit: Audit, split: Split) -> None:
             record = f"image {index.ids[one.row]}, {one.name}" if isinstance(index, CocoIndex) else one.name
             example = Example(record, what, one.name)
             audit.faults.add(rule, RULES[rule], file=place, kind="pictures", examples=[example], hint=hint)
-    audit.faults.looked_at("pictures", len(split.seen), sum(one.broken for one in split.seen), place)
-    extra = _not_listed(split)
-    if extra:
-        shown = [Example(name) for name in extra[:5]]
-        audit.faults.add("DIR-W07", RULES["DIR-W07"], file=place, kind="files", count=len(extra), examples=shown)
+    # YOLO's index has opened them all for their size, and has counted them.
+    total = 0 if index.faults.counted("pictures", place) else len(split.seen)
+    audit.faults.looked_at("pictures", total, sum(one.broken for one in split.seen), place)
 
 
-def _not_listed(split: Split) -> list[str]:
-    """Pictures in the folder that the annotations do not name."""
-    index = split.index
-    if not isinstance(index, CocoIndex) or not isinstance(index.files, Folder):
-        return []
-    listed = set(index.names.tolist())
-    root = index.files.root
-    found = (str(p.relative_to(root)) for p in root.rglob("*") if p.suffix.lower() in EXTENSIONS and p.is_file())
-    return sorted(name for name in found if name not in listed)
+def _note_not_listed(audit: Audit) -> None:
+    """Count the pictures in COCO's folders that no split's annotations name."""
+    from raydet.data.errors import RULES
+
+    data = audit.cfg.data
+    if data.format != "coco":
+        return
+    folders: dict[Path, list[CocoIndex]] = {}
+    for index in (split.index for split in audit.splits):
+        if isinstance(index, CocoIndex) and isinstance(index.files, Folder):
+            folders.setdefault(index.files.root, []).append(index)
+    listed = {os.path.join(root, name) for root, held in folders.items() for i in held for name in i.names.tolist()}
+    opened = {getattr(data, split.name) for split in audit.splits}
+    complete = {data.train, data.val, data.test} - {None} <= opened
+    for root, held in folders.items():
+        own = any(root.name == Path(index.file).stem.removeprefix("instances_") for index in held)
+        if not (complete or own):
+            continue  # they may belong to a split that was not looked at
+        found = (str(p) for p in root.rglob("*") if p.suffix.lower() in EXTENSIONS and p.is_file())
+        extra = sorted(os.path.relpath(path, root) for path in found if path not in listed)
+        if extra:
+            shown = [Example(name) for name in extra[:5]]
+            audit.faults.add("DIR-W07", RULES["DIR-W07"], file=root, kind="files", count=len(extra), examples=shown)
 
 
 def _compare(audit: Audit) -> None:

@@ -74,7 +74,7 @@ def run(words: Sequence[str]) -> int:
         return _verb(words[0])(list(words[1:])) or DONE
     except KeyboardInterrupt:
         code, what = (TERMINATED, "terminated") if _received else (INTERRUPTED, "interrupted")
-        message = f"{what}; the same command continues from the last checkpoint"
+        message = what + ("; the same command continues from the last checkpoint" if words[0] == "fit" else "")
     except BrokenPipeError:  # `raydet ... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED

@@ -16,10 +16,11 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from raydet import checkpoints, console
+from raydet.claim import claimed
 from raydet.config import Config, ConfigError, from_dict, to_dict
 from raydet.failures import LostWorkers, RunFailed, causes_of, describe, verdict
 from raydet.peers import Peers
-from raydet.plan import Plan, claimed, describe_start, make_plan, read_result, write_result
+from raydet.plan import Plan, describe_start, make_plan, read_result, write_result
 from raydet.precision import prepare_device
 from raydet.ray_session import Session, check_scaling, ray_session
 from raydet.restore import CHECKPOINTS, find_checkpoint

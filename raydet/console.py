@@ -103,7 +103,12 @@ def head(columns: Sequence[Column]) -> Text:
 
 def line(columns: Sequence[Column], row: Figures) -> Text:
     """Return an epoch's line of the table."""
-    return Text(_GAP.join(c.value(row).rjust(c.width) for c in columns), no_wrap=True)
+    return Text(_GAP.join([*(c.value(row).rjust(c.width) for c in columns), *_left_out(row)]), no_wrap=True)
+
+
+def _left_out(row: Figures) -> list[str]:
+    count = sum(number(row, name) or 0 for name in (log.BAD_PICTURES, log.EVAL_BAD_PICTURES))
+    return [f"{count:.0f} bad pictures left out, see bad_pictures.txt"] if count else []
 
 
 def status(board: Board) -> RenderableType:
@@ -148,7 +153,8 @@ def plain_epoch(board: Board, row: Figures) -> str:
     """Return an epoch's line for logs and pipes: each figure under its name."""
     columns = columns_of(board.task, board.epochs)
     named = [(c.title, c.value(row)) for c in columns]
-    return _GAP.join([*(f"{title} {value}" for title, value in named if value != "-"), *_times(board)])
+    told = [f"{title} {value}" for title, value in named if value != "-"]
+    return _GAP.join([*told, *_left_out(row), *_times(board)])
 
 
 def _times(board: Board) -> list[str]:

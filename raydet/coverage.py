@@ -14,6 +14,9 @@ from raydet.models.efficientdet import Variant
 
 Floats = npt.NDArray[np.float64]
 
+_TINY = 16
+"""Pixels of the input; the smallest anchor of D0 has 32."""
+
 
 def best_iou(boxes_N4: Floats, image_size: int, variant: Variant) -> Floats:
     """Return each box's IoU with its best anchor; exact.
@@ -58,7 +61,7 @@ def coverage(
     chosen, multiple = cfg.model.image_size, 1 << variant.max_level
     sizes = sorted({chosen, *(multiple * round(chosen * factor / multiple) for factor in (1.5, 2.0))})
     found = {size: best_iou(at_input(boxes_N4, sizes_N2, size), size, variant) for size in sizes}
-    return found, _advice(found, chosen)
+    return found, _advice(found, chosen, at_input(boxes_N4, sizes_N2, chosen))
 
 
 def at_input(boxes_N4: Floats, sizes_N2: Floats, image_size: int) -> Floats:
@@ -69,7 +72,7 @@ def at_input(boxes_N4: Floats, sizes_N2: Floats, image_size: int) -> Floats:
     return scaled
 
 
-def _advice(found: dict[int, Floats], chosen: int) -> list[str]:
+def _advice(found: dict[int, Floats], chosen: int, boxes_N4: Floats) -> list[str]:
     share = {size: float((iou_N >= 0.5).mean()) if len(iou_N) else 1.0 for size, iou_N in found.items()}
     if share[chosen] >= 0.95:
         return []
@@ -77,4 +80,7 @@ def _advice(found: dict[int, Floats], chosen: int) -> list[str]:
     told = f"{1 - share[chosen]:.0%} of the boxes have no anchor with an IoU of 0.5 at model.image_size={chosen}"
     if better is not None:
         return [f"{told}; at {better} it would be {1 - share[better]:.0%}: small boxes need a larger input"]
+    missed_K2 = (boxes_N4[:, 2:] - boxes_N4[:, :2])[found[chosen] < 0.5]
+    if np.median(missed_K2.max(axis=1)) < _TINY:
+        return [f"{told}: these are smaller than {_TINY} pixels there, and no input of twice the side is enough"]
     return [f"{told}, and a larger input hardly changes that: very long, or very large boxes"]

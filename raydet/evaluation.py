@@ -9,7 +9,7 @@ from torch import nn
 
 from raydet.config import Config
 from raydet.data import Batch, EvalLoader, TrainLoader, open_split
-from raydet.log import clock
+from raydet.log import EVAL_BAD_PICTURES, clock
 from raydet.peers import Peers
 from raydet.precision import autocast, prepare_device
 from raydet.restore import Source, open_source
@@ -86,6 +86,7 @@ def evaluate(
     task = make_task(cfg, model, device)
     batches = EvalLoader(cfg, index)
     try:
-        return score(model, task, index, batches, cfg, Peers(device=device))
+        figures = score(model, task, index, batches, cfg, Peers(device=device))
+        return figures | ({EVAL_BAD_PICTURES: float(len(batches.bad))} if cfg.data.on_bad == "skip" else {})
     finally:
         batches.close()

@@ -3,29 +3,23 @@
 All that can be wrong is found here, before a machine is taken and before anything is written.
 """
 
-import errno
-import fcntl
 import json
 import os
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from raydet import checkpoints
-from raydet.config import Config, ConfigError, as_flat, differences, load, override, to_dict
+from raydet.config import Config, ConfigError, as_flat, differences, load, override
 from raydet.data import CocoIndex, DataError, check_same_classes, open_split
 from raydet.data.address import is_remote, parse
 from raydet.data.audit import quick_look
 from raydet.data.dali import check_installed
 from raydet.data.errors import one_line
 from raydet.dll import strict
-from raydet.log import environment
 from raydet.models import weights
 from raydet.restore import CHECKPOINTS
-from raydet.sinks import make_folder, replace_file
+from raydet.sinks import replace_file
 from raydet.state import build_model, resolve_model
 from raydet.worker import load_weights
 
@@ -42,6 +36,9 @@ _MAY_CHANGE = {
 }
 """What a continued run may be told anew besides the section `scaling`: nothing of it changes what is learnt. Name and
 place say where it lies; a folder may be moved."""
+
+
+_MOST_NOTES = 3
 
 
 class Refused(RuntimeError):
@@ -62,6 +59,8 @@ class Plan:
     classes: list[str]
     class_ids: list[int]
     """The data set's id of each class."""
+    notes: list[str]
+    """What was accepted, repaired or left out of the data."""
     loaded: tuple[weights.Report, ...] = ()
     """What the weights asked for will change in the fresh model."""
     continues: checkpoints.Checkpoint | None = None
@@ -122,7 +121,11 @@ def make_plan(cfg: Config) -> Plan:
             "not one step. Lower optim.batch_size or data.batch_size"
         )
     names = [str(name) for name in train_index.class_names]
-    return Plan(cfg, folder, images, steps, len(val_index), names, train_index.category_ids.tolist(), loaded, continues)
+    ids = train_index.category_ids.tolist()
+    notes = [
+        f"{split}: {line}" for split, index in (("train", train_index), ("val", val_index)) for line in index.warnings
+    ]
+    return Plan(cfg, folder, images, steps, len(val_index), names, ids, notes, loaded, continues)
 
 
 def _check_weights(cfg: Config) -> None:
@@ -195,6 +198,9 @@ def describe_start(plan: Plan) -> list[str]:
         f"classes   {_class_map(plan)}",
         f"train     {cfg.schedule.total_epochs} epochs of {plan.steps_per_epoch} steps of {cfg.global_batch} images",
     ]
+    lines += [f"note      {one_line(note, 220)}" for note in plan.notes[:_MOST_NOTES]]
+    if len(plan.notes) > _MOST_NOTES:
+        lines.append(f"note      {len(plan.notes) - _MOST_NOTES} more; `raydet check` shows all")
     for report in plan.loaded:
         lines.append(str(report))
     if c is not None:
@@ -207,79 +213,6 @@ def _class_map(plan: Plan, most: int = 10) -> str:
     named = [(i, name) for i, name in zip(plan.class_ids, plan.classes, strict=True) if name]
     shown = ", ".join(f"{one_line(name, 30)}" + f" ({i})" * (plan.cfg.task == "detection") for i, name in named[:most])
     return shown + (f" and {len(named) - most} more, in classes.json" if len(named) > most else "")
-
-
-@contextmanager
-def claimed(plan: Plan) -> Iterator[None]:
-    """Hold the run's folder for this process; it is made, with config.json and env.json, if it is new.
-
-    Where the body fails before anything was trained, nothing of a new folder is left.
-
-    Raises:
-        Refused: another process is at this run, or another thread of this one. ConfigError: the folder cannot be made.
-    """
-    folder = plan.folder
-    if folder in _HELD:
-        raise Refused(f"{folder} is being trained by this process already")
-    made = [path for path in (folder, *folder.parents) if not path.exists()]
-    with _open_lock(folder) as lock:
-        _take(lock, folder)
-        _HELD.add(folder)
-        try:
-            _write_identity(plan)
-            yield
-        except BaseException:
-            _take_back(made)
-            raise
-        finally:
-            _HELD.discard(folder)
-
-
-_HELD: set[Path] = set()
-"""Runs that this process is at: the system's locks are between processes."""
-
-
-def _open_lock(folder: Path) -> TextIO:
-    try:
-        make_folder(folder)
-        return open(folder / ".lock", "a+")
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        raise ConfigError(f"run.storage_path: {error.filename}: {error.strerror}") from error
-
-
-def _take(lock: TextIO, folder: Path) -> None:
-    try:
-        # The system lets go of it when this process dies; flock's would live on in forked loader processes.
-        fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        if error.errno not in (errno.EACCES, errno.EAGAIN):
-            raise
-        lock.seek(0)
-        raise Refused(f"{folder} is being trained by another process ({lock.read().strip()})") from None
-    lock.truncate(0)
-    lock.write(f"pid {os.getpid()} on {os.uname().nodename}")
-    lock.flush()
-
-
-def _take_back(made: list[Path]) -> None:
-    """Remove the folders in `made`, from the inside out, unless there is more in the first than an unused run has."""
-    unused = {".lock", "config.json", "env.json", "ray", "plots", "classes.json"}
-    if made and {path.name for path in made[0].iterdir()} <= unused:
-        shutil.rmtree(made[0], ignore_errors=True)
-        with suppress(OSError):  # another run lies there by now
-            for path in made[1:]:
-                path.rmdir()
-
-
-def _write_identity(plan: Plan) -> None:
-    if plan.finished:
-        return
-    path = plan.folder / "config.json"
-    if not path.exists() or differences(load(path), plan.cfg):
-        replace_file(path, json.dumps(to_dict(plan.cfg), indent=2) + "\n")
-    replace_file(plan.folder / "env.json", json.dumps(environment(), indent=2) + "\n")
 
 
 def read_result(folder: Path) -> dict[str, Any] | None:

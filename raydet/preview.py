@@ -47,7 +47,7 @@ def write_preview(cfg: Config, folder: Path, train: Index, val: Index, rows: Int
         batch = maker[0, first[start : start + _PICTURES]]
         if isinstance(batch, DataError):
             raise batch
-        drawn(train, batch).save(plots / f"train_batch_{i}.png")
+        drawn(train, batch).save(plots / f"train_batch_{i}.png", compress_level=1)  # 0.4 s less each
 
 
 def drawn(index: Index, batch: Batch) -> Image.Image:

@@ -143,8 +143,14 @@ def _data_config(name: str, rest: list[str]) -> Config:
 
     if name in recipes.RECIPES:
         cfg = recipes.recipe(name)
+    elif "://" in name:  # not shown again: it may hold a password
+        how = "name a recipe and where its data are: raydet check efficientdet_d0_coco --data.root s3://..."
+        raise ConfigError(f"what lies in a store is not guessed; {how} --data.format ... --data.train ...")
     elif "/" in name or Path(name).exists():
         cfg = guess(Path(name).expanduser())
     else:
-        cfg = recipes.recipe(name)  # says which names are near
+        try:
+            cfg = recipes.recipe(name)
+        except ConfigError as error:  # says which names are near
+            raise ConfigError(f"no such file or folder, and {error}") from None
     return override(cfg, parse_changes(rest))

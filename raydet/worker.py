@@ -8,8 +8,9 @@ import torch
 from raydet import checkpoints
 from raydet.config import Config, to_dict
 from raydet.data import EvalLoader, Index, TrainLoader, check_same_classes, open_split
+from raydet.data.errors import one_line
 from raydet.evaluation import recalibrate, score
-from raydet.log import RunLog
+from raydet.log import BAD_PICTURES, EVAL_BAD_PICTURES, RunLog
 from raydet.loop import Report, epochs
 from raydet.memory import keep_freed_memory
 from raydet.models import EfficientDet, EfficientNet, weights
@@ -17,6 +18,7 @@ from raydet.peers import Peers
 from raydet.precision import prepare_device
 from raydet.preview import write_preview
 from raydet.restore import CHECKPOINTS
+from raydet.sinks import replace_file
 from raydet.state import State, build_model, new_state
 from raydet.tasks import Task, make_task
 
@@ -32,11 +34,7 @@ def train(
         tell: called with an epoch's metrics on every worker, once an epoch.
         threads: CPU threads for torch in this worker; None: as many as torch takes by itself.
     """
-    if threads is not None:
-        torch.set_num_threads(threads)
-    prepare_device(cfg, peers.device)
-    if peers.device.type == "cpu":
-        keep_freed_memory()
+    _prepare(cfg, peers, threads)
     train_index, val_index = open_split(cfg, "train"), open_split(cfg, "val")
     check_same_classes(train_index, val_index)
     model = build_model(cfg, train_index.num_classes)
@@ -50,8 +48,7 @@ def train(
         "classes": {"names": list(train_index.class_names), "ids": [int(i) for i in train_index.category_ids]},
     }
     if newest is not None:
-        saved = checkpoints.read(Path(newest))
-        state.restore({name: saved.tensors(name) for name in state.tensors()}, saved.state())
+        _restore(state, Path(newest))
     train_loader = TrainLoader(cfg, train_index, peers.rank, peers.world)
     _show_data(cfg, folder, peers, state, train_index, val_index, train_loader)
     val_loader = EvalLoader(cfg, val_index, peers.rank, peers.world)
@@ -64,13 +61,29 @@ def train(
     try:
         diary = _Diary(cfg, task, folder, state) if peers.rank == 0 else None
         for report in epochs(cfg, task, state, train_loader, evaluate, peers):
+            ends_epoch = report.kind == "epoch"
+            if ends_epoch:
+                report.metrics.update(_left_out(cfg, folder, peers, train_loader, val_loader))
             if diary is not None:
                 diary.write(report, train_loader.steps_per_epoch)
-            if report.kind == "epoch":
+            if ends_epoch:
                 tell(report.metrics)
     finally:
         train_loader.close()
         val_loader.close()
+
+
+def _prepare(cfg: Config, peers: Peers, threads: int | None) -> None:
+    if threads is not None:
+        torch.set_num_threads(threads)
+    prepare_device(cfg, peers.device)
+    if peers.device.type == "cpu":
+        keep_freed_memory()
+
+
+def _restore(state: State, path: Path) -> None:
+    saved = checkpoints.read(path)
+    state.restore({name: saved.tensors(name) for name in state.tensors()}, saved.state())
 
 
 def _show_data(
@@ -78,6 +91,18 @@ def _show_data(
 ) -> None:
     if peers.rank == 0 and state.step == 0:
         write_preview(cfg, folder, train, val, loader.rows)
+
+
+def _left_out(cfg: Config, folder: Path, peers: Peers, train: TrainLoader, val: EvalLoader) -> dict[str, float]:
+    """Count the unreadable pictures that any worker has left out so far; rank 0 names them in bad_pictures.txt."""
+    if cfg.data.on_bad == "fail":
+        return {}
+    found = [{k: v for one in peers.gather(loader.bad) for k, v in one.items()} for loader in (train, val)]
+    if peers.rank == 0 and any(found):
+        both = zip(("train", "val"), found, strict=True)
+        lines = [f"{split}\t{one_line(why, 4096)}\n" for split, bad in both for why in bad.values()]
+        replace_file(folder / "bad_pictures.txt", "".join(lines))
+    return {BAD_PICTURES: float(len(found[0])), EVAL_BAD_PICTURES: float(len(found[1]))}
 
 
 def load_weights(cfg: Config, model: EfficientNet | EfficientDet) -> list[weights.Report]:

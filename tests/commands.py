@@ -16,9 +16,10 @@ import pytest
 import ray.thirdparty_files.psutil as psutil  # not on the path of itself
 
 from raydet import worker
+from raydet.claim import claimed
 from raydet.config import Config, differences
 from raydet.peers import Peers
-from raydet.plan import claimed, make_plan
+from raydet.plan import make_plan
 from raydet.recipes import recipe
 
 ROOT = Path(__file__).resolve().parents[1]

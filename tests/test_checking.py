@@ -13,10 +13,10 @@ from PIL import Image
 from raydet import cli
 from raydet.check_report import lines, to_dict
 from raydet.checking import check
-from raydet.config import ConfigError, override
+from raydet.config import override
 from raydet.data.guess import guess
 from raydet.findings import Audit
-from tests.data.makers import picture, truth
+from tests.data.makers import write_shop
 
 Truth = dict[str, Any]
 
@@ -30,16 +30,7 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def shop(tmp_path: Path) -> Path:
     """A COCO set of 12 training and 4 validation pictures, all different, all sound."""
-    root = tmp_path / "shop"
-    for split, count, seed in (("train", 12, 0), ("val", 4, 100)):
-        (root / split).mkdir(parents=True)
-        (root / "annotations").mkdir(exist_ok=True)
-        content = truth(count)
-        for i, image in enumerate(content["images"]):
-            image["file_name"] = f"{split}_{i}.jpg"
-            picture(seed + i, (60, 80)).save(root / split / image["file_name"], quality=95)
-        (root / "annotations" / f"instances_{split}.json").write_text(json.dumps(content))
-    return root
+    return write_shop(tmp_path / "shop")
 
 
 def edited(root: Path, split: str, change: Any) -> None:
@@ -163,7 +154,13 @@ def test_the_command_ends_with_65_for_bad_data_and_0_for_good(
 
 @pytest.mark.parametrize(
     ("words", "told"),
-    [(["nowhere/at/all"], "no such file or folder"), (["demo_detektion"], "demo_detection"), ([], "data")],
+    [
+        (["nowhere/at/all"], "no such file or folder"),
+        (["demo_detektion"], "demo_detection"),
+        (["mydata"], "no such file or folder, and no recipe"),
+        (["s3://bucket/shop"], "--data.root"),
+        ([], "data"),
+    ],
 )
 def test_what_cannot_be_checked_is_a_usage_error(
     words: list[str], told: str, capsys: pytest.CaptureFixture[str]
@@ -172,26 +169,73 @@ def test_what_cannot_be_checked_is_a_usage_error(
     assert told in capsys.readouterr().err
 
 
-def test_guess_names_what_it_looked_for(tmp_path: Path) -> None:
-    (tmp_path / "a.txt").write_text("x")
-    for path in (tmp_path, tmp_path / "a.txt"):
-        with pytest.raises(ConfigError, match=r"data\.yaml"):
-            guess(path)
+def test_a_report_that_cannot_be_written_is_told_before_the_look(
+    shop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("raydet.checking.look", lambda *_: pytest.fail("it has looked"))
+    (tmp_path / "file").write_text("x")
+    for out in (tmp_path / "file", Path("/proc/none/there")):
+        assert cli.run(["check", str(shop), "--out", str(out)]) == 2
+        assert f"--out {out} cannot be written to" in capsys.readouterr().err
 
 
-def test_guess_finds_splits_by_their_names(shop: Path, toy_classification: Path, tmp_path: Path) -> None:
-    assert (guess(shop).data.train, guess(shop).data.val) == (
-        "annotations/instances_train.json",
-        "annotations/instances_val.json",
-    )
-    alone = guess(shop / "annotations" / "instances_val.json").data
-    assert (alone.root, alone.train, alone.val) == (str(shop), *["annotations/instances_val.json"] * 2)
-    folder = guess(toy_classification)
-    assert (folder.data.format, folder.data.train, folder.model.name) == ("folder", "train", "efficientnet_b0")
-    assert guess(toy_classification / "train").data.train == "."
-    (tmp_path / "yolo").mkdir()
-    (tmp_path / "yolo" / "data.yaml").write_text("names: [a]")
-    assert guess(tmp_path / "yolo").data.format == "yolo"
+def test_a_broken_parquet_file_is_bad_data_and_no_traceback(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "train.parquet").write_bytes(b"PAR1junk")
+    assert cli.run(["check", str(tmp_path), "--out", str(tmp_path / "out")]) == 65
+    assert "train.parquet" in capsys.readouterr().out
+
+
+def test_pictures_of_another_split_in_the_same_folder_are_listed(shop: Path) -> None:
+    for split in ("train", "val"):
+        shutil.copytree(shop / split, shop / "images", dirs_exist_ok=True)
+        shutil.rmtree(shop / split)
+    assert "DIR-W07" not in rules(looked(shop))
+    cfg = override(guess(shop), {"model.image_size": 128})
+    assert "DIR-W07" not in rules(check(cfg, ["train"], stream=io.StringIO()))
+    (shop / "images" / "stray.jpg").write_bytes(b"x")
+    assert rules(looked(shop))["DIR-W07"] == 1
+
+
+def test_a_set_of_which_nothing_can_be_trained_on_is_bad(shop: Path) -> None:
+    edited(shop, "train", lambda content: [a.update(iscrowd=1) for a in content["annotations"]])
+    audit = looked(shop)
+    assert audit.verdict is not None and audit.verdict.rule == "COCO-E33"
+
+
+def test_validation_without_boxes_is_bad_as_it_is_for_fit(shop: Path) -> None:
+    edited(shop, "val", lambda content: content.update(annotations=[]))
+    audit = looked(shop)
+    assert audit.verdict is not None and audit.verdict.rule == "COCO-E26"
+
+
+def test_the_report_names_the_file_of_each_fault(shop: Path) -> None:
+    for split in ("train", "val"):
+        edited(shop, split, lambda content: content["annotations"][0].update(bbox=[1, 2, 0, 4]))
+    told = [line for line in lines(looked(shop), None) if "COCO-W15" in line]
+    assert [line.split()[1] for line in told] == [f"annotations/instances_{s}.json:" for s in ("train", "val")]
+
+
+def test_classes_that_only_training_has_do_not_stop_the_plots(shop: Path, tmp_path: Path) -> None:
+    def fewer(content: Truth) -> None:
+        content["categories"] = [c for c in content["categories"] if c["id"] != 90]
+        content["annotations"] = [a for a in content["annotations"] if a["category_id"] != 90]
+
+    edited(shop, "val", fewer)
+    audit = check(override(guess(shop), {"model.image_size": 128}), out=tmp_path / "out", stream=io.StringIO())
+    assert "DIR-E04" in rules(audit) and (tmp_path / "out" / "plots" / "labels.png").is_file()
+
+
+def test_pictures_of_yolo_are_counted_once(shop: Path, tmp_path: Path) -> None:
+    root = tmp_path / "yolo"
+    shutil.copytree(shop / "val", root / "images" / "train")
+    (root / "labels" / "train").mkdir(parents=True)
+    for path in (root / "images" / "train").iterdir():
+        (root / "labels" / "train" / f"{path.stem}.txt").write_text("0 .5 .5 .5 .5")
+    (root / "data.yaml").write_text("train: images/train\nval: images/train\nnames: [a]")
+    (root / "images" / "train" / "bad.jpg").write_bytes(b"x")
+    cfg = override(guess(root), {"model.image_size": 128})
+    audit = check(cfg, ["train"], stream=io.StringIO())
+    assert [line for line in lines(audit, None) if "IMG-E03 1 of 5 pictures" in line]
 
 
 def test_progress_is_a_line_now_and_then_where_there_is_no_terminal(monkeypatch: pytest.MonkeyPatch) -> None:

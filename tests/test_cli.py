@@ -15,11 +15,12 @@ import torch
 
 from raydet import cli, verbs
 from raydet.checkpoints import CheckpointError, StorageFull
+from raydet.claim import claimed
 from raydet.config import Config, override
 from raydet.data import DataError
 from raydet.failures import RunFailed
 from raydet.models.weight_files import UnsafeWeights, WeightsError
-from raydet.plan import Refused, claimed, make_plan
+from raydet.plan import Refused, make_plan
 from tests.commands import ROOT, environment, raydet, running, until, words
 
 HEAVY = {"torch", "ray", "tyro", "numpy", "rich", "PIL", "cupy"}

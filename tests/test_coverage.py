@@ -56,6 +56,12 @@ def test_good_boxes_get_no_advice_and_long_ones_are_named() -> None:
     assert "very long" in coverage(cfg(512), np.tile([[0.0, 100.0, 500.0, 20.0]], (50, 1)), sizes)[1][0]
 
 
+def test_boxes_far_smaller_than_an_anchor_are_not_called_long_or_large() -> None:
+    sizes = np.tile([[512.0, 512.0]], (50, 1))
+    ((said),) = coverage(cfg(512), np.tile([[100.0, 100.0, 2.0, 2.0]], (50, 1)), sizes)[1]
+    assert "smaller than 16 pixels" in said and "large boxes" not in said
+
+
 def test_of_very_many_boxes_some_are_drawn_the_same_each_time() -> None:
     boxes = np.random.default_rng(0).uniform(1, 200, (5000, 4))
     sizes = np.full((5000, 2), 512.0)

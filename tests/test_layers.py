@@ -31,6 +31,7 @@ LAYERS = (
     ("check_report",),
     ("worker",),
     ("plan",),
+    ("claim",),
     ("failures", "resources", "spread"),
     ("dryrun", "ray_session"),
     ("cluster", "checking"),

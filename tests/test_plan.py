@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from raydet.claim import claimed
 from raydet.config import Config, ConfigError, load, override
-from raydet.plan import Refused, claimed, describe_start, make_plan, read_result, write_result
+from raydet.plan import Refused, describe_start, make_plan, read_result, write_result
 from tests.commands import begun, until
 
 

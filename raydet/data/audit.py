@@ -5,7 +5,10 @@ third of the time. Bit rot that still is a valid JPEG decodes everywhere without
 """
 
 import hashlib
+import os
+import stat
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 from PIL import Image
@@ -15,7 +18,7 @@ from raydet.data.coco import CocoIndex
 from raydet.data.decode import Picture, loaded, open_picture
 from raydet.data.errors import DataError
 from raydet.data.faults import Faults
-from raydet.data.files import Blob
+from raydet.data.files import Source
 from raydet.data.samples import Index, check_size
 
 _ENDINGS = {
@@ -28,6 +31,8 @@ _ENDINGS = {
 }
 _QUICK = 32
 """Pictures of a split that `fit` opens before it starts."""
+_MOST_HELD = 64 << 20
+"""Bytes of a file that are held; a larger one is hashed in pieces and opened where it lies."""
 _SMALL = 32
 """A shorter side than this is worth a word; training detectors leaves such pictures out."""
 
@@ -59,16 +64,38 @@ def look(cfg: Config, index: Index, row: int) -> Looked:
     """Return what the picture of a row is like; nothing about it raises."""
     seen = Looked(row, index.names[row])
     try:
-        blob = loaded(index.picture(row))
-        seen.bytes, seen.sha1 = len(blob.data), hashlib.sha1(blob.data, usedforsecurity=False).digest()
-        with open_picture(blob, exif=cfg.data.exif, max_pixels=cfg.data.max_pixels) as picture:
-            _look_at(cfg, index, seen, blob, picture)
+        source = _hashed(index.picture(row), seen)
+        with open_picture(source, exif=cfg.data.exif, max_pixels=cfg.data.max_pixels) as picture:
+            _look_at(cfg, index, seen, picture)
     except DataError as error:
         seen.notes.append((error.rule, error.what, error.hint))
     return seen
 
 
-def _look_at(cfg: Config, index: Index, seen: Looked, blob: Blob, picture: Picture) -> None:
+def _hashed(source: Source, seen: Looked) -> Source:
+    """Note a picture's length and SHA-1; return what to decode. A pipe or a device is never read: it may not end."""
+    if isinstance(source, Path):
+        try:
+            info = os.stat(source)
+            if not stat.S_ISREG(info.st_mode):
+                raise DataError("is not a file", file=source, rule="IMG-E01")
+            if info.st_size > _MOST_HELD:
+                with source.open("rb") as file:
+                    seen.sha1 = hashlib.file_digest(file, _sha1).digest()
+                seen.bytes = info.st_size
+                return source
+        except OSError:
+            pass  # `loaded` says what is wrong
+    blob = loaded(source)
+    seen.bytes, seen.sha1 = len(blob.data), _sha1(blob.data).digest()
+    return blob
+
+
+def _sha1(data: bytes = b"") -> "hashlib._Hash":
+    return hashlib.sha1(data, usedforsecurity=False)
+
+
+def _look_at(cfg: Config, index: Index, seen: Looked, picture: Picture) -> None:
     seen.hw = picture.hw
     kind, mode = picture.kind
     note = seen.notes.append

@@ -112,7 +112,10 @@ def _check_leaving(table: Annotations, rows: Ints, xywh: Floats, hw: Sizes) -> N
     leaving = _beyond(xywh, hw)
     count = int(leaving.sum())
     if count <= _MAX_LEAVING * len(rows):
-        table.log.warn("COCO-W17", "bbox leaves its image, clipped", rows[leaving], _box(table))
+        outside = (xywh[:, :2] >= hw[:, ::-1]).any(axis=1) | (xywh[:, :2] + xywh[:, 2:] <= 0).any(axis=1)
+        what = "bbox lies wholly outside its image, left out"
+        table.log.warn("COCO-W17", what, rows[leaving & outside], _box(table))
+        table.log.warn("COCO-W17", "bbox leaves its image, clipped", rows[leaving & ~outside], _box(table))
         return
     hint = "bbox is [x, y, width, height]; these look like [x1, y1, x2, y2], or the sizes are wrong."
     if _beyond(xywh, hw[:, ::-1]).sum() < 0.5 * count:

@@ -155,6 +155,7 @@ def loaded(source: Source) -> Blob:
     if isinstance(source, Blob):
         return source
     try:
+        _bytes(source)  # no pipe or device, which would be read without end
         return Blob(str(source), source.read_bytes())
     except OSError as error:
         raise _cause(source, error) from None

@@ -100,6 +100,8 @@ RULES = {
     "YOLO-E19": "no picture of the split has a box",
     "YOLO-E20": "a label file cannot be read",
     "YOLO-E21": "a listed picture is not there",
+    "YOLO-E22": "many boxes leave their picture, as corners read as centre and extent do",
+    "YOLO-W22": "a box leaves its picture; it is clipped",
     "PARQUET-E01": "the file is no parquet, or is damaged",
     "PARQUET-E02": "a column that is needed is not there, or has the wrong type",
     "PARQUET-E03": "a row has no picture",

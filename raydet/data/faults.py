@@ -111,12 +111,12 @@ class Faults:
         before = self._totals.get(key, (0, 0))
         self._totals[key] = (before[0] + total, before[1] + left_out)
 
-    def extend(self, other: "Faults") -> None:
-        """Count all that another collector holds."""
+    def extend(self, other: "Faults", file: str = "") -> None:
+        """Count all that another collector holds; `file` stands for what has none."""
         for f in other:
-            self.add(f.rule, f.what, file=f.file, kind=f.kind, count=f.count, examples=f.examples, hint=f.hint)
-        for (file, kind), (total, left_out) in other._totals.items():
-            self.looked_at(kind, total, left_out, file)
+            self.add(f.rule, f.what, file=f.file or file, kind=f.kind, count=f.count, examples=f.examples, hint=f.hint)
+        for (place, kind), (total, left_out) in other._totals.items():
+            self.looked_at(kind, total, left_out, place or file)
 
     def name_pictures(self, kind: str, look: Callable[[str], str | None]) -> None:
         """Replace what the examples of a kind hold for a picture by what `look` makes of it."""
@@ -130,6 +130,10 @@ class Faults:
 
     def __len__(self) -> int:
         return len(self._found)
+
+    def counted(self, kind: str, file: object = "") -> bool:
+        """Return whether it was said how many records of that kind a file has."""
+        return (one_line(str(file)), kind) in self._totals
 
     @property
     def errors(self) -> list[Fault]:
@@ -145,9 +149,18 @@ class Faults:
         """Return the share of the records of a kind that are faulty, in the worst file."""
         return max((left / total for (_, k), (total, left) in self._totals.items() if k == kind and total), default=0.0)
 
-    def lines(self) -> list[str]:
-        """Return one line per kind of fault, errors first: rule, count, what, the first records, what to do."""
-        return [f"{f.rule} {self._said(f)}" + (f". {one_line(f.hint)}" if f.hint else "") for f in self._sorted()]
+    def lines(self, root: str = "") -> list[str]:
+        """Return one line per kind of fault, errors first: rule, file, count, what, the first records, what to do.
+
+        Args:
+            root: the data set's place, which is not said again in the names of files.
+        """
+        told = []
+        for f in self._sorted():
+            name = f.file.removeprefix(root).strip("/") if root and f.file.startswith(root) else f.file
+            what = f"{name}: {self._said(f)}" if name else self._said(f)
+            told.append(f"{f.rule} {what}" + (f". {one_line(f.hint)}" if f.hint else ""))
+        return told
 
     def said(self, fault: Fault) -> str:
         """Return a kind of fault as one line that ends with its rule, as in `index.warnings`."""

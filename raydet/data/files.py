@@ -39,6 +39,11 @@ class Files(Protocol):
         """Whether a process that has used this may be forked. False: its loader processes must be started afresh."""
         ...
 
+    @property
+    def at_once(self) -> int:
+        """How many pictures to ask for together: more than 1 where each has to come through a network."""
+        ...
+
     def picture(self, name: str) -> Source:
         """Return the picture of that name, unopened if it is a local file.
 
@@ -113,6 +118,11 @@ class Folder:
     def forkable(self) -> bool:
         """Nothing is held open."""
         return True
+
+    @property
+    def at_once(self) -> int:
+        """A folder's pictures are read one by one."""
+        return 1
 
     def picture(self, name: str) -> Path:
         """Return the picture's path, links followed.

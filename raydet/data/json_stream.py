@@ -203,6 +203,7 @@ def _check_kind(path: Path, head: bytes) -> None:
     """Name contents that are no JSON text at all."""
     kinds = {
         b"\x1f\x8b": ("is compressed by gzip", "Unpack it with gunzip."),
+        b"version https://git-lfs": ("is a pointer of Git LFS, not the file", "Fetch it: git lfs pull."),
         b"PK\x03\x04": ("is a zip archive", "Unpack it."),
         b"\xff\xfe": ("is UTF-16 text", "Save it as UTF-8."),
         b"\xfe\xff": ("is UTF-16 text", "Save it as UTF-8."),

@@ -3,6 +3,7 @@
 Pillow is what the pictures are held to: whatever DALI does not take or cannot decode, it decodes, or names the fault.
 """
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import cast
 
 import numpy as np
@@ -16,6 +17,7 @@ from raydet.data.columns import Ints
 from raydet.data.dali import WindowDecoder, plain_jpeg
 from raydet.data.decode import DRAFTED, loaded
 from raydet.data.errors import DataError
+from raydet.data.files import Source
 from raydet.data.pixels import Pixels, cut_array
 from raydet.data.samples import (
     EVAL,
@@ -46,11 +48,12 @@ class Maker(Dataset["Batch | DataError"]):
         epoch, rows = key
         pixels_BHW3 = np.empty((len(rows), self._size, self._size, 3), np.uint8)
         bad: dict[str, str] = {}
+        sources = self._fetched(rows.tolist())
         try:
-            made = self._by_dali(epoch, rows, pixels_BHW3)
+            made = self._by_dali(epoch, rows, sources, pixels_BHW3)
             for i, row in enumerate(rows.tolist()):
                 if made[i] is None:
-                    made[i] = self.sample(epoch, row, bad, pixels_BHW3[i])
+                    made[i] = self.sample(epoch, row, bad, pixels_BHW3[i], sources[i])
         except DataError as error:
             return error
         kept = [i for i, one in enumerate(made) if one is not None]
@@ -58,11 +61,28 @@ class Maker(Dataset["Batch | DataError"]):
             pixels_BHW3 = pixels_BHW3[kept]
         return collated(self._cfg, epoch, pixels_BHW3, [s for s in made if s is not None], bad)
 
-    def sample(self, epoch: int, row: int, bad: dict[str, str], canvas_HW3: Pixels) -> Sample | None:
+    def _fetched(self, rows: list[int]) -> list[Source | None]:
+        """The rows' pictures from a store far away, asked for together; None where each is opened when it is needed."""
+        files = self._index.files
+        if files.at_once == 1:
+            return [None] * len(rows)
+        with ThreadPoolExecutor(files.at_once, "raydet-fetch") as pool:
+            return list(pool.map(self._source, rows))
+
+    def _source(self, row: int) -> Source | None:
+        try:
+            return self._index.picture(row)
+        except DataError:
+            return None  # asked for again, it is told or replaced as any other
+
+    def sample(
+        self, epoch: int, row: int, bad: dict[str, str], canvas_HW3: Pixels, source: Source | None = None
+    ) -> Sample | None:
         """Return the row's sample by Pillow; in place of an unreadable one the next readable row's, in evaluation None.
 
         Args:
             bad: takes the name of each unreadable picture, with the cause.
+            source: the row's picture, if it is at hand.
 
         Raises:
             DataError: data.on_bad=fail, or nothing can be read.
@@ -70,7 +90,7 @@ class Maker(Dataset["Batch | DataError"]):
         at = int(np.searchsorted(self._rows, row))
         for _ in range(len(self._rows)):
             try:
-                return sample(self._cfg, self._index, epoch, row, canvas_HW3)
+                return sample(self._cfg, self._index, epoch, row, canvas_HW3, source)
             except DataError as error:
                 if self._cfg.data.on_bad == "fail":
                     raise
@@ -78,10 +98,12 @@ class Maker(Dataset["Batch | DataError"]):
             if epoch == EVAL:
                 return None
             at = (at + 1) % len(self._rows)
-            row = int(self._rows[at])
+            row, source = int(self._rows[at]), None
         raise DataError(f"none of {len(self._rows)} pictures can be read", rule="IMG-E07")
 
-    def _by_dali(self, epoch: int, rows: Ints, pixels_BHW3: npt.NDArray[np.uint8]) -> list[Sample | None]:
+    def _by_dali(
+        self, epoch: int, rows: Ints, sources: list[Source | None], pixels_BHW3: npt.NDArray[np.uint8]
+    ) -> list[Sample | None]:
         """Return the samples that DALI can decode, None for the others; all None without DALI."""
         made: list[Sample | None] = [None] * len(rows)
         if self._decoder is None:
@@ -89,7 +111,7 @@ class Maker(Dataset["Batch | DataError"]):
         plans: list[tuple[int, SamplePlan, bytes]] = []
         for i, row in enumerate(rows.tolist()):
             try:
-                source = loaded(self._index.picture(row))
+                source = loaded(sources[i] or self._index.picture(row))
                 header = plain_jpeg(source.data, self._cfg.data)
                 if header is not None:
                     one = plan_sample(self._cfg, self._index, epoch, row, header)

@@ -7,7 +7,8 @@ import hashlib
 import json
 import posixpath
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from fnmatch import fnmatchcase
 from typing import Any, Literal
 
 import numpy as np
@@ -17,7 +18,7 @@ from raydet.data.coco import CocoIndex
 from raydet.data.columns import FORMAT_VERSION, Columns, Texts, load_columns, save_columns
 from raydet.data.decode import read_size
 from raydet.data.errors import DataError
-from raydet.data.faults import Example, Faults
+from raydet.data.faults import SHOWN, Example, Faults
 from raydet.data.files import Blob, Tree
 from raydet.data.folder import FolderIndex
 from raydet.data.parquet_pictures import SMALL, ParquetPictures, bytes_of, flat, group_bytes, open_parquet
@@ -41,7 +42,8 @@ def load_parquet(
     """Return the index of a split; from the cache when none of its files has changed.
 
     Args:
-        chosen: a .parquet file or a folder of them within the root. None: those that are named after the split.
+        chosen: a .parquet file, a folder of them, or a pattern (data/train-*.parquet) within the root. None: those
+            that are named after the split.
         on_bad: fail raises on the first faulty row; skip leaves them out, up to the share `max_bad`.
 
     Raises:
@@ -65,17 +67,23 @@ def load_parquet(
     return _index(columns, pictures, split, detection, faults)
 
 
+def of_split(names: Iterable[str], split: str) -> list[str]:
+    """Return which files, or files in folders, are named after a split."""
+    own = re.compile(rf"(^|.*/)({'|'.join(_NAMES[split])})([-_.][^/]*)?(/.*)?\.parquet$", re.IGNORECASE)
+    return [name for name in names if own.match(name)]
+
+
 def _files(tree: Tree, split: str, chosen: str | None) -> dict[str, str]:
     """The parquet files of a split with their stamps."""
     everything = {n: s for n, s in tree.walk("").items() if n.lower().endswith(".parquet")}
     if chosen is not None:
         wanted = posixpath.normpath(chosen)
         found = {n: s for n, s in everything.items() if n == wanted or n.startswith(wanted + "/") or wanted == "."}
+        found = found or {n: s for n, s in everything.items() if fnmatchcase(n, wanted)}
         looked = wanted
     else:
         names = _NAMES[split]
-        own = re.compile(rf"(^|.*/)({'|'.join(names)})([-_.][^/]*)?(/.*)?\.parquet$", re.IGNORECASE)
-        found = {n: s for n, s in everything.items() if own.match(n)}
+        found = {n: everything[n] for n in of_split(everything, split)}
         looked = f"{names[0]}.parquet, {names[0]}-*.parquet and {names[0]}/ (also {', '.join(names[1:]) or 'in data/'})"
     if not found:
         hint = f"There is {tree.listing(10)}. Set data.{split} to a .parquet file or a folder of them."
@@ -136,7 +144,8 @@ def _columns(paths: dict[str, str], meaning: Meaning, place: str, faults: Faults
     if meaning.boxes is None:
         return columns
     row_N = np.repeat(np.arange(len(names)), counts)
-    return columns | _boxes(np.array(xywh, np.float64).reshape(-1, 4), row_N, np.array(sizes), classes_N, place, faults)
+    xywh_N4 = np.array(xywh, np.float64).reshape(-1, 4)
+    return columns | _boxes(xywh_N4, row_N, np.array(sizes), classes_N, names, place, faults)
 
 
 def _rows(opened: Any, path: str, meaning: Meaning) -> Iterator[tuple[tuple[int, int] | DataError, dict[str, Any]]]:
@@ -204,25 +213,35 @@ def _boxes(
     row_N: npt.NDArray[np.int64],
     hw_B2: npt.NDArray[np.int64],
     classes_N: npt.NDArray[np.int32],
+    names: list[str],
     place: str,
     faults: Faults,
 ) -> Columns:
     """The columns of boxes; those without extent are left out and counted."""
+
+    def shown(boxes: npt.NDArray[np.int64]) -> list[Example]:
+        some = boxes[boxes < len(row_N)][:SHOWN]
+        return [Example(f"row {names[row_N[i]]}", str(xywh_N4[i].tolist())) for i in some.tolist()]
+
     limit_N2 = hw_B2[row_N][:, ::-1].astype(np.float64)
     slack_N2 = 1 + 0.01 * limit_N2
     ends_N2 = xywh_N4[:, :2] + xywh_N4[:, 2:]
-    leaving = int(((xywh_N4[:, :2] < -slack_N2) | (ends_N2 > limit_N2 + slack_N2)).any(axis=1).sum())
+    leaving = np.flatnonzero(((xywh_N4[:, :2] < -slack_N2) | (ends_N2 > limit_N2 + slack_N2)).any(axis=1))
     shares = len(xywh_N4) > 0 and bool((xywh_N4 <= 1).all())
-    if leaving > _MAX_LEAVING * len(xywh_N4) or shares:
-        what = f"{leaving} of {len(xywh_N4)} boxes leave their picture" if not shares else "all boxes are within 0 to 1"
+    if leaving.size > _MAX_LEAVING * len(xywh_N4) or shares:
+        what = (
+            "all boxes are within 0 to 1" if shares else f"{leaving.size} of {len(xywh_N4)} boxes leave their picture"
+        )
         hint = 'Boxes are x, y, width, height in pixels, or as the schema\'s metadata says: {"bbox_format": "xyxy"}.'
-        faults.add("PARQUET-E08", what, file=place, hint=hint)
-    elif leaving:
-        faults.add("PARQUET-W08", "a box leaves its picture: clipped", kind="boxes", count=leaving)
+        faults.add("PARQUET-E08", what, file=place, examples=shown(np.arange(SHOWN) if shares else leaving), hint=hint)
+    elif leaving.size:
+        what = "a box leaves its picture: clipped"
+        faults.add("PARQUET-W08", what, kind="boxes", count=leaving.size, examples=shown(leaving))
     keep_N = (xywh_N4[:, 2:] > 0).all(axis=1)
     if not keep_N.all():
         what = "a box has no width or no height: dropped"
-        faults.add("PARQUET-W06", what, kind="boxes", count=int((~keep_N).sum()))
+        lost = np.flatnonzero(~keep_N)
+        faults.add("PARQUET-W06", what, kind="boxes", count=lost.size, examples=shown(lost))
     faults.looked_at("boxes", len(xywh_N4))
     boxes_N4 = xywh_N4[keep_N]
     first = np.zeros(len(hw_B2) + 1, np.int64)

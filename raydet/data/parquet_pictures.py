@@ -53,6 +53,11 @@ class ParquetPictures:
         """Whether no remote store was used in this process."""
         return self._forkable
 
+    @property
+    def at_once(self) -> int:
+        """The file is here, and a row group is decoded for all of its rows."""
+        return 1
+
     def listing(self, most: int = 10) -> str:
         """Return some of the files."""
         return some(list(self._paths), most)

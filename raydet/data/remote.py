@@ -50,6 +50,7 @@ class Remote:
     """The files below an address. Connects in each process when first asked: pyarrow's S3 does not survive a fork."""
 
     forkable = False
+    at_once = 16
 
     def __init__(self, address: Address) -> None:
         self.address = address

@@ -131,16 +131,19 @@ def opened(cfg: Config, source: Source) -> AbstractContextManager[Picture]:
     return open_picture(source, exif=cfg.data.exif, max_pixels=cfg.data.max_pixels)
 
 
-def sample(cfg: Config, index: Index, epoch: int, row: int, canvas_HW3: Pixels | None = None) -> Sample:
+def sample(
+    cfg: Config, index: Index, epoch: int, row: int, canvas_HW3: Pixels | None = None, source: Source | None = None
+) -> Sample:
     """Return the sample of a row in an epoch, or in evaluation (epoch `EVAL`), decoded by Pillow.
 
     Args:
         canvas_HW3: where its pixels are written. None: new memory.
+        source: the row's picture. None: it is asked for.
 
     Raises:
         DataError: the picture cannot be read, or has another size than its annotations are for.
     """
-    with opened(cfg, index.picture(row)) as picture:
+    with opened(cfg, source or index.picture(row)) as picture:
         made = plan_sample(cfg, index, epoch, row, picture)
         content_HW3 = decoded(cfg, made, picture)
     if canvas_HW3 is None:

@@ -181,6 +181,8 @@ def _existing(place: Path, field: str) -> Path:
         return place
     known = next((p for p in place.parents if p.is_dir()), Path("/"))
     hint = f"{known} holds {Folder(known).listing()}."
+    if field != "data.root" and (known / "data.yaml").is_file():
+        hint += " With a data.yaml, set data.format=yolo."
     raise DataError(f"no such file or folder ({field})", file=place, rule="DIR-E01", hint=hint)
 
 

@@ -195,7 +195,11 @@ def _pictures(
     faults.looked_at("pictures", len(found) + len(missing), len(missing))
     if not found:
         what = f"{split}: no picture in {', '.join(map(str, places))}"
-        raise DataError(what, file=told.file, rule="YOLO-E06", hint=f"{tree.place} holds {tree.listing(10)}.")
+        hint = f"{tree.place} holds {tree.listing(10)}."
+        if chosen is not None and chosen not in told.values:
+            there = [key for known in _KEYS.values() for key in known if key in told.values]
+            hint += f" data.{split} may be a folder, or one of the YAML's keys: {', '.join(there) or 'there are none'}."
+        raise DataError(what, file=told.file, rule="YOLO-E06", hint=hint)
     return dict(sorted(found.items())), not listed
 
 

@@ -1,7 +1,7 @@
 """YOLO label files: rows of class, centre x, centre y, width, height as shares of the picture, checked all together."""
 
 from array import array
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -15,7 +15,10 @@ from raydet.data.files import Blob, Tree
 
 _SLACK = 0.01
 """What writers' rounding may add to 0 and 1; clipped later."""
+_MAX_LEAVING = 0.2
+"""Share of boxes that may leave their picture before the rows are taken for something else; as for COCO."""
 _KIND = "label rows"
+_POLYGON = "a polygon: the box around it is taken"
 _MOST_BYTES = 16 << 20
 """Largest label file."""
 _THREADS = 16
@@ -35,15 +38,17 @@ def read_columns(
     names, sizes = _sizes(tree, list(label_of), faults)
     rows = Rows(faults)
     present = [(i, label_of[name]) for i, name in enumerate(names) if label_of[name] in stamps]
-    bare = len(names)
+    bare = dict.fromkeys(names)
     with ThreadPoolExecutor(_THREADS) as pool:
         texts = pool.map(lambda pair: _text(tree, pair[1]), present)
         for (i, label), text in zip(present, texts, strict=True):
             if isinstance(text, DataError):
                 faults.add("YOLO-E20", "a label file cannot be read", kind="label files", examples=[_why(label, text)])
-            bare -= isinstance(text, DataError) or rows.add(i, label, text)
+            if isinstance(text, DataError) or rows.add(i, label, text):
+                bare.pop(names[i])
     if bare:
-        faults.add("YOLO-W17", "a picture has no label file, or one without rows", kind="pictures", count=bare)
+        what, shown = "a picture has no label file, or one without rows", [Example(n) for n in list(bare)[:SHOWN]]
+        faults.add("YOLO-W17", what, kind="pictures", count=len(bare), examples=shown)
     claimed = set(label_of.values())
     over = [name for name in stamps if name.endswith(".txt") and name not in claimed and whole]
     over = [name for name in over if not name.endswith("classes.txt")]
@@ -114,7 +119,7 @@ class Rows:
 
     def __init__(self, faults: Faults) -> None:
         self._values, self._picture, self._line = array("d"), array("q"), array("q")
-        self._faults, self._polygons, self._total, self._bad = faults, 0, 0, 0
+        self._faults, self._total, self._bad = faults, 0, 0
 
     def add(self, picture: int, name: str, text: str) -> bool:
         """Take a label file's rows for a picture; return whether there was one."""
@@ -122,10 +127,13 @@ class Rows:
         rows = [(number, line.split()) for number, line in enumerate(lines, 1) if line and not line.isspace()]
         self._total += len(rows)
         for number, parts in rows:
-            values = self._values_of(parts, f"label {name}:{number}")
+            record = f"label {name}:{number}"
+            values = self._values_of(parts, record)
             if values is None:
                 self._bad += 1
                 continue
+            if len(parts) > 5:
+                self._faults.add("YOLO-W16", _POLYGON, kind=_KIND, examples=[Example(record)])
             self._values.extend(values)
             self._picture.append(picture)
             self._line.append(number)
@@ -149,7 +157,6 @@ class Rows:
             example = Example(record, f"{len(values)} columns")
             self._faults.add("YOLO-E09", what, kind=_KIND, examples=[example], hint=hint)
             return None
-        self._polygons += 1
         x1, x2, y1, y2 = min(values[1::2]), max(values[1::2]), min(values[2::2]), max(values[2::2])
         if not all(np.isfinite(values[1:])):
             return values[:1] + [float("nan")] * 4  # min and max pass over some NaN
@@ -166,15 +173,17 @@ class Rows:
         picture_N, line_N = np.frombuffer(self._picture, np.int64), np.frombuffer(self._line, np.int64)
         live_N = np.ones(len(values_N5), bool)
 
+        def shown(rows: Ints) -> list[Example]:
+            return [
+                Example(f"label {names[picture_N[r]]}:{line_N[r]}", " ".join(f"{v:.6g}" for v in values_N5[r]))
+                for r in rows[:SHOWN]
+            ]
+
         def drop(rule: str, what: str, wrong_N: npt.NDArray[np.bool_], hint: str | None = None) -> None:
             rows = np.flatnonzero(wrong_N & live_N)
             live_N[rows] = False
             if rows.size:
-                shown = [
-                    Example(f"label {names[picture_N[r]]}:{line_N[r]}", " ".join(f"{v:.6g}" for v in values_N5[r]))
-                    for r in rows[:SHOWN]
-                ]
-                self._faults.add(rule, what, kind=_KIND, count=rows.size, examples=shown, hint=hint)
+                self._faults.add(rule, what, kind=_KIND, count=rows.size, examples=shown(rows), hint=hint)
 
         with np.errstate(invalid="ignore"):
             class_N, shares_N4 = values_N5[:, 0], values_N5[:, 1:]
@@ -187,12 +196,21 @@ class Rows:
             pixels = wrong_N.any() and np.median(np.nan_to_num(shares_N4[wrong_N]).max(axis=1)) > 2
             hint = "These look like pixels: divide x and width by the picture's width, y and height by its height."
             drop("YOLO-E12", "centre, width and height must be from 0 to 1", wrong_N, hint if pixels else None)
+            leaving_N = live_N & _any(np.abs(shares_N4[:, :2] - 0.5) + shares_N4[:, 2:] / 2 > 0.5 + _SLACK)
         self._faults.looked_at(_KIND, self._total, self._bad + int((~live_N).sum()))
+        self._tell_leaving(np.flatnonzero(leaving_N), int(live_N.sum()), shown)
         drop("YOLO-W14", "a box has no width or no height: dropped", _any(shares_N4[:, 2:] == 0))
         drop("YOLO-W15", "a row is there twice: taken once", _repeated(picture_N, values_N5))
-        if self._polygons:
-            self._faults.add("YOLO-W16", "a polygon: the box around it is taken", kind=_KIND, count=self._polygons)
         return picture_N[live_N], class_N[live_N].astype(np.int64), shares_N4[live_N]
+
+    def _tell_leaving(self, rows: Ints, of: int, shown: Callable[[Ints], list[Example]]) -> None:
+        if rows.size > _MAX_LEAVING * of:
+            what = f"{rows.size} of {of} boxes leave their picture"
+            hint = "A row is class, centre x, centre y, width, height; these look like corners: x1 y1 x2 y2."
+            self._faults.add("YOLO-E22", what, count=rows.size, examples=shown(rows), hint=hint)
+        elif rows.size:
+            what = "a box leaves its picture: clipped"
+            self._faults.add("YOLO-W22", what, kind=_KIND, count=rows.size, examples=shown(rows))
 
 
 def _any(found_NM: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:

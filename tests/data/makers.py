@@ -52,6 +52,19 @@ def write_coco(root: Path, content: dict[str, Any], pictures: bool = True) -> Pa
     return path
 
 
+def write_shop(root: Path) -> Path:
+    """A COCO set of 12 training and 4 validation pictures, all different, all sound."""
+    for split, count, seed in (("train", 12, 0), ("val", 4, 100)):
+        (root / split).mkdir(parents=True)
+        (root / "annotations").mkdir(exist_ok=True)
+        content = truth(count)
+        for i, image in enumerate(content["images"]):
+            image["file_name"] = f"{split}_{i}.jpg"
+            picture(seed + i, (60, 80)).save(root / split / image["file_name"], quality=95)
+        (root / "annotations" / f"instances_{split}.json").write_text(json.dumps(content))
+    return root
+
+
 def parse_coco(tmp_path: Path, content: dict[str, Any]) -> tuple[Columns, Faults]:
     """The columns and faults of that content, without pictures."""
     path = write_coco(tmp_path, content, pictures=False)

@@ -1,10 +1,12 @@
 """Each kind of bad or unusual picture is told by its own rule, and none stops the look at the others."""
 
 import io
+import os
 import re
 import resource
 import zlib
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +17,7 @@ from raydet.config import Config, override
 from raydet.data.audit import Looked, dhash, look, quick_look
 from raydet.data.coco import CocoIndex
 from raydet.data.errors import RULES, DataError
+from raydet.data.files import Folder
 from raydet.data.likeness import candidates, near, same
 from raydet.data.splits import open_split
 from tests.data.makers import picture
@@ -118,6 +121,25 @@ def test_a_bomb_costs_no_memory(coco: Config) -> None:
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     looked_at(coco, data)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50_000  # kilobytes
+
+
+@pytest.mark.parametrize("kind", ["a pipe", "a device", "a folder"])
+def test_what_is_no_file_is_refused_and_never_read(coco: Config, kind: str, tmp_path: Path) -> None:
+    index = open_split(coco, "train")
+    path = Path(str(index.picture(4)))
+    path.unlink()
+    {"a pipe": os.mkfifo, "a device": lambda p: p.symlink_to("/dev/zero"), "a folder": os.mkdir}[kind](path)
+    trusted = replace(index, files=Folder(path.parent, trusted=True))  # as of class folders, whose links are followed
+    ((rule, what, _),) = look(coco, trusted, 4).notes
+    assert (rule, what) == ("IMG-E01", "is not a file")
+
+
+def test_a_huge_file_is_hashed_without_being_held(coco: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = encoded(sound()) + bytes(5000)
+    small = looked_at(coco, data)
+    monkeypatch.setattr("raydet.data.audit._MOST_HELD", 1000)
+    monkeypatch.setattr("raydet.data.audit.loaded", lambda _: pytest.fail("it is read as a whole"))
+    assert looked_at(coco, data) == small
 
 
 def test_any_mutated_file_is_looked_at_without_an_error(coco: Config) -> None:

@@ -94,6 +94,15 @@ def test_boxes_without_extent_are_dropped_and_counted(tmp_path: Path) -> None:
     assert any("1 of 6 annotations" in w and "annotation 101" in w for w in index.warnings)
 
 
+def test_boxes_wholly_outside_are_not_said_to_be_clipped(tmp_path: Path) -> None:
+    content = truth(10)
+    for i, box in enumerate(([200, 5, 10, 10], [-40, 5, 30, 10], [5, 60, 10, 10], [75, 5, 10, 10])):
+        content["annotations"][i]["bbox"] = box
+    index = CocoIndex.load(write_coco(tmp_path, content), tmp_path / "train")
+    counts = {fault.what: fault.count for fault in index.faults if fault.rule == "COCO-W17"}
+    assert counts == {"bbox lies wholly outside its image, left out": 3, "bbox leaves its image, clipped": 1}
+
+
 def test_boxes_beyond_the_image_are_clipped_and_said(tmp_path: Path) -> None:
     content = truth()
     content["annotations"][0]["bbox"] = [70, -5, 30, 20]

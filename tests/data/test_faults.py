@@ -30,9 +30,29 @@ def test_equal_faults_are_counted_together_and_the_first_five_kept() -> None:
 
 
 def test_line_holds_rule_count_records_values_and_hint() -> None:
-    assert some(2).lines() == [
-        "COCO-E14 2 of 100 annotations: bbox must be four numbers; annotation 0 ([0]), annotation 1 ([1]). Fix."
+    said = "2 of 100 annotations: bbox must be four numbers; annotation 0 ([0]), annotation 1 ([1]). Fix."
+    assert some(2).lines() == [f"COCO-E14 a.json: {said}"]
+
+
+def test_line_names_the_file_within_the_data_sets_place() -> None:
+    faults = Faults()
+    faults.add("COCO-E01", "is empty", file="/data/shop/annotations/train.json")
+    faults.add("COCO-E05", "no categories", file="/data/shop")
+    faults.add("COCO-E06", "no annotations", file="/elsewhere/b.json")
+    assert faults.lines("/data/shop") == [
+        "COCO-E01 annotations/train.json: is empty",
+        "COCO-E05 no categories",
+        "COCO-E06 /elsewhere/b.json: no annotations",
     ]
+
+
+def test_what_has_no_file_is_counted_under_that_of_the_whole() -> None:
+    whole, part = Faults(), Faults()
+    part.add("YOLO-E09", "columns", kind="rows")
+    part.looked_at("rows", 7, 1)
+    whole.extend(part, "train")
+    assert whole.lines() == ["YOLO-E09 train: 1 of 7 rows: columns"]
+    assert whole.counted("rows", "train") and not whole.counted("rows") and not whole.counted("boxes", "train")
 
 
 def test_error_names_the_first_record_and_counts_all() -> None:

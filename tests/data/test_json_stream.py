@@ -133,6 +133,7 @@ def test_top_level_list_other_encodings_and_missing_files_are_refused(tmp_path: 
         (b'{"images": null}', "COCO-E03", "NoneType"),
         (b'{"a": "\xff"}', "COCO-E01", "UTF-8 text at byte 7"),
         (b'{"a": "' + "é".encode("latin-1"), "COCO-E01", "UTF-8 text at byte 7"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0", "COCO-E01", "Git LFS"),
         ('{"a": 1}'.encode("utf-16"), "COCO-E01", "UTF-16"),
         (gzip.compress(b"{}"), "COCO-E01", "gzip"),
     ):

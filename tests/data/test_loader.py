@@ -2,8 +2,10 @@
 
 import hashlib
 import os
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +13,9 @@ import torch
 
 from raydet.config import Config, override
 from raydet.data.batch import Batch
+from raydet.data.coco import CocoIndex
 from raydet.data.errors import DataError
+from raydet.data.files import Files, Source
 from raydet.data.loader import EvalLoader, TrainLoader
 from raydet.data.splits import open_split
 
@@ -252,3 +256,37 @@ def test_evaluation_pictures_are_the_same_by_either_backend(coco: Config, folder
         expected = [prints([batch]) for batch in EvalLoader(cfg, open_split(cfg, "val"))]
         one = override(cfg, {"data.backend": backend})
         assert [prints([batch]) for batch in EvalLoader(one, open_split(one, "val"))] == expected
+
+
+class Together:
+    """A store that answers only when three ask at the same time."""
+
+    forkable, at_once, place = True, 3, "far away"
+
+    def __init__(self, files: Files) -> None:
+        self._files, self._gate = files, threading.Barrier(3)
+
+    def picture(self, name: str) -> Source:
+        self._gate.wait(timeout=20)
+        return self._files.picture(name)
+
+
+@pytest.mark.parametrize("backend", ["torch", "dali-cpu"])
+def test_pictures_of_a_far_store_are_asked_for_together(coco: Config, backend: str) -> None:
+    cfg = override(coco, {"data.batch_size": 3, "optim.batch_size": 3, "data.backend": backend})
+    index = open_split(cfg, "train")
+    assert isinstance(index, CocoIndex)
+    expected = [prints(step) for step in TrainLoader(cfg, index).epoch(0)]
+    loader = TrainLoader(cfg, replace(index, files=Together(index.files)))
+    assert [prints(step) for step in loader.epoch(0)] == expected
+
+
+def test_of_pictures_asked_for_together_a_missing_one_is_told(coco: Config) -> None:
+    class Silent(Together):
+        def picture(self, name: str) -> Source:
+            raise DataError("does not answer", file=name, rule="IMG-E01")
+
+    index = open_split(coco, "train")
+    assert isinstance(index, CocoIndex)
+    with pytest.raises(DataError, match=r"\.jpg: does not answer"):
+        next(TrainLoader(coco, replace(index, files=Silent(index.files))).epoch(0))

@@ -51,6 +51,22 @@ def load(root: Path, split: Any = "train", detection: bool = True, **options: An
     return index
 
 
+def test_boxes_that_are_clipped_or_dropped_are_named(tmp_path: Path) -> None:
+    boxes = [[[5.0, 4.0, 30.0, 20.0], [70.0, 2.0, 30.0, 4.0]], [], [[1.0, 1.0, 0.0, 9.0]] + [[0.0, 0.0, 8.0, 6.0]] * 5]
+    write(tmp_path / "train.parquet", rows(bbox=boxes, category=[[0, 2], [], [1] * 6]))
+    found = {f.rule: (f.count, *map(str, f.examples)) for f in load(tmp_path).faults}
+    assert found["PARQUET-W08"] == (1, "row train.parquet/0 ([70.0, 2.0, 30.0, 4.0])")
+    assert found["PARQUET-W06"] == (1, "row train.parquet/2 ([1.0, 1.0, 0.0, 9.0])")
+
+
+def test_a_pattern_names_the_parts_of_a_split(tmp_path: Path) -> None:
+    for name in ("train-0.parquet", "train-1.parquet", "test-0.parquet"):
+        write(tmp_path / "data" / name, rows())
+    assert len(load_parquet(Folder(tmp_path), "train", "data/train-*.parquet", True)) == 6
+    with pytest.raises(DataError, match=r"looked for data/x\*"):
+        load_parquet(Folder(tmp_path), "train", "data/x*", True)
+
+
 def config(root: str, **changes: object) -> Config:
     return override(Config(), {"data.format": "parquet", "data.root": root, "model.image_size": 64} | changes)
 

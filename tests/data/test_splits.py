@@ -17,6 +17,12 @@ def test_splits_open_by_format(coco: Config, folders: Config) -> None:
     assert isinstance(open_split(folders, "val"), FolderIndex)
 
 
+def test_a_yolo_set_opened_as_coco_is_told_its_format(tmp_path: Path) -> None:
+    (tmp_path / "data.yaml").write_text("names: [a]")
+    with pytest.raises(DataError, match=r"set data\.format=yolo"):
+        open_split(override(Config(), {"data.root": str(tmp_path)}), "train")
+
+
 @pytest.mark.parametrize("place", ["train", "images/train", "images"])
 def test_image_folder_is_found_by_the_annotations_name(coco: Config, place: str) -> None:
     root = Path(coco.data.root)

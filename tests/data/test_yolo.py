@@ -73,10 +73,17 @@ def test_pictures_and_boxes_come_out_as_a_loader_wants_them(tmp_path: Path) -> N
     assert read_rgb(index.picture(0)).shape == (60, 80, 3)
 
 
+def test_a_split_of_another_format_is_told_with_the_keys_there_are(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"one of the YAML's keys: train, val\.$") as caught:
+        load_yolo(Folder(write(tmp_path)), None, "train", "annotations/instances_train.json")
+    assert caught.value.rule == "YOLO-E06"
+
+
 def test_pictures_without_rows_are_kept_and_counted(tmp_path: Path) -> None:
     index = load(write(tmp_path, ["0 .5 .5 .1 .1", "", "", "\n  \n"]))
     assert len(index) == 4
-    assert index.warnings == ["3 of 4 pictures: a picture has no label file, or one without rows (YOLO-W17)"]
+    told = "3 of 4 pictures: a picture has no label file, or one without rows; images/train/1.jpg (YOLO-W17)"
+    assert index.warnings == [told]
 
 
 def test_the_cache_follows_every_file(tmp_path: Path) -> None:

@@ -56,10 +56,24 @@ def test_all_faults_are_counted_in_one_pass_with_the_first_five(tmp_path: Path) 
 def test_what_is_accepted_is_said(tmp_path: Path) -> None:
     rows = ["0 .5 .5 .5 .5\n0 .5 .5 .5 .5\n1 .5 .5 .5 .5\n0 .5 .5 0 .2\n0 .1 .2 .3 .2 .3 .6 .1 .4\n0 1.005 .5 .1 .1"]
     index = load(write(tmp_path, rows))
-    assert rules(index) == {"YOLO-W14", "YOLO-W15", "YOLO-W16"}
+    assert rules(index) == {"YOLO-W14", "YOLO-W15", "YOLO-W16", "YOLO-W22"}
+    assert all(fault.examples for fault in index.faults)
     assert np.allclose(index.boxes[2], [8, 12, 16, 24])
     assert len(index.boxes) == 4
     assert (index.boxes_of(0)[0][:, 2] <= 80).all()
+
+
+def test_rows_of_corners_are_refused_although_each_number_is_a_share(tmp_path: Path) -> None:
+    rows = ["0 .2 .2 .9 .9\n1 .5 .1 .9 .4", "0 .1 .6 .3 .8", "2 0 0 .5 .5"]
+    with pytest.raises(DataError, match=r"3 of 4 boxes leave their picture.*x1 y1 x2 y2|corners") as caught:
+        load(write(tmp_path, rows))
+    assert caught.value.rule == "YOLO-E22" and caught.value.record == "label labels/train/0.txt:1"
+
+
+@pytest.mark.parametrize(("row", "leaves"), [("0 .9 .5 .3 .2", 1), ("0 .5 .05 .2 .2", 1), ("0 .9 .9 .2 .2", 0)])
+def test_a_box_that_leaves_its_picture_is_counted(tmp_path: Path, row: str, leaves: int) -> None:
+    index = load(write(tmp_path, [row + "\n0 .5 .5 .5 .5" * 9]))
+    assert {f.rule: f.count for f in index.faults}.get("YOLO-W22", 0) == leaves
 
 
 def test_unreadable_pictures_and_labels_are_faults_of_their_own(tmp_path: Path) -> None:

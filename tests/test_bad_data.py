@@ -1,0 +1,37 @@
+"""A run on data that is not all sound says so: before it starts, each epoch, and in what it leaves."""
+
+import io
+import json
+import shutil
+from pathlib import Path
+
+from raydet.cluster import fit
+from raydet.config import Config, override
+from raydet.evaluation import evaluate
+from raydet.plan import describe_start, make_plan
+
+
+def test_what_is_left_out_is_counted_named_and_shown(detection: Config, tmp_path: Path) -> None:
+    root = tmp_path / "own"
+    shutil.copytree(detection.data.root, root)
+    for name in ("train", "val"):
+        next(iter(sorted((root / name).glob("*.jpg")))).write_bytes(b"<html>")
+    content = json.loads((root / "annotations" / "instances_train.json").read_text())
+    content["annotations"][5]["bbox"][2] = -4
+    (root / "annotations" / "instances_train.json").write_text(json.dumps(content))
+    skip = {"data.root": str(root), "data.on_bad": "skip", "data.max_bad": 0.2, "schedule.epochs": 1}
+    cfg = override(detection, skip)
+    plan = make_plan(cfg)
+    assert any("COCO-E16" in line and line.startswith("note      train: ") for line in describe_start(plan))
+    out = io.StringIO()
+    result = fit(cfg, out=out)
+    assert (result.metrics["bad_pictures"], result.metrics["eval_bad_pictures"]) == (1, 1)
+    assert "COCO-E16" in out.getvalue() and "2 bad pictures left out" in out.getvalue()
+    told = (result.dir / "bad_pictures.txt").read_text().splitlines()
+    assert [line.split("\t")[0] for line in told] == ["train", "val"] and "IMG-E03" in told[0]
+    assert evaluate(result.best)["eval_bad_pictures"] == 1
+
+
+def test_a_run_that_leaves_nothing_out_says_nothing_of_it(detection: Config) -> None:
+    result = fit(override(detection, {"schedule.epochs": 1}), out=io.StringIO())
+    assert "bad_pictures" not in result.metrics and not (result.dir / "bad_pictures.txt").exists()
