@@ -10,7 +10,7 @@ import numpy.typing as npt
 from raydet.anchors import ASPECTS, SCALES
 from raydet.config import Config
 from raydet.models import MODELS
-from raydet.models.efficientdet import Variant
+from raydet.models.efficientdet_variants import Variant
 
 Floats = npt.NDArray[np.float64]
 

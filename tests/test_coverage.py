@@ -9,7 +9,7 @@ from raydet.anchors import make_anchors
 from raydet.config import Config, override
 from raydet.coverage import at_input, best_iou, coverage
 from raydet.models import MODELS
-from raydet.models.efficientdet import Variant
+from raydet.models.efficientdet_variants import Variant
 from raydet.state import resolve_model
 
 

@@ -10,13 +10,16 @@ from typing import Any
 
 from torch import nn
 
-from raydet.models import efficientdet, efficientnet
 from raydet.models.efficientdet import EfficientDet
+from raydet.models.efficientdet_variants import VARIANTS as DETECTORS
+from raydet.models.efficientdet_variants import Variant as DetectorVariant
 from raydet.models.efficientnet import EfficientNet
+from raydet.models.efficientnet_variants import VARIANTS as CLASSIFIERS
+from raydet.models.efficientnet_variants import Variant as ClassifierVariant
 
 __all__ = ["MODELS", "EfficientDet", "EfficientNet", "build", "default_image_size", "is_detector"]
 
-MODELS: dict[str, efficientnet.Variant | efficientdet.Variant] = {**efficientnet.VARIANTS, **efficientdet.VARIANTS}
+MODELS: dict[str, ClassifierVariant | DetectorVariant] = {**CLASSIFIERS, **DETECTORS}
 
 
 def build(name: str, num_classes: int | None = None, **fields: object) -> EfficientNet | EfficientDet:
@@ -33,7 +36,7 @@ def build(name: str, num_classes: int | None = None, **fields: object) -> Effici
         TypeError: no such field; names those there are.
     """
     variant = _variant(name)
-    family = EfficientDet if isinstance(variant, efficientdet.Variant) else EfficientNet
+    family = EfficientDet if isinstance(variant, DetectorVariant) else EfficientNet
     known = _fields(family)
     given: dict[str, Any] = {field: value for field, value in fields.items() if value is not None}
     unknown = sorted((set(given) - known) | (set(fields) - known - _fields(EfficientNet) - _fields(EfficientDet)))
@@ -42,17 +45,14 @@ def build(name: str, num_classes: int | None = None, **fields: object) -> Effici
     if num_classes is not None:
         given["num_classes"] = num_classes
     model: EfficientNet | EfficientDet
-    if isinstance(variant, efficientdet.Variant):
-        model = EfficientDet(variant, **given)
-    else:
-        model = EfficientNet(variant, **given)
+    model = EfficientDet(variant, **given) if isinstance(variant, DetectorVariant) else EfficientNet(variant, **given)
     model.name = name
     return model
 
 
 def is_detector(name: str) -> bool:
     """Return whether the named model finds boxes. Raises ValueError for an unknown name."""
-    return isinstance(_variant(name), efficientdet.Variant)
+    return isinstance(_variant(name), DetectorVariant)
 
 
 def default_image_size(name: str) -> int:
@@ -60,7 +60,7 @@ def default_image_size(name: str) -> int:
     return _variant(name).image_size
 
 
-def _variant(name: str) -> efficientnet.Variant | efficientdet.Variant:
+def _variant(name: str) -> ClassifierVariant | DetectorVariant:
     if name not in MODELS:
         nearest = difflib.get_close_matches(name, MODELS, n=4, cutoff=0.3)
         raise ValueError(f"no model named {name!r}; the nearest are {', '.join(nearest) or ', '.join(MODELS)}")

@@ -13,13 +13,14 @@ Shapes: B images, C channels, H W pixels. A "map" is a tensor [B, C, H, W].
 import math
 from collections import OrderedDict
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from raydet.models.layers import Norm, Padding, conv2d, max_pool_half
+from raydet.models.layers import Activation, Norm, Padding, activation, conv2d, max_pool_half
 
 Fusion = Literal["attention", "sum"]
 
@@ -83,6 +84,25 @@ class SeparableConv(nn.Module):
         return y if self.bn is None else self.bn(y)
 
 
+class Fuse(nn.Module):
+    """Sums maps of the pyramid's channels. A module, so that fake-quantizers can stand before its inputs."""
+
+    def __init__(self, steps: tuple[int, ...]) -> None:
+        super().__init__()
+        self.steps = steps
+        """1: the map is coarser by one level and is doubled here; else it has the size of the sum."""
+
+    def forward(self, inputs: list[Tensor], shares: tuple[Tensor, ...] | None = None) -> Tensor:
+        total = inputs[0] if shares is None else inputs[0] * shares[0]
+        for i, (x, step) in enumerate(zip(inputs[1:], self.steps[1:], strict=True), 1):
+            if step == 1:
+                # A coarser map is weighted before it grows fourfold.
+                total = total + _doubled(x if shares is None else x * shares[i])
+            else:
+                total = total + x if shares is None else torch.addcmul(total, x, shares[i])
+        return total
+
+
 class Combine(nn.Module):
     """Sums maps of neighbouring levels at one of the levels, weighted by non-negative learned shares or plainly."""
 
@@ -119,21 +139,16 @@ class Combine(nn.Module):
             if channels[i] != out_channels:
                 self.resample[str(i)] = named("conv", ConvBN(channels[i], out_channels, bias, norm))
         self.edge_weights = nn.Parameter(torch.ones(len(node.inputs))) if fusion == "attention" else None
+        self.fuse = Fuse(self.steps)
 
     def forward(self, maps: list[Tensor]) -> Tensor:
         inputs = [self._resampled(maps[i], str(i), step) for i, step in zip(self.inputs, self.steps, strict=True)]
-        if self.edge_weights is None:
-            total = inputs[0]
-            for x, step in zip(inputs[1:], self.steps[1:], strict=True):
-                total = total + (_doubled(x) if step == 1 else x)
-            return total
-        positive = F.relu(self.edge_weights)
-        # In the maps' type: under autocast a float32 factor would make the whole sum float32.
-        weights = (positive / (positive.sum() + 1e-4)).to(inputs[0].dtype).unbind()
-        total = inputs[0] * weights[0]
-        for x, weight, step in zip(inputs[1:], weights[1:], self.steps[1:], strict=True):
-            # A coarser map is weighted before it grows fourfold.
-            total = total + _doubled(x * weight) if step == 1 else torch.addcmul(total, x, weight)
+        shares: tuple[Tensor, ...] | None = None
+        if self.edge_weights is not None:
+            positive = F.relu(self.edge_weights)
+            # In the maps' type: under autocast a float32 factor would make the whole sum float32.
+            shares = (positive / (positive.sum() + 1e-4)).to(inputs[0].dtype).unbind()
+        total: Tensor = self.fuse(inputs, shares)
         return total
 
     def _resampled(self, x: Tensor, key: str, step: int) -> Tensor:
@@ -150,13 +165,13 @@ def _doubled(x: Tensor) -> Tensor:
 class FusionNode(nn.Module):
     """Fuse, activate, convolve: one new map."""
 
-    def __init__(self, combine: Combine, conv: SeparableConv) -> None:
+    def __init__(self, combine: Combine, act: nn.Module, conv: SeparableConv) -> None:
         super().__init__()
         self.combine = combine
-        self.after_combine = named("conv", conv)
+        self.after_combine = nn.Sequential(OrderedDict(act=act, conv=conv))
 
     def forward(self, maps: list[Tensor]) -> Tensor:
-        y: Tensor = self.after_combine(F.silu(self.combine(maps)))
+        y: Tensor = self.after_combine(self.combine(maps))
         return y
 
 
@@ -174,6 +189,7 @@ class Cell(nn.Module):
         padding: Padding,
         bias: bool,
         norm: Norm,
+        act: Activation,
     ) -> None:
         super().__init__()
         levels = tuple(range(min_level, max_level + 1))
@@ -184,7 +200,8 @@ class Cell(nn.Module):
             combine = Combine(
                 node, levels, channels, out_channels, fusion=fusion, padding=padding, bias=bias, norm=norm
             )
-            self.fnode.append(FusionNode(combine, SeparableConv(out_channels, out_channels, bias, norm)))
+            conv = SeparableConv(out_channels, out_channels, bias, norm)
+            self.fnode.append(FusionNode(combine, activation(act), conv))
             levels += (node.level,)
 
     def forward(self, maps: list[Tensor]) -> list[Tensor]:
@@ -210,6 +227,7 @@ class BiFPN(nn.Module):
         padding: Padding,
         redundant_bias: bool,
         norm: Norm,
+        act: Activation = "silu",
     ) -> None:
         """Build the pyramid with random weights.
 
@@ -223,6 +241,7 @@ class BiFPN(nn.Module):
             padding: of the max-pools.
             redundant_bias: give the convolutions before a BN a bias, as the TensorFlow weights have it.
             norm: constants of the BNs.
+            act: before every separable convolution.
         """
         super().__init__()
         self.padding: Padding = padding
@@ -235,19 +254,11 @@ class BiFPN(nn.Module):
                 self.resample[str(level)] = named("conv", conv)
             channels += (out_channels,)
         self.cell = nn.ModuleList()
+        cell_of = partial(
+            Cell, min_level, max_level, fusion=fusion, padding=padding, bias=redundant_bias, norm=norm, act=act
+        )
         for _ in range(cells):
-            self.cell.append(
-                Cell(
-                    min_level,
-                    max_level,
-                    channels,
-                    out_channels,
-                    fusion=fusion,
-                    padding=padding,
-                    bias=redundant_bias,
-                    norm=norm,
-                )
-            )
+            self.cell.append(cell_of(in_channels=channels, out_channels=out_channels))
             channels = (out_channels,) * len(channels)
 
     def forward(self, maps: list[Tensor]) -> list[Tensor]:

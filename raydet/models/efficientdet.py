@@ -1,109 +1,25 @@
-"""EfficientDet D0-D7x and the small net of the demo: images to class logits and box codes of every anchor.
+"""EfficientDet: images to class logits and box codes of every anchor; `efficientdet_variants` has the named sizes.
 
-Source: Tan et al. 2020 (arXiv:1911.09070), table 1; the variants, their paddings and biases as
-https://github.com/rwightman/efficientdet-pytorch has them (effdet/config/model_config.py). The state-dict keys are
-effdet's. One thing differs: a box code is (tx, ty, tw, th) here and (ty, tx, th, tw) there, which
-`raydet.models.weights` turns round when it reads such a file.
+Source: Tan et al. 2020 (arXiv:1911.09070). The state-dict keys are those of effdet
+(https://github.com/rwightman/efficientdet-pytorch). One thing differs: a box code is (tx, ty, tw, th) here and
+(ty, tx, th, tw) there, which `raydet.models.weights` turns round when it reads such a file.
 
 Shapes: B images, A anchors, C classes, H W pixels. Anchors come in the order level, row, column, scale, ratio.
 """
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from raydet.models.bifpn import BiFPN, Fusion, SeparableConv, named
-from raydet.models.efficientnet import TAPS, Backbone
-from raydet.models.efficientnet import VARIANTS as BACKBONES
-from raydet.models.layers import Norm, Padding
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Variant:
-    """What tells one named EfficientDet from another."""
-
-    backbone: str
-    """A key of `raydet.models.efficientnet.VARIANTS`."""
-    image_size: int
-    """Pixels a side the variant is documented with."""
-    fpn_channels: int
-    fpn_cells: int
-    head_repeats: int
-    """Separable convolutions before the prediction, in either head."""
-    padding: Padding = "same"
-    """Of the max-pools in the pyramid; the backbone has its own."""
-    redundant_bias: bool = True
-    """Convolutions before a BN have a bias, as in the TensorFlow weights."""
-    fusion: Fusion = "attention"
-    anchor_scale: float = 4.0
-    """Side of the smallest square anchor, in strides of its level."""
-    min_level: int = 3
-    max_level: int = 7
-    drop_path: float = 0.2
-    """In the backbone, linear over its blocks."""
-
-    def __post_init__(self) -> None:
-        if not 3 <= self.min_level <= 5 or self.max_level <= self.min_level:
-            raise ValueError(
-                f"min_level must be 3, 4 or 5 and max_level above it, got {self.min_level} and {self.max_level}"
-            )
-        if self.fusion not in ("attention", "sum"):
-            raise ValueError(f"fusion must be 'attention' or 'sum', got {self.fusion!r}")
-
-
-# number: backbone, pixels, pyramid channels, cells, head repeats
-_SCALES = {
-    "d0": ("b0", 512, 64, 3, 3),
-    "d1": ("b1", 640, 88, 4, 3),
-    "d2": ("b2", 768, 112, 5, 3),
-    "d3": ("b3", 896, 160, 6, 4),
-    "d4": ("b4", 1024, 224, 7, 4),
-    "d5": ("b5", 1280, 288, 7, 4),
-    "d6": ("b6", 1280, 384, 8, 5),
-    "d7": ("b6", 1536, 384, 8, 5),
-    "d7x": ("b7", 1536, 384, 8, 5),
-}
-
-
-def _variants() -> dict[str, Variant]:
-    table: dict[str, Variant] = {}
-    for scale, (backbone, image_size, fpn_channels, fpn_cells, head_repeats) in _SCALES.items():
-        tensorflow = Variant(
-            backbone=f"tf_efficientnet_{backbone}",
-            image_size=image_size,
-            fpn_channels=fpn_channels,
-            fpn_cells=fpn_cells,
-            head_repeats=head_repeats,
-            fusion="sum" if scale in ("d6", "d7", "d7x") else "attention",
-            anchor_scale=5.0 if scale == "d7" else 4.0,
-            max_level=8 if scale == "d7x" else 7,
-        )
-        table[f"tf_efficientdet_{scale}"] = tensorflow
-        drop_path = 0.1 if scale == "d0" else 0.2
-        pytorch = replace(tensorflow, backbone=f"efficientnet_{backbone}", drop_path=drop_path)
-        if scale in ("d0", "d1", "d2", "d3"):  # from d4 up effdet keeps TensorFlow's pyramid and heads
-            pytorch = replace(pytorch, padding="symmetric", redundant_bias=False)
-        table[f"efficientdet_{scale}"] = pytorch
-    table["efficientdet_demo"] = Variant(
-        backbone="efficientnet_demo",
-        image_size=128,
-        fpn_channels=48,
-        fpn_cells=2,
-        head_repeats=2,
-        padding="symmetric",
-        redundant_bias=False,
-        anchor_scale=3.0,
-        max_level=5,  # at 128 pixels P6 and P7 would be 2x2 and 1x1
-        drop_path=0.0,
-    )
-    return table
-
-
-VARIANTS: dict[str, Variant] = _variants()
+from raydet.models.efficientdet_variants import Variant
+from raydet.models.efficientnet import Backbone
+from raydet.models.efficientnet_variants import TAPS
+from raydet.models.efficientnet_variants import VARIANTS as BACKBONES
+from raydet.models.layers import Activation, Norm, Padding, activation
 
 ASPECT_RATIOS = ((1.0, 1.0), (1.4, 0.7), (0.7, 1.4))
 """Width and height of an anchor, as factors on its side."""
@@ -112,12 +28,15 @@ ASPECT_RATIOS = ((1.0, 1.0), (1.4, 0.7), (0.7, 1.4))
 class Head(nn.Module):
     """Predicts for every anchor of every level. The convolutions are shared by the levels, the BNs are not."""
 
-    def __init__(self, channels: int, outputs: int, *, levels: int, repeats: int, bias: bool, norm: Norm) -> None:
+    def __init__(
+        self, channels: int, outputs: int, *, levels: int, repeats: int, bias: bool, norm: Norm, act: Activation
+    ) -> None:
         super().__init__()
         self.conv_rep = nn.ModuleList(SeparableConv(channels, channels, bias) for _ in range(repeats))
         self.bn_rep = nn.ModuleList(
             nn.ModuleList(named("bn", norm.over(channels)) for _ in range(levels)) for _ in range(repeats)
         )
+        self.act_rep = nn.ModuleList(activation(act) for _ in range(repeats))
         self.predict = SeparableConv(channels, outputs, bias=True)
         for conv in (*self.conv_rep, self.predict):
             init_fan_in(conv.conv_dw)
@@ -127,8 +46,8 @@ class Head(nn.Module):
         """Return [B, outputs, cells, 1]: the predictions for the cells of all levels, finest first, row by row."""
         features = []
         for level, x in enumerate(maps):
-            for conv, bns in zip(self.conv_rep, self.bn_rep, strict=True):
-                x = F.silu(cast("nn.ModuleList", bns)[level](conv(x)))
+            for conv, bns, act in zip(self.conv_rep, self.bn_rep, self.act_rep, strict=True):
+                x = act(cast("nn.ModuleList", bns)[level](conv(x)))
             # Joining the levels here, not after the last convolution, copies 64 values a cell instead of 810.
             features.append(self.predict.conv_dw(x).permute(0, 2, 3, 1).flatten(1, 2))
         x_BCN1 = torch.cat(features, 1)[:, :, None].permute(0, 3, 1, 2)
@@ -140,7 +59,7 @@ class EfficientDet(nn.Module):
     """The detector, with random weights; a None takes the variant's value.
 
     Args:
-        variant: one of VARIANTS.
+        variant: one of `efficientdet_variants.VARIANTS`.
         num_classes: at least 1.
         drop_path: of the backbone's blocks, see `Backbone`.
         bn_eps: of the backbone's BNs.
@@ -148,6 +67,7 @@ class EfficientDet(nn.Module):
         fpn_bn_eps: of the BNs in the pyramid and the heads.
         fpn_bn_momentum: of the BNs in the pyramid and the heads.
         padding: "symmetric" or "same", in backbone and pyramid; None leaves each its own (they differ in d4-d7x).
+        act: every activation but squeeze-excite's gate; None leaves backbone and the rest each its own.
         redundant_bias: give the convolutions before a BN a bias.
         fusion: "attention" or "sum".
         anchor_scale: side of the smallest square anchor, in strides of its level.
@@ -170,6 +90,7 @@ class EfficientDet(nn.Module):
         fpn_bn_eps: float = 1e-3,
         fpn_bn_momentum: float = 0.01,
         padding: Padding | None = None,
+        act: Activation | None = None,
         redundant_bias: bool | None = None,
         fusion: Fusion | None = None,
         anchor_scale: float | None = None,
@@ -181,28 +102,26 @@ class EfficientDet(nn.Module):
         super().__init__()
         if num_classes < 1:
             raise ValueError(f"num_classes must be at least 1, got {num_classes}")
-        changes: dict[str, Any] = {
-            "drop_path": drop_path,
-            "padding": padding,
-            "redundant_bias": redundant_bias,
-            "fusion": fusion,
-            "anchor_scale": anchor_scale,
-            "min_level": min_level,
-            "max_level": max_level,
-        }
-        self.variant = replace(variant, **{key: value for key, value in changes.items() if value is not None})
+        self.variant = _changed(
+            variant,
+            drop_path=drop_path,
+            padding=padding,
+            act=act,
+            redundant_bias=redundant_bias,
+            fusion=fusion,
+            anchor_scale=anchor_scale,
+            min_level=min_level,
+            max_level=max_level,
+        )
         self.num_classes = num_classes
         self.aspect_ratios = tuple(aspect_ratios)
         self.num_scales = num_scales
         self.anchor_scale = self.variant.anchor_scale
         self.min_level, self.max_level = self.variant.min_level, self.variant.max_level
-        self.backbone = Backbone(
-            BACKBONES[variant.backbone],
-            drop_path=self.variant.drop_path,
-            bn_eps=bn_eps,
-            bn_momentum=bn_momentum,
-            padding=padding,  # None: the backbone's own, not the pyramid's
-        )
+        backbone = BACKBONES[variant.backbone]
+        backbone_norm = {"bn_eps": bn_eps, "bn_momentum": bn_momentum}
+        # A None leaves the backbone its own padding and activation, which need not be the pyramid's.
+        self.backbone = Backbone(backbone, drop_path=self.variant.drop_path, padding=padding, act=act, **backbone_norm)
         self._taps = slice(self.min_level - 3, self.max_level - 2)  # of the backbone's levels 3, 4 and 5
         norm = Norm(fpn_bn_eps, fpn_bn_momentum)
         self.fpn = self._pyramid(norm)
@@ -223,6 +142,7 @@ class EfficientDet(nn.Module):
             padding=self.variant.padding,
             redundant_bias=self.variant.redundant_bias,
             norm=norm,
+            act=self.variant.act,
         )
 
     def _head(self, outputs: int, norm: Norm) -> Head:
@@ -233,6 +153,7 @@ class EfficientDet(nn.Module):
             repeats=self.variant.head_repeats,
             bias=self.variant.redundant_bias,
             norm=norm,
+            act=self.variant.act,
         )
 
     def forward(self, images_B3HW: Tensor, seeds_B: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -254,6 +175,11 @@ class EfficientDet(nn.Module):
             )
         maps = self.fpn(self.backbone.features(images_B3HW, seeds_B)[self._taps])
         return _by_anchor(self.class_net(maps), self.num_classes), _by_anchor(self.box_net(maps), 4)
+
+
+def _changed(variant: Variant, **fields: Any) -> Variant:
+    """Return the variant with the fields that are not None."""
+    return replace(variant, **{field: value for field, value in fields.items() if value is not None})
 
 
 def _by_anchor(predictions: Tensor, values: int) -> Tensor:

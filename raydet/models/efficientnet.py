@@ -1,100 +1,36 @@
-"""EfficientNet B0-B7, WideSE and the small net of the demo, as classifier and as the backbone of EfficientDet.
+"""EfficientNet as classifier and as the backbone of EfficientDet; `efficientnet_variants` has the named sizes.
 
-Source: Tan & Le 2019 (arXiv:1905.11946), table 1; widths and depths of
-https://github.com/tensorflow/tpu/blob/master/models/official/efficientnet/efficientnet_builder.py. The state-dict keys
-are timm's. Variants differ in more than their size:
-
-* `efficientnet_*`: timm's PyTorch variants, symmetric padding, BN eps 1e-5.
-* `tf_efficientnet_*`: the weights of TensorFlow: SAME padding, BN eps 1e-3.
-* `efficientnet_widese_*`: NVIDIA's, squeeze width a quarter of the *hidden* channels, BN eps 1e-3, momentum 0.01.
+Source: Tan & Le 2019 (arXiv:1905.11946). The state-dict keys are timm's.
 
 Shapes: B images, C classes or channels, H W pixels.
 """
 
 import math
-from dataclasses import dataclass, replace
-from typing import Literal, cast
+from typing import cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from raydet.models.layers import DepthwiseSeparable, MBConv, Norm, Padding, conv2d, drop_path_scales, dropout
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Variant:
-    """What tells one named EfficientNet from another."""
-
-    width: float
-    """Factor on every channel count."""
-    depth: float
-    """Factor on the blocks of every stage, rounded up."""
-    image_size: int
-    """Pixels a side the variant is documented with."""
-    dropout: float
-    """Before the classifier."""
-    padding: Padding = "symmetric"
-    bn_eps: float = 1e-5
-    bn_momentum: float = 0.1
-    """PyTorch's: the weight of the new batch."""
-    squeeze_from: Literal["inputs", "hidden"] = "inputs"
-    """The channels the squeeze width is a quarter of."""
-
-
-# name: width, depth, pixels, dropout (DEFAULTS B3, the documented sizes of both predecessors)
-_SCALES = {
-    "b0": (1.0, 1.0, 224, 0.2),
-    "b1": (1.0, 1.1, 240, 0.2),
-    "b2": (1.1, 1.2, 260, 0.3),
-    "b3": (1.2, 1.4, 300, 0.3),
-    "b4": (1.4, 1.8, 380, 0.4),
-    "b5": (1.6, 2.2, 456, 0.4),
-    "b6": (1.8, 2.6, 528, 0.5),
-    "b7": (2.0, 3.1, 600, 0.5),
-}
-
-# kernel, stride, expansion, channels and blocks at width and depth 1
-_STAGES = (
-    (3, 1, 1, 16, 1),
-    (3, 2, 6, 24, 2),
-    (5, 2, 6, 40, 2),
-    (3, 2, 6, 80, 3),
-    (5, 1, 6, 112, 3),
-    (5, 2, 6, 192, 4),
-    (3, 1, 6, 320, 1),
+from raydet.models.efficientnet_variants import (
+    STAGES,
+    TAPS,
+    Variant,
+    end_channels,
+    scaled_channels,
+    squeeze_width,
+    stage_depths,
 )
-
-# The stages whose last block feeds the detector: strides 8, 16 and 32.
-TAPS = (2, 4, 6)
-
-
-def _variants() -> dict[str, Variant]:
-    table = {}
-    for scale, (width, depth, image_size, rate) in _SCALES.items():
-        plain = Variant(width=width, depth=depth, image_size=image_size, dropout=rate)
-        table[f"efficientnet_{scale}"] = plain
-        table[f"tf_efficientnet_{scale}"] = replace(plain, padding="same", bn_eps=1e-3)
-        wide = replace(plain, bn_eps=1e-3, bn_momentum=0.01, squeeze_from="hidden")
-        table[f"efficientnet_widese_{scale}"] = wide
-    # One block a stage at half width: learns 64 px digits in 90 CPU seconds where the deeper nets do not.
-    table["efficientnet_demo"] = Variant(width=0.5, depth=0.25, image_size=64, dropout=0.2)
-    return table
-
-
-VARIANTS: dict[str, Variant] = _variants()
-
-
-def scaled_channels(channels: int, width: float) -> int:
-    """Return channels * width, rounded to a multiple of 8 that is not more than 10 % below it."""
-    exact = channels * width
-    rounded = max(8, int(exact + 4) // 8 * 8)
-    return rounded + 8 if rounded < 0.9 * exact else rounded
-
-
-def stage_depths(variant: Variant) -> tuple[int, ...]:
-    """Return the number of blocks in each of the seven stages."""
-    return tuple(math.ceil(blocks * variant.depth) for *_, blocks in _STAGES)
+from raydet.models.layers import (
+    Activation,
+    DepthwiseSeparable,
+    MBConv,
+    Norm,
+    Padding,
+    activation,
+    conv2d,
+    drop_path_scales,
+    dropout,
+)
 
 
 class Backbone(nn.Module):
@@ -110,15 +46,17 @@ class Backbone(nn.Module):
         bn_eps: float | None = None,
         bn_momentum: float | None = None,
         padding: Padding | None = None,
+        act: Activation | None = None,
     ) -> None:
         """Build the stem and the seven stages; None takes the variant's value.
 
         Args:
-            variant: one of VARIANTS.
+            variant: one of `efficientnet_variants.VARIANTS`.
             drop_path: stochastic depth; block i of n skips its branch with probability drop_path * i / n. None is 0.
             bn_eps: added to the variance in every BN.
             bn_momentum: weight of the new batch in the running statistics.
             padding: of the strided convolutions.
+            act: every activation but squeeze-excite's gate.
         """
         super().__init__()
         self.variant = variant
@@ -130,12 +68,14 @@ class Backbone(nn.Module):
         self.padding: Padding = variant.padding if padding is None else padding
         if self.padding not in ("symmetric", "same"):
             raise ValueError(f"padding must be 'symmetric' or 'same', got {padding!r}")
-        stem = scaled_channels(32, variant.width)
+        self.act: Activation = variant.act if act is None else act
+        stem = end_channels(32, variant)
         self.conv_stem = conv2d(3, stem, 3, stride=2, padding=self.padding)
         self.bn1 = self.norm.over(stem)
+        self.act1 = activation(self.act)
         self.blocks = nn.ModuleList()
         channels = [stem]
-        for stage, depth in zip(_STAGES, stage_depths(variant), strict=True):
+        for stage, depth in zip(STAGES, stage_depths(variant), strict=True):
             self.blocks.append(self._stage(channels[-1], depth, *stage[:4]))
             channels.append(scaled_channels(stage[3], variant.width))
         self.channels = tuple(channels[1:])
@@ -147,8 +87,15 @@ class Backbone(nn.Module):
         blocks = nn.ModuleList()
         for _ in range(depth):
             hidden = inputs * expansion
-            squeezed = max(1, (hidden if self.variant.squeeze_from == "hidden" else inputs) // 4)
-            common = (outputs, kernel, stride, squeezed, self.padding, self.norm)
+            common = (
+                outputs,
+                kernel,
+                stride,
+                squeeze_width(self.variant, inputs, hidden),
+                self.padding,
+                self.norm,
+                self.act,
+            )
             blocks.append(DepthwiseSeparable(inputs, *common) if expansion == 1 else MBConv(inputs, hidden, *common))
             inputs, stride = outputs, 1
         return blocks
@@ -160,7 +107,7 @@ class Backbone(nn.Module):
             images_B3HW: normalised, floating point.
             seeds_B: int64, what stochastic depth draws from while training; None: the global generator.
         """
-        x = F.silu(self.bn1(self.conv_stem(images_B3HW)))
+        x = self.act1(self.bn1(self.conv_stem(images_B3HW)))
         stages = [cast("nn.ModuleList", stage) for stage in self.blocks]
         count = sum(map(len, stages))
         scales: list[Tensor | None] = [None] * count
@@ -189,22 +136,25 @@ class EfficientNet(Backbone):
         bn_eps: float | None = None,
         bn_momentum: float | None = None,
         padding: Padding | None = None,
+        act: Activation | None = None,
     ) -> None:
         """Build the net with random weights; None takes the variant's value. See `Backbone` for the other arguments.
 
         Args:
-            variant: one of VARIANTS.
+            variant: one of `efficientnet_variants.VARIANTS`.
             num_classes: outputs, at least 1.
             dropout: on the pooled features.
         """
-        super().__init__(variant, drop_path=drop_path, bn_eps=bn_eps, bn_momentum=bn_momentum, padding=padding)
+        super().__init__(variant, drop_path=drop_path, bn_eps=bn_eps, bn_momentum=bn_momentum, padding=padding, act=act)
         if num_classes < 1:
             raise ValueError(f"num_classes must be at least 1, got {num_classes}")
         self.num_classes = num_classes
         self.dropout = _probability("dropout", variant.dropout if dropout is None else dropout)
-        head = scaled_channels(1280, variant.width)
+        head = end_channels(1280, variant)
         self.conv_head = conv2d(self.channels[-1], head, 1)
         self.bn2 = self.norm.over(head)
+        self.act2 = activation(self.act)
+        self.pool = nn.AdaptiveAvgPool2d(1)
         self.classifier = nn.Linear(head, num_classes)
         init_convs(self.conv_head)
         init_classifier(self.classifier)
@@ -217,7 +167,7 @@ class EfficientNet(Backbone):
             seeds_B: int64, what dropout and stochastic depth draw from while training; None: the global generator.
         """
         x = self.features(images_B3HW, seeds_B)[-1]
-        features_BC = F.silu(self.bn2(self.conv_head(x))).mean((2, 3))
+        features_BC = self.pool(self.act2(self.bn2(self.conv_head(x)))).flatten(1)
         if self.training and self.dropout > 0:
             features_BC = dropout(features_BC, self.dropout, seeds_B)
         logits_BC: Tensor = self.classifier(features_BC)

@@ -6,6 +6,9 @@ The parameter names are timm's (`conv_pw`, `bn1`, `se.conv_reduce`, ...), so tha
 Given up: in-place activations. They save no memory in training (autograd clones the input: 48 clones, 127 MB an image
 in EfficientDet-D0) and are left out in evaluation too, so that one code path serves both.
 
+Pools, products, sums and activations are modules without parameters, one for each place: a fake-quantizer can be hung
+on each, and none leaves a key in a state dict.
+
 Shapes: B images, N draws a sample, C channels, H W pixels.
 """
 
@@ -17,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 Padding = Literal["symmetric", "same"]
+Activation = Literal["silu", "relu6"]
 
 # What a draw is for. A salt in use is never given another meaning: resumed runs would change their draws.
 SALT_DROP_PATH = 1
@@ -126,6 +130,13 @@ def conv2d(
     return nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=bias)
 
 
+def activation(name: Activation) -> nn.Module:
+    """Return a new activation. ReLU6 is bounded, so that eight bits cover it; SiLU needs a sigmoid in float."""
+    if name not in ("silu", "relu6"):
+        raise ValueError(f"act must be 'silu' or 'relu6', got {name!r}")
+    return nn.SiLU() if name == "silu" else nn.ReLU6()
+
+
 def max_pool_half(x: Tensor, padding: Padding) -> Tensor:
     """Return x halved (rounded up) by a 3x3 max-pool of stride 2."""
     if padding == "symmetric":
@@ -135,44 +146,84 @@ def max_pool_half(x: Tensor, padding: Padding) -> Tensor:
     return F.max_pool2d(x, 3, 2, (x.shape[2] % 2, x.shape[3] % 2), ceil_mode=True)
 
 
+class AveragePool(nn.AdaptiveAvgPool2d):
+    """The mean of each channel, [B, C, 1, 1]: exported as a GlobalAveragePool, which runtimes have in int8."""
+
+    def __init__(self) -> None:
+        super().__init__(1)
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        if not self.training or x_BCHW.dtype.itemsize < 4:  # a sum could pass float16's 65504
+            return super().forward(x_BCHW)
+        # The gradient of a sum is a view, that of a mean a whole map: 2 % of a D0 step at 512 px (one CPU thread, n=6).
+        return x_BCHW.sum((2, 3), keepdim=True) * (1 / (x_BCHW.shape[2] * x_BCHW.shape[3]))
+
+
+class Multiply(nn.Module):
+    """The product of squeeze-excite: features by gate."""
+
+    def forward(self, x_BCHW: Tensor, gate_BC11: Tensor) -> Tensor:
+        return x_BCHW * gate_BC11
+
+
+class Add(nn.Module):
+    """The sum at the end of a shortcut: x + branch, the branch scaled per sample where stochastic depth is on."""
+
+    def forward(self, branch: Tensor, x: Tensor, scale_B111: Tensor | None = None) -> Tensor:
+        if scale_B111 is None:
+            return branch + x
+        return torch.addcmul(x, branch, scale_B111.to(branch.dtype))  # in one kernel
+
+
 class SqueezeExcite(nn.Module):
     """Scales each channel by a gate computed from the means of all channels."""
 
-    def __init__(self, channels: int, squeezed: int) -> None:
+    def __init__(self, channels: int, squeezed: int, act: Activation) -> None:
         super().__init__()
+        self.pool = AveragePool()
         self.conv_reduce = nn.Conv2d(channels, squeezed, 1)
+        self.act1 = activation(act)
         self.conv_expand = nn.Conv2d(squeezed, channels, 1)
+        self.gate = nn.Sigmoid()
+        self.multiply = Multiply()
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
-        gate_BC11: Tensor = self.conv_reduce(_mean_BC11(x_BCHW))
-        return x_BCHW * torch.sigmoid(self.conv_expand(F.silu(gate_BC11)))
+        squeezed_BC11 = self.act1(self.conv_reduce(self.pool(x_BCHW)))
+        y_BCHW: Tensor = self.multiply(x_BCHW, self.gate(self.conv_expand(squeezed_BC11)))
+        return y_BCHW
 
 
-def _mean_BC11(x_BCHW: Tensor) -> Tensor:
-    if x_BCHW.dtype.itemsize < 4:
-        return x_BCHW.mean((2, 3), keepdim=True)  # a sum could pass float16's 65504
-    # The gradient of a sum is a view, that of a mean a whole map: 2 % of a D0 step at 512 px (one CPU thread, n=6).
-    return x_BCHW.sum((2, 3), keepdim=True) * (1 / (x_BCHW.shape[2] * x_BCHW.shape[3]))
+def _squeeze_excite(channels: int, squeezed: int | None, act: Activation) -> nn.Module:
+    return nn.Identity() if squeezed is None else SqueezeExcite(channels, squeezed, act)
 
 
 class DepthwiseSeparable(nn.Module):
     """The block of the first stage: depthwise, squeeze-excite, pointwise. Its shortcut needs equal shapes."""
 
     def __init__(
-        self, inputs: int, outputs: int, kernel: int, stride: int, squeezed: int, padding: Padding, norm: Norm
+        self,
+        inputs: int,
+        outputs: int,
+        kernel: int,
+        stride: int,
+        squeezed: int | None,
+        padding: Padding,
+        norm: Norm,
+        act: Activation,
     ) -> None:
         super().__init__()
-        self.has_shortcut = stride == 1 and inputs == outputs
         self.conv_dw = conv2d(inputs, inputs, kernel, stride=stride, groups=inputs, padding=padding)
         self.bn1 = norm.over(inputs)
-        self.se = SqueezeExcite(inputs, squeezed)
+        self.act1 = activation(act)
+        self.se = _squeeze_excite(inputs, squeezed, act)
         self.conv_pw = conv2d(inputs, outputs, 1)
         self.bn2 = norm.over(outputs)
+        self.add = Add() if stride == 1 and inputs == outputs else None
 
     def forward(self, x: Tensor, scale_B111: Tensor | None = None) -> Tensor:
-        branch: Tensor = F.silu(self.bn1(self.conv_dw(x)))
+        branch: Tensor = self.act1(self.bn1(self.conv_dw(x)))
         branch = self.bn2(self.conv_pw(self.se(branch)))
-        return add_shortcut(branch, x, scale_B111) if self.has_shortcut else branch
+        return branch if self.add is None else self.add(branch, x, scale_B111)
 
 
 class MBConv(nn.Module):
@@ -185,29 +236,25 @@ class MBConv(nn.Module):
         outputs: int,
         kernel: int,
         stride: int,
-        squeezed: int,
+        squeezed: int | None,
         padding: Padding,
         norm: Norm,
+        act: Activation,
     ) -> None:
         super().__init__()
-        self.has_shortcut = stride == 1 and inputs == outputs
         self.conv_pw = conv2d(inputs, hidden, 1)
         self.bn1 = norm.over(hidden)
+        self.act1 = activation(act)
         self.conv_dw = conv2d(hidden, hidden, kernel, stride=stride, groups=hidden, padding=padding)
         self.bn2 = norm.over(hidden)
-        self.se = SqueezeExcite(hidden, squeezed)
+        self.act2 = activation(act)
+        self.se = _squeeze_excite(hidden, squeezed, act)
         self.conv_pwl = conv2d(hidden, outputs, 1)
         self.bn3 = norm.over(outputs)
+        self.add = Add() if stride == 1 and inputs == outputs else None
 
     def forward(self, x: Tensor, scale_B111: Tensor | None = None) -> Tensor:
-        branch: Tensor = F.silu(self.bn1(self.conv_pw(x)))
-        branch = F.silu(self.bn2(self.conv_dw(branch)))
+        branch: Tensor = self.act1(self.bn1(self.conv_pw(x)))
+        branch = self.act2(self.bn2(self.conv_dw(branch)))
         branch = self.bn3(self.conv_pwl(self.se(branch)))
-        return add_shortcut(branch, x, scale_B111) if self.has_shortcut else branch
-
-
-def add_shortcut(branch: Tensor, x: Tensor, scale_B111: Tensor | None) -> Tensor:
-    """Return x + branch, the branch scaled per sample where stochastic depth is on (in one kernel)."""
-    if scale_B111 is None:
-        return branch + x
-    return torch.addcmul(x, branch, scale_B111.to(branch.dtype))
+        return branch if self.add is None else self.add(branch, x, scale_B111)

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from raydet.models import efficientdet, efficientnet
+from raydet.models import efficientdet, efficientdet_variants, efficientnet, efficientnet_variants
 from raydet.models.efficientdet import EfficientDet
 from raydet.models.efficientnet import Backbone, EfficientNet
 from raydet.models.weight_files import WeightFile, WeightsError, read, resolve
@@ -120,7 +120,7 @@ def _mapped(model: Model, file: WeightFile, source: str | None) -> Mapped:
             f"{file.path} does not say whether its boxes are coded raydet's way or effdet's; "
             f"pass source='raydet' or source='effdet', or the checkpoint's folder"
         )
-    depths = efficientnet.stage_depths(_backbone(model).variant)
+    depths = efficientnet_variants.stage_depths(_backbone(model).variant)
     levels = model.max_level - model.min_level + 1 if isinstance(model, EfficientDet) else 0
     return to_our_names(file.tensors, source or program, kind, depths, levels, model.num_classes)
 
@@ -129,7 +129,7 @@ def _backbone(model: Model) -> Backbone:
     return model.backbone if isinstance(model, EfficientDet) else model
 
 
-_VARIANT_NAME = re.compile(r"(?<![a-z])(tf_)?efficient(net|det)[_-]?(b[0-7]|d[0-6]|d7x?)(?![0-9])")
+_VARIANT_NAME = re.compile(r"(?<![a-z])(tf_)?efficient(net|det)[_-]?(b[0-7]|d[0-6]|d7x?|lite[0-4])(?![0-9])")
 
 
 def _check_style(model: Model, file: WeightFile) -> None:
@@ -236,7 +236,7 @@ def _check_fit(model: Model, path: Path, wanted: dict[str, Tensor], given: dict[
 def fitting_names(tensors: dict[str, Tensor]) -> list[str]:
     """Return the models whose sizes the tensors (by our names) have; several, as padding leaves no trace in a file."""
     prefix = "backbone." if any(key.startswith("backbone.") for key in tensors) else ""
-    backbones = [name for name, v in efficientnet.VARIANTS.items() if _has_sizes_of(v, tensors, prefix)]
+    backbones = [name for name, v in efficientnet_variants.VARIANTS.items() if _has_sizes_of(v, tensors, prefix)]
     if not any(key.startswith("fpn.") for key in tensors):
         return backbones
     channels = tensors.get("fpn.cell.0.fnode.0.after_combine.conv.conv_pw.weight", torch.empty(0)).shape[0]
@@ -244,20 +244,23 @@ def fitting_names(tensors: dict[str, Tensor]) -> list[str]:
     biased = "fpn.cell.0.fnode.0.after_combine.conv.conv_pw.bias" in tensors
     return [
         name
-        for name, v in efficientdet.VARIANTS.items()
+        for name, v in efficientdet_variants.VARIANTS.items()
         if v.backbone in backbones and (v.fpn_channels, v.fpn_cells, v.redundant_bias) == (channels, cells, biased)
     ]
 
 
-def _has_sizes_of(variant: efficientnet.Variant, tensors: dict[str, Tensor], prefix: str) -> bool:
+def _has_sizes_of(variant: efficientnet_variants.Variant, tensors: dict[str, Tensor], prefix: str) -> bool:
     depths = tuple(_count(tensors, rf"{re.escape(prefix)}blocks\.{stage}\.(\d+)\.") for stage in range(7))
     squeeze = tensors.get(f"{prefix}blocks.1.0.se.conv_reduce.weight")
     last = tensors.get(f"{prefix}blocks.6.0.conv_pwl.weight")
-    if squeeze is None or last is None or depths != efficientnet.stage_depths(variant):
+    if last is None or depths != efficientnet_variants.stage_depths(variant):
         return False
+    if last.shape[0] != efficientnet_variants.scaled_channels(320, variant.width):
+        return False
+    if squeeze is None:
+        return variant.squeeze_from is None
     hidden = squeeze.shape[1]
-    squeezed = max(1, (hidden if variant.squeeze_from == "hidden" else hidden // 6) // 4)
-    return squeeze.shape[0] == squeezed and last.shape[0] == efficientnet.scaled_channels(320, variant.width)
+    return squeeze.shape[0] == efficientnet_variants.squeeze_width(variant, hidden // 6, hidden)
 
 
 def _count(keys: dict[str, Tensor], pattern: str) -> int:
@@ -265,7 +268,7 @@ def _count(keys: dict[str, Tensor], pattern: str) -> int:
 
 
 def _notes(model: Model, source: str, file: WeightFile) -> Iterator[str]:
-    """Yield what no file can say and no shape shows: the eps that the weights were trained with."""
+    """Yield what no file can say and no shape shows: the eps and the pixels that the weights were trained with."""
     named = next((match for text in file.names if (match := _VARIANT_NAME.search(text.lower()))), None)
     if source.startswith("nvidia") or (named and named[1]):
         eps = 1e-3
@@ -276,6 +279,9 @@ def _notes(model: Model, source: str, file: WeightFile) -> Iterator[str]:
     ours = _backbone(model).norm.eps
     if ours != eps:
         yield f"the weights were trained with model.bn_eps={eps:g}, the model has {ours:g}"
+    wanted = _backbone(model).variant
+    if wanted.mean == (0.5, 0.5, 0.5) and not source.startswith("nvidia"):
+        yield f"the weights want pixels of mean {wanted.mean[0]} and std {wanted.std[0]}, raydet gives them ImageNet's"
 
 
 def _first(keys: list[str]) -> str:

@@ -10,6 +10,7 @@ def _effdet(name, height, width):
     effdet = pytest.importorskip("effdet")
     config = effdet.get_efficientdet_config(name)
     config.image_size = (height, width)
+    config.head_bn_level_first = False  # an order of the keys; `weights` turns it round
     return effdet.EfficientDet(config, pretrained_backbone=False)
 
 
@@ -32,6 +33,12 @@ def _codes_swapped(state):
     [
         ("efficientdet_d0", 128, 256, torch.float32, 1e-5),
         ("tf_efficientdet_d0", 128, 128, torch.float32, 1e-5),
+        ("efficientdet_lite0", 128, 128, torch.float32, 1e-5),
+        ("tf_efficientdet_lite0", 128, 256, torch.float32, 1e-5),
+        *(
+            pytest.param(f"tf_efficientdet_lite{i}", 128, 128, torch.float32, 1e-5, marks=pytest.mark.slow)
+            for i in range(1, 5)
+        ),
         pytest.param("efficientdet_d1", 128, 128, torch.float32, 1e-5, marks=pytest.mark.slow),
         pytest.param("efficientdet_d2", 128, 128, torch.float32, 1e-5, marks=pytest.mark.slow),
         pytest.param("efficientdet_d4", 128, 128, torch.float32, 1e-5, marks=pytest.mark.slow),
@@ -53,14 +60,35 @@ def test_equals_effdet_with_effdets_weights(name, height, width, dtype, toleranc
             torch.testing.assert_close(ours_BAX, theirs_BAX, atol=tolerance, rtol=tolerance)
 
 
-@pytest.mark.parametrize("name", ["efficientdet_d0", "tf_efficientdet_d3", "efficientdet_d4", "tf_efficientdet_d7x"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "efficientdet_d0",
+        "tf_efficientdet_d3",
+        "efficientdet_d4",
+        "tf_efficientdet_d7x",
+        "efficientdet_lite0",
+        "tf_efficientdet_lite0",
+        "tf_efficientdet_lite4",
+    ],
+)
 def test_keys_and_shapes_are_effdets(name):
     with torch.device("meta"):
         theirs, ours = _effdet(name, 512, 512), models.build(name)
     assert {k: v.shape for k, v in ours.state_dict().items()} == {k: v.shape for k, v in theirs.state_dict().items()}
 
 
-@pytest.mark.parametrize("name", ["efficientdet_d0", "tf_efficientdet_d0", "efficientdet_d4", "tf_efficientdet_d7"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "efficientdet_d0",
+        "tf_efficientdet_d0",
+        "efficientdet_d4",
+        "tf_efficientdet_d7",
+        "efficientdet_lite0",
+        "tf_efficientdet_lite1",
+    ],
+)
 def test_stochastic_depth_and_norms_are_effdets(name):
     with torch.device("meta"):
         theirs, ours = _effdet(name, 512, 512), models.build(name)
@@ -176,6 +204,7 @@ def test_exports_and_gives_the_same():
         ({"max_level": 3}, "max_level above it, got 3 and 3"),
         ({"fusion": "mean"}, "fusion must be 'attention' or 'sum', got 'mean'"),
         ({"padding": "valid"}, "padding must be 'symmetric' or 'same', got 'valid'"),
+        ({"act": "swish"}, "act must be 'silu' or 'relu6', got 'swish'"),
     ],
 )
 def test_bad_values_are_refused_with_the_value(fields, message):
@@ -194,3 +223,21 @@ def test_other_anchors_change_the_outputs():
     model = models.build("efficientdet_demo", 2, aspect_ratios=((1.0, 1.0), (2.0, 0.5)), num_scales=1).eval()
     logits_BAC, codes_BA4 = model(torch.randn(1, 3, 32, 32))
     assert logits_BAC.shape == (1, 2 * 21, 2) and codes_BA4.shape == (1, 2 * 21, 4)
+
+
+@pytest.mark.parametrize("name", ["efficientdet_lite0", *(f"tf_efficientdet_lite{i}" for i in range(5))])
+def test_anchors_fusion_and_preprocessing_of_the_lite_ones_are_effdets(name):
+    effdet = pytest.importorskip("effdet")
+    config, variant = effdet.get_efficientdet_config(name), models.MODELS[name]
+    assert variant.anchor_scale == config.anchor_scale
+    assert variant.fusion == ("sum" if config.fpn_name == "bifpn_sum" else "attention")
+    backbone = models.MODELS[variant.backbone]
+    assert backbone.mean == tuple(config.get("mean", (0.485, 0.456, 0.406)))
+    assert -(-config.image_size[0] // 128) * 128 == variant.image_size
+
+
+@pytest.mark.parametrize(("act", "silus"), [(None, True), ("relu6", False)])
+def test_one_field_changes_every_activation_of_backbone_pyramid_and_heads(act, silus):
+    model = models.build("efficientdet_demo", 2, act=act).eval()
+    graph = str(torch.export.export(model, (torch.randn(1, 3, 64, 64),)).graph)
+    assert ("silu" in graph) == silus and ("relu6" in graph or "hardtanh" in graph) != silus

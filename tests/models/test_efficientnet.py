@@ -4,23 +4,29 @@ import pytest
 import torch
 
 from raydet import models
-from raydet.models.efficientnet import VARIANTS, Backbone
+from raydet.models.efficientnet import Backbone
+from raydet.models.efficientnet_variants import VARIANTS
 
 
 @pytest.mark.parametrize(
-    ("name", "size"),
+    ("name", "act", "size"),
     [
-        ("efficientnet_b0", (96, 129)),
-        ("tf_efficientnet_b0", (97, 130)),
-        ("efficientnet_b4", (64, 64)),
-        pytest.param("tf_efficientnet_b3", (75, 64), marks=pytest.mark.slow),
+        ("efficientnet_b0", None, (96, 129)),
+        ("efficientnet_b0", "relu6", (64, 65)),
+        ("tf_efficientnet_b0", None, (97, 130)),
+        ("efficientnet_b4", None, (64, 64)),
+        pytest.param("tf_efficientnet_b3", None, (75, 64), marks=pytest.mark.slow),
+        ("efficientnet_lite0", None, (96, 65)),
+        ("tf_efficientnet_lite0", None, (97, 130)),
+        ("tf_efficientnet_lite0", "silu", (64, 64)),
+        *(pytest.param(f"tf_efficientnet_lite{i}", None, (65, 64), marks=pytest.mark.slow) for i in range(1, 5)),
     ],
 )
 @torch.no_grad()
-def test_equals_timm_with_timms_weights(name, size, randomise):
+def test_equals_timm_with_timms_weights(name, act, size, randomise):
     timm = pytest.importorskip("timm")
-    theirs = randomise(timm.create_model(name))
-    ours = models.build(name).eval()
+    theirs = randomise(timm.create_model(name, **({} if act is None else {"act_layer": act})))
+    ours = models.build(name, act=act).eval()
     ours.load_state_dict(theirs.state_dict())
     images = torch.randn(2, 3, *size)
     torch.testing.assert_close(ours(images), theirs(images), atol=1e-5, rtol=1e-5)
@@ -82,7 +88,7 @@ def test_stochastic_depth_is_per_sample_and_off_in_eval():
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("dropout", 1.0), ("drop_path", -0.1), ("padding", "valid"), ("num_classes", 0)],
+    [("dropout", 1.0), ("drop_path", -0.1), ("padding", "valid"), ("num_classes", 0), ("act", "swish")],
 )
 def test_bad_values_are_refused_with_the_value(field, value):
     with pytest.raises(ValueError, match=rf"{field} must be .*got {value!r}"):

@@ -4,7 +4,12 @@ import torch.nn.functional as F
 
 from raydet.models.layers import (
     SALT_DROP_PATH,
+    AveragePool,
     Conv2dSame,
+    DepthwiseSeparable,
+    MBConv,
+    Norm,
+    activation,
     conv2d,
     drop_path_scales,
     dropout,
@@ -111,3 +116,57 @@ def test_same_max_pool_equals_padding_with_minus_infinity(size):
     )
     assert torch.equal(max_pool_half(x, "same"), F.max_pool2d(padded, 3, 2))
     assert torch.equal(max_pool_half(x, "symmetric"), F.max_pool2d(x, 3, 2, 1))
+
+
+@pytest.mark.parametrize("size", [(1, 1), (7, 5), (8, 8)])
+def test_average_pool_is_the_mean_while_training_too(size):
+    pool, x = AveragePool(), torch.randn(2, 3, *size, dtype=torch.float64, requires_grad=True)
+    for training in (True, False):
+        y = pool.train(training)(x)
+        torch.testing.assert_close(y, x.mean((2, 3), keepdim=True))
+        (gradient,) = torch.autograd.grad(y.sum(), x)
+        torch.testing.assert_close(gradient, torch.full_like(x, 1 / (size[0] * size[1])))
+
+
+def test_average_pool_of_halves_does_not_overflow():
+    x = torch.full((1, 1, 64, 64), 100.0, dtype=torch.float16)  # the sum is 409600
+    assert AveragePool().train()(x).item() == 100
+
+
+def test_activations_by_name():
+    x = torch.tensor([-3.0, 0.5, 9.0])
+    assert torch.equal(activation("silu")(x), F.silu(x))
+    assert torch.equal(activation("relu6")(x), torch.tensor([0.0, 0.5, 6.0]))
+    assert not activation("relu6").inplace and not activation("silu").inplace
+    with pytest.raises(ValueError, match="act must be 'silu' or 'relu6', got 'swish'"):
+        activation("swish")
+
+
+BLOCKS = {
+    "MBConv": lambda act, squeezed: MBConv(8, 16, 8, 3, 1, squeezed, "symmetric", Norm(1e-3, 0.1), act),
+    "first stage": lambda act, squeezed: DepthwiseSeparable(8, 8, 3, 1, squeezed, "same", Norm(1e-3, 0.1), act),
+}
+
+
+@pytest.mark.parametrize("squeezed", [2, None])
+@pytest.mark.parametrize("block", BLOCKS)
+def test_every_pool_product_sum_and_activation_of_a_block_is_a_module_called_once(block, squeezed):
+    net, calls = BLOCKS[block]("silu", squeezed).eval(), []
+    leaves = {name: module for name, module in net.named_modules() if not list(module.children())}
+    for name, module in leaves.items():
+        module.register_forward_hook(lambda module, inputs, output, name=name: calls.append(name))
+    net(torch.randn(1, 8, 4, 4))
+    assert sorted(calls) == sorted(leaves)
+    # Nothing but what the modules do is left to the block: as many operations as modules.
+    graph = torch.export.export(net, (torch.randn(1, 8, 4, 4),)).graph
+    assert sum(node.op == "call_function" for node in graph.nodes) == len(leaves) - (squeezed is None)
+
+
+@pytest.mark.parametrize("block", BLOCKS)
+def test_relu6_leaves_no_silu(block):
+    program = torch.export.export(BLOCKS[block]("relu6", 2).eval(), (torch.randn(1, 8, 4, 4),))
+    assert "silu" not in str(program.graph) and "silu" in str(_exported(BLOCKS[block]("silu", 2)).graph)
+
+
+def _exported(net):
+    return torch.export.export(net.eval(), (torch.randn(1, 8, 4, 4),))

@@ -1,5 +1,10 @@
 """The table of names and `build`."""
 
+import functools
+import hashlib
+import json
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -36,12 +41,34 @@ DETECTORS = {
     "efficientdet_d7x": 77_147_166,
     "tf_efficientdet_d7x": 77_147_166,
 }
+# timm's 1.0.31 and effdet's 0.4.1. Those without `tf_` are ours from lite1 on: the biases before a BN less.
+LITE = {
+    "efficientnet_lite0": 4_652_008,
+    "efficientnet_lite1": 5_416_680,
+    "efficientnet_lite2": 6_092_072,
+    "efficientnet_lite3": 8_197_096,
+    "efficientnet_lite4": 13_006_568,
+    "efficientdet_lite0": 3_241_223,
+    "efficientdet_lite1": 4_244_446,
+    "efficientdet_lite2": 5_246_510,
+    "efficientdet_lite3": 8_340_942,
+    "efficientdet_lite4": 15_115_214,
+    "tf_efficientdet_lite0": 3_243_470,
+    "tf_efficientdet_lite1": 4_248_318,
+    "tf_efficientdet_lite2": 5_252_334,
+    "tf_efficientdet_lite3": 8_350_862,
+    "tf_efficientdet_lite4": 15_130_894,
+}
 COUNTS = {
     **{f"efficientnet_{scale}": plain for scale, (plain, _) in CLASSIFIERS.items()},
     **{f"tf_efficientnet_{scale}": plain for scale, (plain, _) in CLASSIFIERS.items()},
     **{f"efficientnet_widese_{scale}": wide for scale, (_, wide) in CLASSIFIERS.items()},
     **DETECTORS,
+    **LITE,
+    **{f"tf_{name}": count for name, count in LITE.items() if name.startswith("efficientnet")},
 }
+# Of the keys and shapes of each state dict, in order: the digests that saved checkpoints and optimizer states rely on.
+DIGESTS = json.loads((Path(__file__).parents[1] / "files" / "state_dict_digests.json").read_text())
 
 
 def test_the_counts_cover_every_model_but_the_demos():
@@ -50,10 +77,36 @@ def test_the_counts_cover_every_model_but_the_demos():
 
 @pytest.mark.parametrize("name", COUNTS)
 def test_model_has_the_documented_number_of_parameters(name):
-    with torch.device("meta"):
-        model = models.build(name)
+    model = _on_meta(name)
     assert sum(p.numel() for p in model.parameters()) == COUNTS[name]
     assert model.name == name
+
+
+@pytest.mark.parametrize("name", DIGESTS)
+def test_keys_shapes_and_order_of_a_state_dict_are_those_of_saved_ones(name):
+    assert _digest(_on_meta(name).state_dict()) == DIGESTS[name]
+
+
+def test_every_model_has_its_digest():
+    assert set(DIGESTS) == set(models.MODELS)
+
+
+@pytest.mark.parametrize("name", ["efficientnet_demo", "efficientdet_demo"])
+def test_an_activation_leaves_no_trace_in_a_state_dict(name):
+    assert _digest(models.build(name, act="relu6").state_dict()) == _digest(models.build(name).state_dict())
+
+
+@pytest.mark.parametrize("name", [name for name in models.MODELS if models.is_detector(name)])
+def test_the_pyramid_divides_every_default_image_size(name):
+    assert models.default_image_size(name) % 2 ** models.MODELS[name].max_level == 0
+
+
+@pytest.mark.parametrize("name", [name for name in LITE if name.startswith("efficientnet")])
+@pytest.mark.parametrize("prefix", ["", "tf_"])
+def test_lite_weights_want_the_pixels_that_timm_gives_them(prefix, name):
+    timm = pytest.importorskip("timm")
+    theirs, ours = timm.get_pretrained_cfg(prefix + name), models.MODELS[prefix + name]
+    assert (ours.mean, ours.std) == (theirs.mean, theirs.std)
 
 
 def test_default_image_sizes():
@@ -62,6 +115,10 @@ def test_default_image_sizes():
     numbers = ["0", "1", "2", "3", "4", "5", "6", "7", "7x"]
     sizes = [models.default_image_size(f"efficientdet_d{i}") for i in numbers]
     assert sizes == [512, 640, 768, 896, 1024, 1280, 1280, 1536, 1536]
+    sizes = [models.default_image_size(f"tf_efficientnet_lite{i}") for i in range(5)]
+    assert sizes == [224, 240, 260, 280, 300]
+    sizes = [models.default_image_size(f"tf_efficientdet_lite{i}") for i in range(5)]
+    assert sizes == [384, 384, 512, 512, 640]
     assert models.default_image_size("efficientnet_demo") == 64
     assert models.default_image_size("efficientdet_demo") == 128
 
@@ -78,7 +135,7 @@ def test_unknown_name_lists_the_nearest(call):
 
 
 def test_unknown_field_is_named():
-    with pytest.raises(TypeError, match=r"efficientdet_d0 has no field 'fpn_depth'; it has anchor_scale"):
+    with pytest.raises(TypeError, match=r"efficientdet_d0 has no field 'fpn_depth'; it has act, anchor_scale"):
         models.build("efficientdet_d0", fpn_depth=3)
 
 
@@ -111,6 +168,17 @@ def test_nvidias_detector_by_field():
         nvidia = models.build("efficientdet_d0", bn_eps=1e-3, bn_momentum=0.01)
     assert {(m.eps, m.momentum) for m in _norms(plain)} == {(1e-5, 0.1), (1e-3, 0.01)}
     assert {(m.eps, m.momentum) for m in _norms(nvidia)} == {(1e-3, 0.01)}
+
+
+@functools.cache
+def _on_meta(name):
+    with torch.device("meta"):
+        return models.build(name)
+
+
+def _digest(state):
+    text = "\n".join(f"{key} {tuple(x.shape)}" for key, x in state.items())
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def _norms(model):

@@ -379,6 +379,51 @@ def test_other_eps_is_noted(tmp_path):
     assert "note: the weights" in str(report)
 
 
+@pytest.mark.parametrize(("prefix", "noted"), [("tf_", True), ("", False)])
+def test_other_pixels_are_noted(prefix, noted, tmp_path):
+    # timm and Google train these on pixels of mean and std 0.5, raydet normalises with ImageNet's.
+    trained = _trained(f"{prefix}efficientnet_lite0", 10)
+    torch.save(trained.state_dict(), tmp_path / f"{prefix}efficientnet_lite0-0aa007d2.pth")
+    model = models.build(f"{prefix}efficientnet_lite0", 10)
+    report = weights.load(model, tmp_path / f"{prefix}efficientnet_lite0-0aa007d2.pth")
+    assert _same(model, trained) and report.source == "timm"
+    assert any("pixels of mean 0.5 and std 0.5" in note for note in report.notes) == noted
+    assert len(report.notes) == noted
+
+
+@pytest.mark.parametrize("levels_first", [True, False])
+def test_effdets_lite_detector(levels_first, tmp_path):
+    trained = _trained("efficientdet_lite0")
+    state = _effdet_codes(trained.state_dict())
+    if levels_first:  # as effdet builds this variant: 5 levels of 3 repeats, without the name "bn"
+        form = re.compile(r"(.+_net\.bn_rep)\.(\d+)\.(\d+)\.bn\.(\w+)")
+        state = {form.sub(r"\1.\3.\2.\4", key): value for key, value in state.items()}
+    torch.save(state, tmp_path / "efficientdet_lite0.pth")
+    model = models.build("efficientdet_lite0")
+    assert weights.load(model, tmp_path / "efficientdet_lite0.pth").source == "effdet"
+    assert _same(model, trained)
+
+
+@pytest.mark.parametrize(
+    ("file", "name", "message"),
+    [
+        ("efficientnet_lite0", "efficientnet_b0", "the file fits efficientnet_lite0, tf_efficientnet_lite0"),
+        ("efficientnet_b0", "efficientnet_lite0", "the file fits efficientnet_b0, tf_efficientnet_b0"),
+        ("tf_efficientdet_lite0", "tf_efficientdet_d0", "the file fits tf_efficientdet_lite0"),
+    ],
+)
+def test_a_lite_file_and_a_full_model_do_not_mix(file, name, message, tmp_path):
+    torch.save(_trained(file).state_dict(), tmp_path / "a.pth")
+    with pytest.raises(WeightsError, match=rf"{message}(, |$)"):
+        weights.load(models.build(name), tmp_path / "a.pth")
+
+
+def test_lite_weights_of_tensorflow_in_a_pytorch_variant_are_refused(tmp_path):
+    torch.save(_trained("tf_efficientnet_lite0").state_dict(), tmp_path / "tf_efficientnet_lite0-0aa007d2.pth")
+    with pytest.raises(WeightsError, match=r"set model\.name=tf_efficientnet_lite0"):
+        weights.load(models.build("efficientnet_lite0"), tmp_path / "tf_efficientnet_lite0-0aa007d2.pth")
+
+
 def test_one_missing_key_is_named_and_nothing_is_loaded(tmp_path):
     state = _trained("efficientnet_demo", 3).state_dict()
     del state["blocks.3.0.bn2.weight"]
