@@ -36,18 +36,14 @@ def read_columns(
         whole: the pictures are all that their folders hold, so that a label file without one can be told of.
     """
     names, sizes = _sizes(tree, list(label_of), faults)
+    texts = _texts(tree, {name: label_of[name] for name in names if label_of[name] in stamps}, faults)
+    known = [i for i, name in enumerate(names) if texts.get(name, "") is not None]
+    # A picture whose labels cannot be read is left out with them: shown without boxes, all in it would be background.
+    names, sizes = [names[i] for i in known], sizes[known]
     rows = Rows(faults)
-    present = [(i, label_of[name]) for i, name in enumerate(names) if label_of[name] in stamps]
-    bare = dict.fromkeys(names)
-    with ThreadPoolExecutor(_THREADS) as pool:
-        texts = pool.map(lambda pair: _text(tree, pair[1]), present)
-        for (i, label), text in zip(present, texts, strict=True):
-            if isinstance(text, DataError):
-                faults.add("YOLO-E20", "a label file cannot be read", kind="label files", examples=[_why(label, text)])
-            if isinstance(text, DataError) or rows.add(i, label, text):
-                bare.pop(names[i])
+    bare = {name for i, name in enumerate(names) if not rows.add(i, label_of[name], texts.get(name) or "")}
     if bare:
-        what, shown = "a picture has no label file, or one without rows", [Example(n) for n in list(bare)[:SHOWN]]
+        what, shown = "a picture has no label file, or one without rows", [Example(n) for n in sorted(bare)[:SHOWN]]
         faults.add("YOLO-W17", what, kind="pictures", count=len(bare), examples=shown)
     claimed = set(label_of.values())
     over = [name for name in stamps if name.endswith(".txt") and name not in claimed and whole]
@@ -75,8 +71,17 @@ def read_columns(
     }
 
 
-def _why(label: str, error: DataError) -> Example:
-    return Example(f"file {label}", error.what)
+def _texts(tree: Tree, label_of: dict[str, str], faults: Faults) -> dict[str, str | None]:
+    """The text of each picture's label file; None where it cannot be read."""
+    found: dict[str, str | None] = {}
+    with ThreadPoolExecutor(_THREADS) as pool:
+        texts = pool.map(lambda label: _text(tree, label), label_of.values())
+        for (name, label), text in zip(label_of.items(), texts, strict=True):
+            found[name] = None if isinstance(text, DataError) else text
+            if isinstance(text, DataError):
+                shown = Example(f"file {label}", text.what, name)
+                faults.add("YOLO-E20", "a label file cannot be read", kind="label files", examples=[shown])
+    return found
 
 
 def _text(tree: Tree, label: str) -> str | DataError:

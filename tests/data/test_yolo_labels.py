@@ -84,6 +84,21 @@ def test_unreadable_pictures_and_labels_are_faults_of_their_own(tmp_path: Path) 
         load(root)
     assert caught.value.rule == "IMG-E03"
     index = load(root, on_bad="skip", max_bad=0.5)
-    assert index.names.tolist() == [f"images/train/{i}.jpg" for i in (0, 1, 3)]
+    assert index.names.tolist() == [f"images/train/{i}.jpg" for i in (0, 1)]
     assert {"IMG-E03", "YOLO-E20"} <= rules(index)
     assert index.labels.tolist() == [0, 2]
+
+
+def test_a_picture_whose_labels_cannot_be_read_is_left_out_with_them(tmp_path: Path) -> None:
+    """Kept without its boxes, all that is found in it would count as false."""
+    write(tmp_path)
+    whole = load(tmp_path)
+    label = next(iter(sorted((tmp_path / "labels").rglob("*.txt"))))
+    label.write_bytes(b"0 .5 .5 .1 .1\n\xff\xfe")
+    with pytest.raises(DataError, match="YOLO-E20"):
+        load(tmp_path)
+    left = load(tmp_path, on_bad="skip", max_bad=1.0)
+    gone = set(whole.names.tolist()) - set(left.names.tolist())
+    assert [Path(name).stem for name in gone] == [label.stem]
+    assert len(left.sizes) == len(left.names) == len(left.ids) == len(left.first) - 1 == len(whole) - 1
+    assert left.first[-1] == len(left.boxes) < len(whole.boxes)
