@@ -3,12 +3,23 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
+from PIL import Image
+
 from raydet.charts import Content, content_of, coverage_figure, labels_figure
-from raydet.config import Config
+from raydet.config import Config, override
 from raydet.coverage import coverage
-from raydet.data import DataError, Index
+from raydet.data import Batch, CocoIndex, DataError, Index
 from raydet.data.audit import Looked
 from raydet.data.faults import Faults
+from raydet.data.maker import Maker
+from raydet.data.samples import EVAL
+from raydet.preview import drawn
+
+_PICTURES = 16
+"""Of a split, drawn with their truth."""
+_SIDE = 384
+"""Pixels they are drawn at."""
 
 
 @dataclass
@@ -53,15 +64,33 @@ class Audit:
 
 
 def draw_plots(audit: Audit, folder: Path) -> list[Path]:
-    """Draw labels.png and, for detection, anchors.png; return their paths."""
+    """Draw labels.png, SPLIT.png (pictures with their truth) and, for detection, anchors.png; return their paths."""
     made = []
     side = int(audit.cfg.model.image_size or 0)
     if audit.splits:
         labels_figure(folder / "labels.png", {s.name: s.content for s in audit.splits}, side)
         made.append(folder / "labels.png")
+    for split in audit.splits:
+        if (drawn_sheet := _sheet(audit.cfg, split)) is not None:
+            drawn_sheet.save(folder / f"{split.name}.png", compress_level=1)
+            made.append(folder / f"{split.name}.png")
     train = next((s.content for s in audit.splits if s.name == "train"), None)
     if audit.anchors and train is not None:
         found, _ = coverage(audit.cfg, train.boxes_N4, train.sizes_N2)
         coverage_figure(folder / "anchors.png", found, side)
         made.append(folder / "anchors.png")
     return made
+
+
+def _sheet(cfg: Config, split: Split) -> Image.Image | None:
+    """Some sound pictures, spread over the split, with their truth as it stands in the data; None if there is none."""
+    sound = np.array([one.row for one in split.seen if not one.broken], np.int64)
+    if isinstance(split.index, CocoIndex):
+        told = sound[np.diff(split.index.first)[sound] > 0]
+        sound = told if len(told) else sound
+    if not len(sound):
+        return None
+    rows = sound[np.unique(np.linspace(0, len(sound) - 1, _PICTURES).astype(int))]
+    small = override(cfg, {"model.image_size": _SIDE, "data.on_bad": "skip", "data.max_boxes": None})
+    batch = Maker(override(small, {"data.backend": "torch"}), split.index, rows)[EVAL, rows]
+    return drawn(split.index, batch) if isinstance(batch, Batch) and len(batch) else None

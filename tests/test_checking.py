@@ -61,7 +61,7 @@ def test_a_sound_set_is_good_and_its_report_is_complete(shop: Path, tmp_path: Pa
         (90, "bus", 8),
     ]
     assert set(report["anchor_coverage"]) == {"128", "256"}
-    for name in ("labels", "anchors"):
+    for name in ("labels", "anchors", "train", "val"):
         assert Image.open(tmp_path / "out" / "plots" / f"{name}.png").size[0] > 500
     assert lines(audit, None)[-1].startswith("result    good")
 
