@@ -14,9 +14,11 @@ import torch
 from raydet.config import Config, override
 from raydet.data.batch import Batch
 from raydet.data.coco import CocoIndex
+from raydet.data.columns import Ints
 from raydet.data.errors import DataError
 from raydet.data.files import Files, Source
 from raydet.data.loader import EvalLoader, TrainLoader
+from raydet.data.samples import Index
 from raydet.data.splits import open_split
 
 
@@ -290,3 +292,45 @@ def test_of_pictures_asked_for_together_a_missing_one_is_told(coco: Config) -> N
     assert isinstance(index, CocoIndex)
     with pytest.raises(DataError, match=r"\.jpg: does not answer"):
         next(TrainLoader(coco, replace(index, files=Silent(index.files))).epoch(0))
+
+
+def test_the_loaders_hand_dali_gpu_its_keys_and_close_it(coco: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The graph of the GPU, run on the CPU: what is tested is how loaders and feed fit together."""
+    from raydet.data import loader as module
+    from raydet.data.dali_gpu import GpuFeed
+
+    closed = []
+
+    class OnCpu(GpuFeed):
+        def __init__(self, cfg: Config, index: Index, rows: Ints) -> None:
+            super().__init__(cfg, index, rows, device="cpu")
+
+        def close(self) -> None:
+            closed.append(self)
+            super().close()
+
+    monkeypatch.setattr(module, "GpuFeed", OnCpu)
+    bad = open_split(coco, "train").picture(4)
+    Path(str(bad)).write_bytes(b"no picture")
+    skip = override(coco, {"data.on_bad": "skip", "data.max_bad": 0.2})
+    cfg = override(skip, {"data.backend": "dali-gpu", "scaling.use_gpu": True})
+    index = open_split(cfg, "train")
+    with training(skip) as torch_loader, training(cfg) as loader:
+        for epoch, first_step in ((0, 0), (1, 1)):
+            theirs = [b for step in torch_loader.epoch(epoch, first_step) for b in step]
+            ours = [b for step in loader.epoch(epoch, first_step) for b in step]
+            assert [b.rows_B.tolist() for b in ours] == [b.rows_B.tolist() for b in theirs]
+            far = max(
+                (a.images_B3HW.int() - b.images_B3HW.int()).abs().max() for a, b in zip(ours, theirs, strict=True)
+            )
+            assert far <= 40  # small views, which Pillow decodes at a half, differ at single pixels
+        assert loader.bad == torch_loader.bad and set(loader.bad) == {"4.jpg"}
+    evaluation = EvalLoader(cfg, index)
+    assert sorted(int(row) for batch in evaluation for row in batch.rows_B) == [0, 1, 2, 3, *range(5, 11)]
+    evaluation.close()
+    assert len(closed) == 2
+    with (
+        training(override(cfg, {"data.on_bad": "fail"})) as loader,
+        pytest.raises(DataError, match="text, not a picture"),
+    ):
+        list(loader.epoch(0))
