@@ -18,7 +18,7 @@ from raydet.data.coco import CocoIndex
 from raydet.data.decode import Picture, loaded, open_picture
 from raydet.data.errors import DataError
 from raydet.data.faults import Faults
-from raydet.data.files import Source
+from raydet.data.files import Blob, Source
 from raydet.data.samples import Index, check_size
 
 _ENDINGS = {
@@ -33,6 +33,7 @@ _QUICK = 32
 """Pictures of a split that `fit` opens before it starts."""
 _MOST_HELD = 64 << 20
 """Bytes of a file that are held; a larger one is hashed in pieces and opened where it lies."""
+_MOST_SCANS = 100
 _SMALL = 32
 """A shorter side than this is worth a word; training detectors leaves such pictures out."""
 
@@ -66,6 +67,8 @@ def look(cfg: Config, index: Index, row: int) -> Looked:
     try:
         source = _hashed(index.picture(row), seen)
         with open_picture(source, exif=cfg.data.exif, max_pixels=cfg.data.max_pixels) as picture:
+            if isinstance(source, Blob) and picture.kind[0] == "JPEG":
+                _look_into(seen, source.data)
             _look_at(cfg, index, seen, picture)
     except DataError as error:
         seen.notes.append((error.rule, error.what, error.hint))
@@ -93,6 +96,20 @@ def _hashed(source: Source, seen: Looked) -> Source:
 
 def _sha1(data: bytes = b"") -> "hashlib._Hash":
     return hashlib.sha1(data, usedforsecurity=False)
+
+
+def _look_into(seen: Looked, data: bytes) -> None:
+    """Note what a JPEG's bytes tell without decoding them.
+
+    Raises:
+        DataError: decoding it could take minutes.
+    """
+    scans = data.count(b"\xff\xda")  # cannot be within a scan: there 0xff is followed by 0
+    if scans > _MOST_SCANS:
+        raise DataError(f"has {scans} scans", rule="IMG-E18", hint="Save it anew; no camera writes more than some ten.")
+    if len(data) > 4096 and not any(data[-1024:]):
+        hint = "A download or a disk has failed, or it was padded; look at it."
+        seen.notes.append(("IMG-W19", "ends in zeros", hint))
 
 
 def _look_at(cfg: Config, index: Index, seen: Looked, picture: Picture) -> None:

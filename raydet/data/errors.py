@@ -71,6 +71,8 @@ RULES = {
     "IMG-W15": "the same file is in two splits",
     "IMG-W16": "nearly the same picture is there more than once",
     "IMG-W17": "nearly the same picture is in two splits",
+    "IMG-E18": "a JPEG of so many scans that it would take minutes to decode",
+    "IMG-W19": "a JPEG that ends in zeros, as after a failed download",
     "DIR-E01": "a path of the config does not exist",
     "DIR-E02": "a class folder without pictures",
     "DIR-E03": "no class folders",

@@ -44,6 +44,13 @@ def zeroed(data: bytes) -> bytes:
     return data[:200] + bytes(100) + data[300:]
 
 
+def with_scans(count: int) -> bytes:
+    """A progressive JPEG whose last scan is there over and over."""
+    data = encoded(sound(), progressive=True)
+    at = data.rindex(b"\xff\xda")
+    return data[:-2] + data[at:-2] * count + data[-2:]
+
+
 def deep() -> bytes:
     rows = (b"\0" + bytes(range(240)) * 2) * 60
     return png(80, 60, 16, 2, rows)
@@ -73,6 +80,8 @@ KINDS: dict[str, tuple[Callable[[], bytes], str, str]] = {
     "another format than its name": (lambda: encoded(sound(), "PNG"), "IMG-W08", "is a PNG"),
     "another size than told": (lambda: encoded(picture(3, (60, 81))), "COCO-E22", "81 x 60"),
     "a bomb": (lambda: png(20_000, 20_000, 8, 0, zlib.compress(bytes(1000))), "IMG-E05", "max_pixels"),
+    "hundreds of scans": (lambda: with_scans(300), "IMG-E18", "has 3.. scans"),
+    "a tail of zeros": (lambda: encoded(picture(3, (60, 80)), quality=100) + bytes(5000), "IMG-W19", "ends in zeros"),
     "damaged within": (lambda: zeroed(encoded(sound(), "PNG")), "IMG-E04", "damaged|cut"),
 }
 
@@ -135,7 +144,7 @@ def test_what_is_no_file_is_refused_and_never_read(coco: Config, kind: str, tmp_
 
 
 def test_a_huge_file_is_hashed_without_being_held(coco: Config, monkeypatch: pytest.MonkeyPatch) -> None:
-    data = encoded(sound()) + bytes(5000)
+    data = encoded(sound()) + b"x" * 5000
     small = looked_at(coco, data)
     monkeypatch.setattr("raydet.data.audit._MOST_HELD", 1000)
     monkeypatch.setattr("raydet.data.audit.loaded", lambda _: pytest.fail("it is read as a whole"))
