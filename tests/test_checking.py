@@ -276,3 +276,10 @@ def test_on_a_cluster_the_pictures_are_looked_at_by_tasks(shop: Path) -> None:
         ray.shutdown()
     assert to_dict(there) == to_dict(here) | {}
     assert np.array_equal([one.dhash for one in there.splits[0].seen], [one.dhash for one in here.splits[0].seen])
+
+
+def test_python_has_the_verb_too(shop: Path) -> None:
+    import raydet
+
+    audit = raydet.check(override(guess(shop), {"model.image_size": 128}), stream=io.StringIO())
+    assert audit.verdict is None and "check" in dir(raydet)
