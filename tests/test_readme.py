@@ -51,7 +51,7 @@ HERE = {
     "raydet check": "test_looking_through_data",
     "raydet bench data": "test_timing_data",
     "raydet fit demo_detection": "test_a_dry_run",
-    "raydet fit efficientnet_b0_imagenet": "test_training_a_classifier",
+    "raydet fit efficientnet_b0_imagenet --data.root /data": "test_training_a_classifier",
     "raydet fit efficientdet_d0_coco --scaling.use_gpu": "test_the_gpu_command",
     "raydet bench ops": "test_timing_an_operation",
     "raydet evaluate": "test_the_python_block_then_evaluate_and_predict",
@@ -87,7 +87,7 @@ def test_training_a_detector(toy_detection: Path, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_training_a_classifier(toy_classification: Path, tmp_path: Path) -> None:
-    words = readme_command("raydet fit efficientnet_b0_imagenet")
+    words = readme_command("raydet fit efficientnet_b0_imagenet --data.root /data")
     words[words.index("/data/flowers")] = str(toy_classification)
     out = raydet([*words, *CLASSIFIER.split(), "--json"], tmp_path)
     assert "top1" in json.loads(out.splitlines()[-1])
