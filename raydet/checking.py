@@ -4,6 +4,7 @@ Annotations are read once, every picture is opened, hashed and decoded, by all c
 where a cluster is named. What `fit` does of this on every start is `raydet.data.audit.quick_look`.
 """
 
+import json
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -11,7 +12,7 @@ from contextlib import ExitStack
 from functools import lru_cache
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import Any, TextIO
+from typing import TextIO
 
 import numpy as np
 
@@ -22,13 +23,15 @@ from raydet.coverage import coverage
 from raydet.data import CocoIndex, DataError, Index, check_same_classes, open_split
 from raydet.data.address import is_remote, parse
 from raydet.data.audit import Looked, look
+from raydet.data.errors import RULES
 from raydet.data.faults import Example, Faults
 from raydet.data.files import Folder
 from raydet.data.folder import EXTENSIONS
 from raydet.data.likeness import near, same
 from raydet.findings import Audit, Split
+from raydet.resources import cores, wanted_address
 from raydet.sinks import make_folder
-from raydet.spread import cores, here, on_ray, wanted_address
+from raydet.spread import here, on_ray
 from raydet.state import resolve_model
 
 _PART = 64
@@ -120,7 +123,8 @@ def _seen(cfg: Config, split: Split, ray: bool, stream: TextIO) -> Iterator[Look
     """Every picture of the split, with its progress shown."""
     parts = np.array_split(np.arange(len(split.index)), -(-len(split.index) // _PART))
     if ray:
-        wanted = [(to_dict(cfg), split.name, part.tolist()) for part in parts]
+        text = json.dumps(to_dict(cfg))  # hashable, so that a process opens the split once
+        wanted = [(text, split.name, part.tolist()) for part in parts]
         answers = on_ray(_look_on_node, wanted)
     else:
         work = _Look(cfg, split.index)
@@ -140,27 +144,19 @@ class _Look:
         return [look(self._cfg, self._index, row) for row in rows]
 
 
-def _look_on_node(part: tuple[dict[str, Any], str, list[int]]) -> list[Looked]:
+def _look_on_node(part: tuple[str, str, list[int]]) -> list[Looked]:
     config, name, rows = part
-    cfg, index = _node_split(_Frozen(config), name)
-    return [look(cfg, index, row) for row in rows]
-
-
-class _Frozen(dict[str, Any]):
-    def __hash__(self) -> int:  # type: ignore[override]
-        return hash(repr(sorted(self.items())))
+    return _node_look(config, name)(rows)
 
 
 @lru_cache(maxsize=4)
-def _node_split(config: _Frozen, name: str) -> tuple[Config, Index]:
-    cfg = from_dict(config)
-    return cfg, open_split(cfg, name)  # type: ignore[arg-type]
+def _node_look(config: str, name: str) -> _Look:
+    cfg = from_dict(json.loads(config))
+    return _Look(cfg, open_split(cfg, name))  # type: ignore[arg-type]
 
 
 def _note_pictures(audit: Audit, split: Split) -> None:
     """Count what is wrong with the split's pictures, and which are not listed."""
-    from raydet.data.errors import RULES
-
     index, place = split.index, split.index.files.place
     for one in split.seen:
         for rule, what, hint in one.notes:
@@ -174,8 +170,6 @@ def _note_pictures(audit: Audit, split: Split) -> None:
 
 def _note_not_listed(audit: Audit) -> None:
     """Count the pictures in COCO's folders that no split's annotations name."""
-    from raydet.data.errors import RULES
-
     data = audit.cfg.data
     if data.format != "coco":
         return
@@ -225,8 +219,6 @@ _TWICE_HINT = {
 
 
 def _note_groups(audit: Audit, rule: str, groups: list[list[int]], where: list[tuple[str, Looked]]) -> None:
-    from raydet.data.errors import RULES
-
     if not groups:
         return
     shown = [Example(" = ".join(f"{where[i][0]}/{where[i][1].name}" for i in group[:4])) for group in groups[:5]]
@@ -235,12 +227,10 @@ def _note_groups(audit: Audit, rule: str, groups: list[list[int]], where: list[t
 
 
 def _anchors(audit: Audit) -> None:
-    contents = [split.content for split in audit.splits if split.name == "train" and split.content.boxes_N4.size]
-    if audit.cfg.task != "detection" or not contents:
-        return
-    found, advice = coverage(audit.cfg, contents[0].boxes_N4, contents[0].sizes_N2)
-    audit.anchors = {size: float((iou_N >= 0.5).mean()) for size, iou_N in found.items()}
-    audit.advice += advice
+    content = next((split.content for split in audit.splits if split.name == "train"), None)
+    if audit.cfg.task == "detection" and content is not None and content.boxes_N4.size:
+        audit.best_iou, advice = coverage(audit.cfg, content.boxes_N4, content.sizes_N2)
+        audit.advice += advice
 
 
 def _verdict(audit: Audit) -> DataError | None:

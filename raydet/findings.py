@@ -1,20 +1,20 @@
 """What looking through a data set brought to light: its splits as they were seen, their faults, what to do."""
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from raydet.charts import Content, content_of, coverage_figure, labels_figure
+from raydet.charts import Content, Floats, content_of, coverage_figure, labels_figure
 from raydet.config import Config, override
-from raydet.coverage import coverage
 from raydet.data import Batch, CocoIndex, DataError, Index
 from raydet.data.audit import Looked
+from raydet.data.columns import spread_over
 from raydet.data.faults import Faults
-from raydet.data.maker import Maker
 from raydet.data.samples import EVAL
-from raydet.preview import drawn
+from raydet.preview import drawing_maker, drawn
 
 _PICTURES = 16
 """Of a split, drawn with their truth."""
@@ -30,7 +30,7 @@ class Split:
     index: Index
     seen: list[Looked] = field(default_factory=list)
 
-    @property
+    @cached_property
     def content(self) -> Content:
         """Its figures."""
         return content_of(self.index)
@@ -44,12 +44,17 @@ class Audit:
     faults: Faults
     splits: list[Split]
     advice: list[str] = field(default_factory=list)
-    anchors: dict[int, float] = field(default_factory=dict)
-    """Detection: share of training boxes with an anchor of IoU 0.5, by input size."""
+    best_iou: dict[int, Floats] = field(default_factory=dict)
+    """Detection: IoU of training boxes with their best anchor, by input size."""
     leaks: int = 0
     """Pictures that are in two splits."""
     verdict: DataError | None = None
     """What `fit` would say of it; None: it would train."""
+
+    @property
+    def anchors(self) -> dict[int, float]:
+        """Detection: share of training boxes with an anchor of IoU 0.5, by input size."""
+        return {size: float((iou_N >= 0.5).mean()) for size, iou_N in self.best_iou.items()}
 
     @property
     def quarantine(self) -> list[tuple[str, str, str]]:
@@ -74,10 +79,8 @@ def draw_plots(audit: Audit, folder: Path) -> list[Path]:
         if (drawn_sheet := _sheet(audit.cfg, split)) is not None:
             drawn_sheet.save(folder / f"{split.name}.png", compress_level=1)
             made.append(folder / f"{split.name}.png")
-    train = next((s.content for s in audit.splits if s.name == "train"), None)
-    if audit.anchors and train is not None:
-        found, _ = coverage(audit.cfg, train.boxes_N4, train.sizes_N2)
-        coverage_figure(folder / "anchors.png", found, side)
+    if audit.best_iou:
+        coverage_figure(folder / "anchors.png", audit.best_iou, side)
         made.append(folder / "anchors.png")
     return made
 
@@ -90,7 +93,7 @@ def _sheet(cfg: Config, split: Split) -> Image.Image | None:
         sound = told if len(told) else sound
     if not len(sound):
         return None
-    rows = sound[np.unique(np.linspace(0, len(sound) - 1, _PICTURES).astype(int))]
+    rows = sound[spread_over(len(sound), _PICTURES)]
     small = override(cfg, {"model.image_size": _SIDE, "data.on_bad": "skip", "data.max_boxes": None})
-    batch = Maker(override(small, {"data.backend": "torch"}), split.index, rows)[EVAL, rows]
+    batch = drawing_maker(small, split.index, rows)[EVAL, rows]
     return drawn(split.index, batch) if isinstance(batch, Batch) and len(batch) else None

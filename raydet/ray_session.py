@@ -23,7 +23,7 @@ from typing import Any
 
 from raydet.config import Config, ConfigError
 from raydet.failures import RunFailed
-from raydet.resources import check_machine, check_room, per_worker
+from raydet.resources import check_machine, check_room, cores, per_worker, wanted_address
 
 _ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -61,7 +61,7 @@ def ray_session(cfg: Config) -> Iterator[Session]:
         ConfigError: no such cluster, or too few CPUs or GPUs. RunFailed: no Ray can be started here.
     """
     with _restored():
-        given = _address(cfg)
+        given = wanted_address(cfg)
         for name, value in _ENVIRONMENT.items():
             os.environ.setdefault(name, value)
         if cfg.scaling.worker_range[0] < cfg.scaling.worker_range[1]:
@@ -80,17 +80,11 @@ def check_scaling(cfg: Config) -> None:
     """Raise ConfigError for what can be known of the machines before Ray is there."""
     if "ray" in sys.modules and sys.modules["ray"].is_initialized():
         return
-    address = _address(cfg)
+    address = wanted_address(cfg)
     if address is None:
         check_machine(cfg)
     else:
         _check_address(_address_name(cfg), address)
-
-
-def _address(cfg: Config) -> str | None:
-    """Return the cluster to join; None: none, start a local Ray."""
-    given = cfg.scaling.address or os.environ.get("RAY_ADDRESS")
-    return None if given in ("", "local") else given
 
 
 def _address_name(cfg: Config) -> str:
@@ -175,7 +169,7 @@ def _init_local(cfg: Config, folder: str) -> Any:
     import ray
 
     # Ray's CPUs are accounts, not cores: a small machine may promise more than it has.
-    cpus = max(_own_cpus(), cfg.scaling.worker_range[1] * (cfg.scaling.cpus_per_worker or 1))
+    cpus = max(cores(), cfg.scaling.worker_range[1] * (cfg.scaling.cpus_per_worker or 1))
     # A dashboard is nine processes more, and ends with the run.
     wanted: dict[str, Any] = {"num_cpus": cpus, "object_store_memory": _OBJECT_STORE_BYTES, "include_dashboard": False}
     for attempt in (1, 2):
@@ -188,10 +182,6 @@ def _init_local(cfg: Config, folder: str) -> Any:
                     f"cannot start Ray on this machine: {_first_line(error)} Ray's logs: {folder}"
                 ) from error
     raise AssertionError("unreachable")
-
-
-def _own_cpus() -> int:
-    return len(os.sched_getaffinity(0))
 
 
 def _import_path() -> list[str]:

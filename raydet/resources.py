@@ -1,5 +1,6 @@
 """What a machine or cluster has, and how much of it each worker reserves. Ray's CPUs are accounts, not cores."""
 
+import os
 from collections.abc import Mapping, Sequence
 
 from raydet.config import Config, ConfigError
@@ -8,6 +9,17 @@ Resources = Mapping[str, float]
 
 _LEAST = 1e-4
 """Ray counts resources in units of this."""
+
+
+def wanted_address(cfg: Config) -> str | None:
+    """Return the cluster to join; None: none, this machine is enough."""
+    given = cfg.scaling.address or os.environ.get("RAY_ADDRESS")
+    return None if given in ("", "local") else given
+
+
+def cores() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0))
 
 
 def per_worker(cfg: Config, nodes: Sequence[Resources], own: bool) -> dict[str, float]:

@@ -1,18 +1,10 @@
 """One function over many parts, with all the cores there are: loader processes here, or Ray tasks on a cluster."""
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
-from raydet.config import Config
-
 Part = TypeVar("Part")
 Answer = TypeVar("Answer")
-
-
-def cores() -> int:
-    """Return how many cores this process may use."""
-    return len(os.sched_getaffinity(0))
 
 
 def here(
@@ -55,12 +47,6 @@ def on_ray(work: Callable[[Part], Answer], parts: Sequence[Part]) -> Iterator[An
             return
         done, running = ray.wait(running)
         yield from ray.get(done)
-
-
-def wanted_address(cfg: Config) -> str | None:
-    """Return the cluster that the work is for; None: this machine."""
-    given = cfg.scaling.address or os.environ.get("RAY_ADDRESS")
-    return None if given in ("", "local") else given
 
 
 def _call(work: Callable[[Any], Any], part: Any) -> Any:
