@@ -3,7 +3,6 @@
 Everything is done in this process, on one core: it is work per core that is compared, not transport between processes.
 """
 
-import importlib.util
 import json
 import math
 from collections.abc import Callable, Mapping
@@ -16,10 +15,11 @@ import numpy as np
 import torch
 from PIL import Image
 
-from raydet.bench.timing import in_turn, machine
+from raydet.bench.timing import has, in_turn, machine
 from raydet.config import Config, ConfigError, override
-from raydet.data import CocoIndex, DataError, Index, open_split
-from raydet.data.columns import Ints, cache_dir
+from raydet.data import DataError, Index, open_split
+from raydet.data.columns import Ints, cache_dir, spread_over
+from raydet.data.dali import installed
 from raydet.data.files import Blob
 from raydet.data.maker import Maker, collated
 from raydet.data.pixels import cut
@@ -56,10 +56,10 @@ def bench_data(
     keep_freed_memory()
     cfg = _config(name, changes)
     index = open_split(cfg, "train")
-    every = index.train_rows(cfg) if isinstance(index, CocoIndex) else np.arange(len(index))
-    rows = every[np.unique(np.linspace(0, len(every) - 1, _PICTURES).astype(int))]
+    every = index.train_rows(cfg)
+    rows = every[spread_over(len(every), _PICTURES)]
     sides: dict[str, Callable[[], object]] = {"torch": _ours(cfg, index, rows)}
-    if importlib.util.find_spec("nvidia.dali") is not None:
+    if installed():
         sides["dali-cpu"] = _ours(override(cfg, {"data.backend": "dali-cpu"}), index, rows)
     if peers and cfg.data.format in ("coco", "folder"):
         sides |= _peers(cfg, index, rows)
@@ -196,9 +196,9 @@ def _mean_bytes(index: Index, rows: Ints) -> float:
 
 
 def _peers(cfg: Config, index: Index, rows: Ints) -> dict[str, Callable[[], object]]:
-    if cfg.task == "classification" and importlib.util.find_spec("timm") is not None:
+    if cfg.task == "classification" and has("timm"):
         return {"timm": _timm(cfg, index, rows)}
-    if cfg.task == "detection" and importlib.util.find_spec("effdet") is not None:
+    if cfg.task == "detection" and has("effdet"):
         return {"effdet": _effdet(cfg, index, rows)}
     return {}
 

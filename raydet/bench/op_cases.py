@@ -4,7 +4,6 @@ Peers are left out where they are not installed: torchvision's NMS and focal los
 loss and post-processing, timm's moving averages.
 """
 
-import importlib.util
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -16,7 +15,7 @@ from torch import Tensor, nn
 from raydet import models, ops
 from raydet.anchors import grid_cells, make_anchors
 from raydet.bench.step import synthetic
-from raydet.bench.timing import Work
+from raydet.bench.timing import Work, has
 from raydet.config import Ema, Optim
 from raydet.ops.assignment import by_definition
 from raydet.optim import MovingAverage, build_optimizer
@@ -54,7 +53,7 @@ def focal_loss(device: torch.device, compiled: bool) -> Case:
     if compiled:
         sides["compiled"] = trained(torch.compile(_focal_definition))
     sides["torchvision"] = trained(torchvisions)
-    if _has("effdet"):
+    if has("effdet"):
         from effdet.loss import new_focal_loss
 
         one = torch.ones((), device=device)
@@ -91,7 +90,7 @@ def assign_anchors(device: torch.device, compiled: bool) -> Case:
         "raydet": lambda: ops.assign_anchors(anchors_A4, boxes_BM4, classes_BM, cells=cells),
         "pytorch": lambda: by_definition(anchors_A4, boxes_BM4, classes_BM, 0.5, False),
     }
-    if _has("effdet"):
+    if has("effdet"):
         from effdet.anchors import AnchorLabeler, Anchors
         from effdet.config import get_efficientdet_config
 
@@ -116,7 +115,7 @@ def detect(device: torch.device, compiled: bool) -> Case:
             logits_BAC, codes_BA4, anchors_A4, top_k=5000, score_threshold=0.0, nms_iou=0.5, max_detections=100
         ),
     }
-    if _has("effdet"):
+    if has("effdet"):
         from effdet.bench import _batch_detection, _post_process
 
         cells = grid_cells((_SIDE, _SIDE), *_LEVELS)
@@ -167,7 +166,7 @@ def ema_update(device: torch.device, compiled: bool) -> Case:
     average = MovingAverage(model, Ema(decay=0.9998))
     decay = torch.full((), 0.9998, device=device)
     sides: dict[str, Work] = {"raydet": lambda: average.update(decay if device.type == "cuda" else 0.9998)}
-    if _has("timm"):
+    if has("timm"):
         from timm.utils import ModelEmaV2, ModelEmaV3
 
         second, third = ModelEmaV2(model, 0.9998), ModelEmaV3(model, 0.9998)
@@ -228,10 +227,6 @@ def fusion(device: torch.device, compiled: bool) -> Case:
     # forward: both maps read, one written; backward: the same maps and the gradient read, two gradients written
     values = 5 * fine.numel() + 3 * coarse.numel()
     return Case(f"{batch} x 64 x 64 x 64 and 32 x 32 {dtype}", values * fine.element_size(), sides)
-
-
-def _has(package: str) -> bool:
-    return importlib.util.find_spec(package) is not None
 
 
 CASES: Mapping[str, Callable[[torch.device, bool], Case]] = {

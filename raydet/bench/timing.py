@@ -1,5 +1,6 @@
 """How things are timed: in turn, on one clock, with what they move and keep in memory."""
 
+import importlib.util
 import os
 import platform
 import statistics
@@ -44,6 +45,11 @@ def once(work: Work, device: torch.device) -> float:
     start = process_time()
     work()
     return process_time() - start
+
+
+def has(package: str) -> bool:
+    """Say whether a package is installed, without importing it."""
+    return importlib.util.find_spec(package) is not None
 
 
 def on_device(work: Work, calls: int = 20) -> float:
