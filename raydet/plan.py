@@ -107,7 +107,7 @@ def make_plan(cfg: Config) -> Plan:
     if continues is None:
         _check_weights(cfg)
         loaded = tuple(load_weights(cfg, build_model(cfg, classes)))
-    images = len(train_index.train_rows(cfg)) if isinstance(train_index, CocoIndex) else len(train_index)
+    images = len(train_index.train_rows(cfg))
     batch = cfg.global_batch
     if batch < cfg.scaling.worker_range[1]:
         raise ConfigError(

@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image
 
 from raydet.charts import content_of, labels_figure
-from raydet.config import Config
+from raydet.config import Config, override
 from raydet.data import Batch, DataError, EpochSampler, Index
 from raydet.data.columns import Ints
 from raydet.data.maker import Maker
@@ -39,7 +39,7 @@ def write_preview(cfg: Config, folder: Path, train: Index, val: Index, rows: Int
     ]
     replace_file(folder / "classes.json", json.dumps(classes, indent=1, ensure_ascii=False) + "\n")
     labels_figure(plots / "labels.png", splits, int(cfg.model.image_size or 0))
-    maker = Maker(cfg, train, rows)
+    maker = drawing_maker(cfg, train, rows)
     sampler = EpochSampler(rows, cfg.run.seed, cfg.global_batch, cfg.global_batch, drop_last=cfg.data.drop_last)
     steps = -(-_SHEETS * _PICTURES // cfg.global_batch)
     first = np.concatenate([step for _, step in zip(range(steps), sampler.global_batches(0), strict=False)])
@@ -48,6 +48,11 @@ def write_preview(cfg: Config, folder: Path, train: Index, val: Index, rows: Int
         if isinstance(batch, DataError):
             raise batch
         drawn(train, batch).save(plots / f"train_batch_{i}.png", compress_level=1)  # 0.4 s less each
+
+
+def drawing_maker(cfg: Config, index: Index, rows: Ints) -> Maker:
+    """Return a maker that decodes by Pillow, whatever the run does: DALI would keep its memory in this process."""
+    return Maker(override(cfg, {"data.backend": "torch"}), index, rows)
 
 
 def drawn(index: Index, batch: Batch) -> Image.Image:

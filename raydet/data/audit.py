@@ -5,8 +5,7 @@ third of the time. Bit rot that still is a valid JPEG decodes everywhere without
 """
 
 import hashlib
-import os
-import stat
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,11 +14,12 @@ from PIL import Image
 
 from raydet.config import Config
 from raydet.data.coco import CocoIndex
-from raydet.data.decode import Picture, loaded, open_picture
+from raydet.data.columns import spread_over
+from raydet.data.decode import Picture, byte_count, loaded
 from raydet.data.errors import DataError
 from raydet.data.faults import Faults
 from raydet.data.files import Blob, Source
-from raydet.data.samples import Index, check_size
+from raydet.data.samples import Index, check_size, opened
 
 _ENDINGS = {
     "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo"),
@@ -66,7 +66,7 @@ def look(cfg: Config, index: Index, row: int) -> Looked:
     seen = Looked(row, index.names[row])
     try:
         source = _hashed(index.picture(row), seen)
-        with open_picture(source, exif=cfg.data.exif, max_pixels=cfg.data.max_pixels) as picture:
+        with opened(cfg, source) as picture:
             if isinstance(source, Blob) and picture.kind[0] == "JPEG":
                 _look_into(seen, source.data)
             _look_at(cfg, index, seen, picture)
@@ -76,19 +76,13 @@ def look(cfg: Config, index: Index, row: int) -> Looked:
 
 
 def _hashed(source: Source, seen: Looked) -> Source:
-    """Note a picture's length and SHA-1; return what to decode. A pipe or a device is never read: it may not end."""
-    if isinstance(source, Path):
-        try:
-            info = os.stat(source)
-            if not stat.S_ISREG(info.st_mode):
-                raise DataError("is not a file", file=source, rule="IMG-E01")
-            if info.st_size > _MOST_HELD:
-                with source.open("rb") as file:
-                    seen.sha1 = hashlib.file_digest(file, _sha1).digest()
-                seen.bytes = info.st_size
-                return source
-        except OSError:
-            pass  # `loaded` says what is wrong
+    """Note a picture's length and SHA-1; return what to decode."""
+    with suppress(OSError):  # `loaded` says what is wrong
+        if isinstance(source, Path) and (size := byte_count(source)) > _MOST_HELD:
+            with source.open("rb") as file:
+                seen.sha1 = hashlib.file_digest(file, _sha1).digest()
+            seen.bytes = size
+            return source
     blob = loaded(source)
     seen.bytes, seen.sha1 = len(blob.data), _sha1(blob.data).digest()
     return blob
@@ -155,8 +149,7 @@ def quick_look(cfg: Config, index: Index, pictures: int = _QUICK) -> None:
     Raises:
         DataError: one cannot be used (data.on_bad=fail), or too many of them (skip).
     """
-    rows = np.unique(np.linspace(0, len(index) - 1, min(pictures, len(index))).astype(int))
-    seen = [look(cfg, index, int(row)) for row in rows]
+    seen = [look(cfg, index, row) for row in spread_over(len(index), pictures).tolist()]
     faults = Faults()
     for one in seen:
         for rule, what, hint in (note for note in one.notes if "-E" in note[0]):

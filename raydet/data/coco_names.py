@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from raydet.data.decode import read_size
 from raydet.data.errors import DataError
-from raydet.data.files import Files
+from raydet.data.files import Files, encodable
 from raydet.data.records import Log, Table, of_kinds, similar
 
 _PLAIN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_./-]*")
@@ -60,15 +60,6 @@ def check_name(name: object) -> Finding | None:
     if name != name.strip():
         return "COCO-W39", "file_name begins or ends with white space", "Is the file called so?"
     return None
-
-
-def encodable(name: str) -> bool:
-    """Whether the text is fit for UTF-8, undecodable bytes of file names included."""
-    try:
-        name.encode("utf-8", "surrogateescape")
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def image_sizes(table: Table) -> npt.NDArray[np.int32]:

@@ -52,6 +52,11 @@ class Texts:
         return [self[i] for i in range(len(self))]
 
 
+def spread_over(count: int, most: int) -> Ints:
+    """Return up to `most` positions spread evenly over `count`, the first and the last among them, in order."""
+    return np.unique(np.linspace(0, count - 1, min(most, count)).astype(np.int64))
+
+
 def cache_dir() -> Path:
     """Where raydet keeps what it can make again: $RAYDET_CACHE, or ~/.cache/raydet."""
     given = os.environ.get("RAYDET_CACHE")

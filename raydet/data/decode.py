@@ -73,10 +73,6 @@ class Picture:
         except _PARSER_ERRORS as error:
             raise _cause(self._path, error) from None
 
-    def drafts(self, shrink: float) -> bool:
-        """Return whether `load(shrink)` decodes a smaller picture than the file's."""
-        return shrink <= DRAFTED and self._image.format == "JPEG"
-
     @property
     def kind(self) -> tuple[str, str]:
         """Format and mode as Pillow names them, e.g. ("JPEG", "RGB")."""
@@ -112,9 +108,9 @@ class Picture:
         return self._turn
 
     def _draft(self, shrink: float) -> int:
-        if not self.drafts(shrink):
-            return 1
         image = self._image
+        if shrink > DRAFTED or image.format != "JPEG":
+            return 1
         factor = min(8, 1 << int(np.log2(1 / shrink)))
         width, height = image.size
         drafted = image.draft(None, (max(1, width // factor), max(1, height // factor)))
@@ -129,7 +125,7 @@ def open_picture(path: Source | str, *, exif: bool = False, max_pixels: int = MA
         DataError: missing, empty, no picture, a damaged header, or more pixels than allowed.
     """
     try:
-        if _bytes(path) == 0:
+        if byte_count(path) == 0:
             raise DataError("is empty", file=path, rule="IMG-E02")
         image = _open(path, max_pixels)
     except Image.DecompressionBombError as error:
@@ -155,7 +151,7 @@ def loaded(source: Source) -> Blob:
     if isinstance(source, Blob):
         return source
     try:
-        _bytes(source)  # no pipe or device, which would be read without end
+        byte_count(source)  # refuses what has no end
         return Blob(str(source), source.read_bytes())
     except OSError as error:
         raise _cause(source, error) from None
@@ -177,7 +173,13 @@ def read_size(path: Source | str) -> tuple[int, int]:
         return picture.hw
 
 
-def _bytes(path: Source | str) -> int:
+def byte_count(path: Source | str) -> int:
+    """Return how many bytes a source has.
+
+    Raises:
+        DataError: it is no file but a pipe, a device or a folder: never read, as it may not end.
+        OSError: there is none.
+    """
     if isinstance(path, Blob):
         return len(path.data)
     info = os.stat(path)

@@ -235,7 +235,7 @@ def _within(real: str, root: str) -> bool:
 
 def refusal(name: str) -> str | None:
     """Return why a name from a data set's own files is no plain path below its root; None if it is one."""
-    if not name or any(ord(c) < 32 or ord(c) == 127 for c in name) or not _encodable(name):
+    if not name or any(ord(c) < 32 or ord(c) == 127 for c in name) or not encodable(name):
         return f"not a file's name: {name!r}"
     if re.match(r"[A-Za-z][A-Za-z0-9+.-]*:(//|\\\\)", name) or name.lower().startswith(("http:", "file:", "data:")):
         return f"a URL: {name}"
@@ -247,7 +247,8 @@ def refusal(name: str) -> str | None:
     return None
 
 
-def _encodable(name: str) -> bool:
+def encodable(name: str) -> bool:
+    """Return whether the text is fit for UTF-8, undecodable bytes of file names included."""
     try:
         name.encode("utf-8", "surrogateescape")
     except UnicodeEncodeError:

@@ -8,6 +8,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from raydet.config import Config
 from raydet.data.coco import CocoIndex
 from raydet.data.columns import Ints, Texts
 from raydet.data.errors import DataError
@@ -80,6 +81,10 @@ class FolderIndex:
     def category_ids(self) -> Ints:
         """Class -> the data set's id, which is the class itself."""
         return np.arange(self.num_classes, dtype=np.int64)
+
+    def train_rows(self, cfg: Config) -> Ints:
+        """Return the rows to train on: all."""
+        return np.arange(len(self), dtype=np.int64)
 
     def picture(self, i: int) -> Source:
         """Return picture i; links to pictures elsewhere are followed, being the owner's own."""

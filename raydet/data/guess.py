@@ -10,9 +10,9 @@ from typing import Any
 from raydet.config import Config, ConfigError, override
 from raydet.data.errors import DataError
 from raydet.data.folder import EXTENSIONS
+from raydet.data.yolo import YAML
 
 _TRAIN, _VAL = ("train", "training"), ("val", "valid", "validation", "dev", "test")
-_YAML = ("data.yaml", "data.yml", "dataset.yaml")
 _NO_CLASSES = {*_TRAIN, *_VAL, "images", "labels", "annotations"}
 """Folders that are parts of a data set: where there are no others, they are not its classes."""
 
@@ -49,7 +49,7 @@ def _file(path: Path) -> dict[str, Any] | None:
 
 
 def _folder(path: Path) -> dict[str, Any] | None:
-    if any((path / name).is_file() for name in _YAML):
+    if any((path / name).is_file() for name in YAML):
         return {"data.format": "yolo", "data.root": str(path)}
     if jsons := sorted((path / "annotations").glob("*.json")):
         return _coco(path, jsons)

@@ -13,7 +13,6 @@ from torch.utils.data import DataLoader
 
 from raydet.config import Config
 from raydet.data.batch import Batch
-from raydet.data.coco import CocoIndex
 from raydet.data.columns import Ints
 from raydet.data.dali import check_installed
 from raydet.data.dali_gpu import GpuFeed
@@ -34,7 +33,7 @@ class TrainLoader:
         DataError: no row of the index can be trained on.
         ValueError: batch and world do not fit each other, or model.image_size is None.
         """
-        rows = index.train_rows(cfg) if isinstance(index, CocoIndex) else np.arange(len(index), dtype=np.int64)
+        rows = index.train_rows(cfg)
         data = cfg.data
         self._sampler = EpochSampler(rows, cfg.run.seed, cfg.global_batch, data.batch_size, rank, world, data.drop_last)
         self.steps_per_epoch = self._sampler.steps_per_epoch

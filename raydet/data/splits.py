@@ -11,7 +11,7 @@ from raydet.config import Config
 from raydet.config.inputs import Data
 from raydet.data.address import is_remote, parse
 from raydet.data.coco import CocoIndex
-from raydet.data.columns import Texts
+from raydet.data.columns import Texts, spread_over
 from raydet.data.errors import DataError
 from raydet.data.faults import SHOWN, Example, Faults
 from raydet.data.files import Files, Folder
@@ -188,8 +188,8 @@ def _existing(place: Path, field: str) -> Path:
 
 def _check_present(index: CocoIndex, split: Split) -> None:
     """The folder is the right one if any of some pictures spread over the split is there."""
-    rows = np.unique(np.linspace(0, len(index) - 1, _PROBES).astype(int))
-    if not any(index.files.exists(index.names[int(row)]) for row in rows):
+    rows = spread_over(len(index), _PROBES).tolist()
+    if not any(index.files.exists(index.names[row]) for row in rows):
         what = f"none of {len(rows)} pictures tried is in {index.files.place}, e.g. {index.names[0]}"
         hint = f"It holds {index.files.listing(5)}. Is data.{split}_images right?"
         raise DataError(what, file=index.file, rule="COCO-E30", hint=hint)

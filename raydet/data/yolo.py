@@ -22,7 +22,7 @@ from raydet.data.folder import EXTENSIONS
 from raydet.data.yaml_file import MOST_BYTES, Plain, parse_yaml
 from raydet.data.yolo_labels import read_columns
 
-_YAML = ("data.yaml", "data.yml", "dataset.yaml")
+YAML = ("data.yaml", "data.yml", "dataset.yaml")
 _KEYS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
 _MOST_LIST = 256 << 20
 
@@ -81,10 +81,10 @@ def load_yolo(
 
 def _find(tree: Tree) -> str:
     top = tree.top()
-    known = [name for name in _YAML if name in top]
+    known = [name for name in YAML if name in top]
     other = [name for name in top if name.lower().endswith((".yaml", ".yml"))]
     if not known and len(other) != 1:
-        what = f"looked for {', '.join(_YAML)} and found {', '.join(other) or 'no .yaml file'}"
+        what = f"looked for {', '.join(YAML)} and found {', '.join(other) or 'no .yaml file'}"
         hint = f"There is {tree.listing(10)}. Give the file itself as data.root."
         raise DataError(what, file=tree.place, rule="YOLO-E02", hint=hint)
     return (known or other)[0]
