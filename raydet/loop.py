@@ -217,7 +217,11 @@ def _epoch(cfg: Config, trainer: Trainer, batches: Batches) -> Iterator[Report]:
     meter = _Meter(cfg, trainer)
     state.train()
     source = iter(batches.epoch(state.epoch, state.epoch_steps))
+    norms_move_to = _norms_move_to(cfg, batches.steps_per_epoch)
     while state.epoch_steps < batches.steps_per_epoch:
+        if state.step >= norms_move_to:
+            state.freeze_norms()
+            norms_move_to = math.inf
         waited = clock()
         micro_batches = next(source)
         meter.waiting += clock() - waited
@@ -233,6 +237,12 @@ def _epoch(cfg: Config, trainer: Trainer, batches: Batches) -> Iterator[Report]:
             meter.start_clock()
     # Nothing is left in it, but only an exhausted source lets its loader processes rest.
     next(source, None)
+
+
+def _norms_move_to(cfg: Config, steps_per_epoch: int) -> float:
+    """Return the step from which BatchNorm's statistics stay as they are; infinity: never."""
+    share = None if cfg.quantization is None else cfg.quantization.freeze_bn_after
+    return math.inf if share is None else share * cfg.schedule.total_epochs * steps_per_epoch
 
 
 class _Meter:

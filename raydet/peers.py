@@ -24,6 +24,12 @@ class Peers:
             dist.all_reduce(tensor)
         return tensor
 
+    def max_(self, tensor: Tensor) -> Tensor:
+        """Take the largest of `tensor` over all workers, element by element, in place; return it."""
+        if self.world > 1:
+            dist.all_reduce(tensor, dist.ReduceOp.MAX)
+        return tensor
+
     def share(self, thing: Thing) -> Thing:
         """Return what rank 0 gave; what the others give is ignored."""
         if self.world == 1:

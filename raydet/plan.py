@@ -80,8 +80,6 @@ def make_plan(cfg: Config) -> Plan:
         ConfigError: a value that cannot be used, or another configuration under this run's name. DataError: the data.
         WeightsError: weights that do not fit or cannot be read.
     """
-    if cfg.quantization is not None:
-        raise ConfigError("quantization: quantization-aware training is not in this version; set quantization to none")
     check_installed(cfg)
     cfg = resolve_model(_absolute(cfg))
     folder = Path(cfg.run.storage_path) / cfg.run.name
@@ -129,6 +127,11 @@ def make_plan(cfg: Config) -> Plan:
 
 
 def _check_weights(cfg: Config) -> None:
+    if cfg.quantization is not None and cfg.model.weights is None:
+        raise ConfigError(
+            "model.weights=none: quantization-aware training goes on from a trained model; set model.weights to its "
+            "checkpoint, run folder or file, or quantization to none"
+        )
     for key in ("model.weights", "model.backbone_weights"):
         value = as_flat(cfg)[key]
         if value is not None and "://" not in value and not value.startswith("timm:") and not Path(value).exists():
@@ -201,11 +204,21 @@ def describe_start(plan: Plan) -> list[str]:
     lines += [f"note      {one_line(note, 220)}" for note in plan.notes[:_MOST_NOTES]]
     if len(plan.notes) > _MOST_NOTES:
         lines.append(f"note      {len(plan.notes) - _MOST_NOTES} more; `raydet check` shows all")
+    if cfg.quantization is not None:
+        lines.append(f"integers  {_quantization(cfg)}")
     for report in plan.loaded:
         lines.append(str(report))
     if c is not None:
         lines.append(f"continue  after epoch {c.epoch}, step {c.step}, from {c.path.name}")
     return lines
+
+
+def _quantization(cfg: Config) -> str:
+    q = cfg.quantization
+    assert q is not None
+    how = f"{q.percentile:g} % of the values" if q.calibration == "percentile" else "the largest value"
+    skipped = f"; in floats: {', '.join(q.skip)}" if q.skip else ""
+    return f"{q.bits} bits ({q.backend}), ranges: {how} of {q.batches} batches per worker{skipped}"
 
 
 def _class_map(plan: Plan, most: int = 10) -> str:

@@ -95,7 +95,7 @@ def efficientnet_b4_qat() -> Config:
 
 
 def _qat(model: str, changes: dict[str, Any]) -> Config:
-    common = {"optim.batch_size": None, "schedule.warmup_epochs": 0.0, "quantization": {"calibration": "histogram"}}
+    common = {"optim.batch_size": None, "schedule.warmup_epochs": 0.0, "quantization": {"calibration": "percentile"}}
     return override(efficientnet_imagenet(model), common | changes)
 
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from raydet import models
 from raydet.config import Config, ConfigError, override
 from raydet.optim import MovingAverage, build_optimizer, freeze
+from raydet.quantization import quantize
 
 
 @dataclass
@@ -47,6 +48,13 @@ class State:
         self.model.train()
         for part in self.frozen:
             part.eval()
+
+    def freeze_norms(self) -> None:
+        """Keep the statistics of all BatchNorms as they are from now on."""
+        norms = [m for m in self.model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+        self.frozen = [part for part in self.frozen if part not in norms] + norms
+        for norm in norms:
+            norm.eval()
 
     def tensors(self) -> dict[str, dict[str, Tensor]]:
         """Return all tensors, by file and name."""
@@ -118,11 +126,11 @@ def resolve_model(cfg: Config) -> Config:
 
 
 def build_model(cfg: Config, num_classes: int) -> models.EfficientNet | models.EfficientDet:
-    """Return the configured network with weights drawn from run.seed."""
+    """Return the configured network with weights drawn from run.seed; its fake-quantizers, if any, have no ranges."""
     m = cfg.model
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(cfg.run.seed)
-        return models.build(
+        model = models.build(
             m.name,
             num_classes,
             dropout=m.dropout,
@@ -131,7 +139,11 @@ def build_model(cfg: Config, num_classes: int) -> models.EfficientNet | models.E
             bn_momentum=m.bn_momentum,
             padding=m.padding,
             redundant_bias=m.redundant_bias,
+            act=m.act,
         )
+    if cfg.quantization is not None:
+        quantize(model, cfg.quantization)
+    return model
 
 
 def new_state(cfg: Config, model: nn.Module, losses: int, device: torch.device) -> State:
@@ -149,8 +161,6 @@ def new_state(cfg: Config, model: nn.Module, losses: int, device: torch.device) 
             # Both layouts are the same memory; these strides are those of its gradient, as DDP's buckets want them.
             parameter.data = parameter.data.as_strided(parameter.shape, (parameter.shape[1], 1, 1, 1))
     frozen = freeze(model, cfg.model.freeze)
-    if cfg.model.freeze_bn:
-        frozen += [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
     precision = cfg.precision
     scaler = torch.amp.GradScaler(
         device.type,
@@ -158,7 +168,7 @@ def new_state(cfg: Config, model: nn.Module, losses: int, device: torch.device) 
         growth_interval=precision.loss_scale_interval,
         enabled=precision.mode == "fp16",
     )
-    return State(
+    state = State(
         model=model,
         optimizer=build_optimizer(model, cfg.optim),
         scaler=scaler,
@@ -166,3 +176,6 @@ def new_state(cfg: Config, model: nn.Module, losses: int, device: torch.device) 
         frozen=frozen,
         sums=torch.zeros(losses, dtype=torch.float64, device=device),
     )
+    if cfg.model.freeze_bn:
+        state.freeze_norms()
+    return state

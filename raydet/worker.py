@@ -17,6 +17,8 @@ from raydet.models import EfficientDet, EfficientNet, weights
 from raydet.peers import Peers
 from raydet.precision import prepare_device
 from raydet.preview import write_preview
+from raydet.ptq import calibrate_on
+from raydet.quantization import uncalibrated
 from raydet.restore import CHECKPOINTS
 from raydet.sinks import replace_file
 from raydet.state import State, build_model, new_state
@@ -40,8 +42,11 @@ def train(
     model = build_model(cfg, train_index.num_classes)
     task = make_task(cfg, model, peers.device)
     newest = peers.share(_newest(folder) if peers.rank == 0 else None)
+    train_loader = TrainLoader(cfg, train_index, peers.rank, peers.world)
     if newest is None:
         load_weights(cfg, model)
+        if uncalibrated(model):
+            calibrate_on(train_loader, cfg, model, task, peers)
     state = new_state(cfg, model, len(task.loss_names), peers.device)
     state.extra = {
         "config": to_dict(cfg),
@@ -49,7 +54,6 @@ def train(
     }
     if newest is not None:
         _restore(state, Path(newest))
-    train_loader = TrainLoader(cfg, train_index, peers.rank, peers.world)
     _show_data(cfg, folder, peers, state, train_index, val_index, train_loader)
     val_loader = EvalLoader(cfg, val_index, peers.rank, peers.world)
 

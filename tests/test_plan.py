@@ -55,7 +55,8 @@ def test_a_job_refuses_relative_paths(key: str, classification: Config, monkeypa
         ({"scaling.num_workers": (1, 9)}, "leaves some workers without one"),
         ({"model.weights": "/no/such"}, "model.weights: no such file or folder"),
         ({"run.storage_path": "s3://bucket"}, "run.storage_path must be a folder"),
-        ({"quantization.batches": 2}, "quantization"),
+        ({"quantization.batches": 2}, "model.weights=none: quantization-aware training goes on from a trained model"),
+        ({"quantization.skip": ("stern",), "model.weights": "."}, "no group or part 'stern'; did you mean stem"),
     ],
 )
 def test_what_cannot_be_trained_is_refused(

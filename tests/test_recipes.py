@@ -121,7 +121,7 @@ QAT_B0 = {
     "data.batch_size": 128,
     "schedule.name": "cosine",
     "schedule.epochs": 10,
-    "quantization.calibration": "histogram",
+    "quantization.calibration": "percentile",
     "quantization.percentile": 99.99,
     "quantization.batches": 10,
 }

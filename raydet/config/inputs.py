@@ -32,6 +32,9 @@ class Model:
     """Padding of strided convolutions: k//2 on each side, or TensorFlow's. None: the variant's."""
     redundant_bias: bool | None = None
     """Detection: biases before BatchNorm, as TensorFlow's files have them. None: the variant's."""
+    act: Literal["silu", "relu6"] | None = None
+    """Activations, but for squeeze-excite's gate; eight bits cover ReLU6 better and int8 CPUs run it faster. None: the
+    variant's (the lite ones relu6, all others silu)."""
     freeze: tuple[str, ...] = ()
     """Parts whose parameters are not trained and whose BatchNorm stays in eval mode, e.g. backbone."""
     freeze_bn: bool = False

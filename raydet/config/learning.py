@@ -156,15 +156,29 @@ class Precision:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Quantization:
-    """INT8 quantization-aware training: where the ranges come from."""
+    """Integers instead of floats: fake-quantizers in the network, their ranges found before training.
 
-    calibration: Literal["histogram", "max"] = "histogram"
-    """How activation ranges are found before training."""
+    Weights have a range per output channel, activations one per tensor; both are symmetric round zero.
+    """
+
+    backend: Literal["pytorch-quantization", "modelopt"] = "pytorch-quantization"
+    """The library whose fake-quantizers are used: NVIDIA's older one (2.1.3), or Model Optimizer, which succeeds it."""
+    bits: int = 8
+    """Bits of a weight and of an activation. What is exported must have 8."""
+    calibration: Literal["percentile", "max"] = "percentile"
+    """How activations' ranges are found: a share of all values, or the largest. Weights' ranges are their largest."""
     percentile: float = 99.99
-    """histogram: the share of values, in percent, that the range covers."""
+    """percentile: the share of values, in percent, that the range covers. At 99 accuracy is lost, above 99.9 not."""
     batches: int = 10
-    """Training batches looked at."""
+    """Training batches, of data.batch_size per worker, that ranges are found on."""
+    skip: tuple[str, ...] = ()
+    """What stays in floats: groups (stem, pointwise, depthwise, se, residual, head, classifier, fpn, fusion, towers,
+    predict) or parts of the model by their dotted name."""
+    freeze_bn_after: float | None = None
+    """Keep BatchNorm's statistics as they are after this share of the training, 0 to 1. None: they go on moving."""
 
     def __post_init__(self) -> None:
         positive("quantization", self, "batches")
+        fraction("quantization", self, "freeze_bn_after")
+        require(2 <= self.bits <= 8, f"quantization.bits must be 2 to 8, got {self.bits}")
         require(0 < self.percentile <= 100, f"quantization.percentile must be in (0, 100], got {self.percentile}")

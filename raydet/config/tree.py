@@ -61,6 +61,12 @@ class Config:
             self.precision.ops != "cuda" or self.scaling.use_gpu,
             "precision.ops=cuda needs scaling.use_gpu=true; auto uses the kernels where there is a GPU",
         )
+        for name in ("compile", "cuda_graph"):
+            require(
+                self.quantization is None or not getattr(self.precision, name),
+                f"precision.{name}=true does not go with quantization, whose quantizers ask the host at each call; "
+                f"set precision.{name} to false",
+            )
 
     @property
     def task(self) -> Literal["detection", "classification"]:

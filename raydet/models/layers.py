@@ -99,13 +99,13 @@ class Conv2dSame(nn.Conv2d):
     cannot express it. Only strided convolutions need this class: with stride 1 and an odd kernel both paddings agree.
     """
 
-    def forward(self, x: Tensor) -> Tensor:
+    def _conv_forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         top, bottom = _same_padding(x.shape[2], self.kernel_size[0], self.stride[0])
         left, right = _same_padding(x.shape[3], self.kernel_size[1], self.stride[1])
         if top == bottom and left == right:  # no padded copy needed
-            return F.conv2d(x, self.weight, self.bias, self.stride, (top, left), 1, self.groups)
+            return F.conv2d(x, weight, bias, self.stride, (top, left), 1, self.groups)
         x = F.pad(x, (left, right, top, bottom))
-        return F.conv2d(x, self.weight, self.bias, self.stride, 0, 1, self.groups)
+        return F.conv2d(x, weight, bias, self.stride, 0, 1, self.groups)
 
 
 def _same_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:

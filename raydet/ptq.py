@@ -1,0 +1,45 @@
+"""Post-training quantization: ranges for a trained model, on the first training batches it is configured with."""
+
+from collections.abc import Iterator
+
+from torch import Tensor, nn
+
+from raydet.config import Config
+from raydet.data import TrainLoader, open_split
+from raydet.peers import Peers
+from raydet.precision import prepare_device
+from raydet.quantization import calibrate, check_calibrated
+from raydet.tasks import Task, make_task
+
+
+def calibrate_on(loader: TrainLoader, cfg: Config, model: nn.Module, task: Task, peers: Peers) -> None:
+    """Give the fake-quantizers of `model` their ranges, in place, on the batches of epoch 0 as they are trained on.
+
+    Raises:
+        CalibrationError: no batch, or a value that is not finite.
+    """
+    assert cfg.quantization is not None
+    model.to(peers.device)
+    calibrate(model, _batches(loader, task), cfg.quantization, peers)
+    check_calibrated(model)
+
+
+def _batches(loader: TrainLoader, task: Task) -> Iterator[Tensor]:
+    for micro_batches in loader.epoch(0):
+        for batch in micro_batches:
+            yield task.inputs(batch)
+
+
+def post_training(cfg: Config, model: nn.Module) -> nn.Module:
+    """Return `model`, with fake-quantizers without ranges, after calibration on the training split of `cfg`.
+
+    Raises:
+        CalibrationError: no batch, or a value that is not finite. DataError: the split cannot be read.
+    """
+    device = prepare_device(cfg)
+    loader = TrainLoader(cfg, open_split(cfg, "train"))
+    try:
+        calibrate_on(loader, cfg, model, make_task(cfg, model.to(device), device), Peers(device=device))
+    finally:
+        loader.close()
+    return model.eval().cpu()
