@@ -100,8 +100,9 @@ class Conv2dSame(nn.Conv2d):
     """
 
     def _conv_forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        top, bottom = _same_padding(x.shape[2], self.kernel_size[0], self.stride[0])
-        left, right = _same_padding(x.shape[3], self.kernel_size[1], self.stride[1])
+        # int: torch.onnx.export gives sizes as tensors, which are no padding.
+        top, bottom = _same_padding(int(x.shape[2]), self.kernel_size[0], self.stride[0])
+        left, right = _same_padding(int(x.shape[3]), self.kernel_size[1], self.stride[1])
         if top == bottom and left == right:  # no padded copy needed
             return F.conv2d(x, weight, bias, self.stride, (top, left), 1, self.groups)
         x = F.pad(x, (left, right, top, bottom))
@@ -143,7 +144,7 @@ def max_pool_half(x: Tensor, padding: Padding) -> Tensor:
         return F.max_pool2d(x, 3, 2, 1)
     # SAME without a padded copy: an even size lacks one column at the end, which ceil_mode allows to be missing; an
     # odd one lacks a column at either end.
-    return F.max_pool2d(x, 3, 2, (x.shape[2] % 2, x.shape[3] % 2), ceil_mode=True)
+    return F.max_pool2d(x, 3, 2, (int(x.shape[2]) % 2, int(x.shape[3]) % 2), ceil_mode=True)
 
 
 class AveragePool(nn.AdaptiveAvgPool2d):

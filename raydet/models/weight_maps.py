@@ -17,8 +17,11 @@ Kind = Literal["classifier", "detector", "backbone"]
 
 SOURCES = ("raydet", "timm", "effdet", "nvidia classification", "nvidia detection")
 
-HEAD = re.compile(r"(conv_head|bn2|classifier)\.")
+HEAD = re.compile(r"(conv_head|bn2|pool|classifier)\.")
 """What of a classifier is no part of a backbone."""
+
+RANGE = "._amax"
+"""How the name of a fake-quantizer's range ends, in every library."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +32,9 @@ class Mapped:
     """One of SOURCES."""
     kind: Kind
     tensors: dict[str, Tensor]
+    """Parameters and statistics."""
+    ranges: dict[str, Tensor]
+    """Of fake-quantizers; none in a float model's file."""
     skipped: tuple[tuple[str, str], ...] = ()
     """(the file's name, why it has no place in a model of ours)."""
 
@@ -62,10 +68,13 @@ def to_our_names(
         head_levels: pyramid levels of the model; 0 for a classifier.
         num_classes: of the model.
     """
-    skipped = [(key, "quantizer") for key in tensors if "_quantizer." in key or key.endswith("_amax")]
-    tensors = {key: value for key, value in tensors.items() if (key, "quantizer") not in skipped}
+    ranges = {key: value for key, value in tensors.items() if key.endswith(RANGE)}
+    skipped = [(key, "quantizer") for key in tensors if "_quantizer." in key and key not in ranges]
+    left_out = {*ranges, *dict(skipped)}
+    tensors = {key: value for key, value in tensors.items() if key not in left_out}
     if source == "nvidia classification":
         tensors = {_nvidia_classifier_key(key): value for key, value in tensors.items()}
+        ranges = {_nvidia_classifier_key(key): value for key, value in ranges.items()}
     elif source == "nvidia detection":
         prefix = "backbone." if kind == "detector" else ""
         strange = [key for key in tensors if _is_unused_nvidia_head(key, prefix)]
@@ -78,8 +87,10 @@ def to_our_names(
         tensors = _level_first_to_repeat_first(tensors, head_levels)
         if source == "nvidia detection" and num_classes != 96:
             tensors = {key: _without_padding_classes(key, value) for key, value in tensors.items()}
-        tensors = {key: _swap_box_codes(key, value) for key, value in tensors.items()}
-    return Mapped(source, kind, tensors, tuple(skipped))
+        tensors, ranges = ({key: _swap_box_codes(key, value) for key, value in d.items()} for d in (tensors, ranges))
+    # pytorch-quantization's own layers call theirs `_input_quantizer` and `_weight_quantizer`.
+    ranges = {re.sub(r"\._(input|weight)_quantizer\.", r".\1_quantizer.", key): x for key, x in ranges.items()}
+    return Mapped(source, kind, tensors, ranges, tuple(skipped))
 
 
 # --- NVIDIA classification ---
@@ -91,7 +102,15 @@ _OUTER = {
     "stem.bn.": "bn1.",
     "features.conv.": "conv_head.",
     "features.bn.": "bn2.",
+    "classifier.pooling.": "pool.",
     "classifier.fc.": "classifier.",
+}
+_SQUEEZE_EXCITE = {
+    "squeeze.": "conv_reduce.",
+    "expand.": "conv_expand.",
+    "pooling.": "pool.",
+    "mul_a_quantizer.": "multiply.gate_quantizer.",
+    "mul_b_quantizer.": "multiply.features_quantizer.",
 }
 
 
@@ -110,7 +129,10 @@ def _nvidia_classifier_key(key: str) -> str:
 def _block_part(stage: int, part: str, rest: str, names: tuple[str, str]) -> str:
     """Return our name within a block; `names` are theirs for a convolution and for the BN after it."""
     if part in ("se", "squeeze_and_excitation"):
-        return "se." + rest.replace("squeeze.", "conv_reduce.").replace("expand.", "conv_expand.")
+        theirs = next((name for name in _SQUEEZE_EXCITE if rest.startswith(name)), "")
+        return f"se.{_SQUEEZE_EXCITE.get(theirs, '')}{rest.removeprefix(theirs)}"
+    if part == "residual_quantizer":
+        return f"add.{part}.{rest}"
     inner, _, leaf = rest.partition(".")
     parts = _FIRST_STAGE_PARTS if stage == 0 else _CLASSIFIER_PARTS
     if part not in parts or inner not in names:
@@ -164,7 +186,7 @@ def _without_padding_classes(key: str, value: Tensor) -> Tensor:
 
 def _swap_box_codes(key: str, value: Tensor) -> Tensor:
     """Return the box predictor's rows in the order tx ty tw th; effdet's is ty tx th tw."""
-    if not key.startswith("box_net.predict.conv_pw."):
+    if not key.startswith("box_net.predict.conv_pw.") or value.dim() == 0:  # a range of the whole input
         return value
     return value.reshape(-1, 4, *value.shape[1:])[:, [1, 0, 3, 2]].reshape(value.shape)
 

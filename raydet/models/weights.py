@@ -2,24 +2,26 @@
 
 `load` finds out by the names in the file whose it is (`weight_maps`), checks every name and shape against the model,
 and copies only then. A different number of classes draws the last layer anew; any other difference is an error that
-names the model the file would fit.
+names the model the file would fit. Ranges of fake-quantizers go by rules of their own (`weight_ranges`).
 """
 
 import re
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from raydet.models import efficientdet, efficientdet_variants, efficientnet, efficientnet_variants
+from raydet.models import efficientdet, efficientnet, efficientnet_variants, weight_ranges
 from raydet.models.efficientdet import EfficientDet
 from raydet.models.efficientnet import Backbone, EfficientNet
 from raydet.models.weight_files import WeightFile, WeightsError, read, resolve
+from raydet.models.weight_fit import fitting_names
 from raydet.models.weight_maps import HEAD, SOURCES, Mapped, family, finite, to_our_names
+from raydet.models.weight_ranges import CheckpointMismatch
 
-__all__ = ["Report", "WeightsError", "load", "resolve"]
+__all__ = ["CheckpointMismatch", "Report", "WeightsError", "load", "resolve"]
 
 Model = EfficientNet | EfficientDet
 
@@ -32,6 +34,8 @@ class Report:
     """Whose file it is: one of `weight_maps.SOURCES`."""
     path: Path
     loaded: tuple[tuple[str, str], ...]
+    ranges: int
+    """Fake-quantizers whose ranges were loaded."""
     skipped: tuple[tuple[str, str], ...]
     """In the file, with no place in the model."""
     reinitialised: tuple[tuple[str, str], ...]
@@ -42,7 +46,8 @@ class Report:
     """What the user should know, e.g. that the weights were trained with another BN eps."""
 
     def __str__(self) -> str:
-        lines = [f"{len(self.loaded)} tensors loaded from {self.path} ({self.source})"]
+        ranges = f" and {self.ranges} ranges" if self.ranges else ""
+        lines = [f"{len(self.loaded)} tensors{ranges} loaded from {self.path} ({self.source})"]
         for title in ("reinitialised", "skipped", "untouched"):
             entries = getattr(self, title)
             if entries:
@@ -64,6 +69,8 @@ def load(
 ) -> Report:
     """Copy the weights at `path` into `model` and return what was done; on an error the model is as it was.
 
+    A quantized model takes the file's ranges too, where it has any; ranges that it has not are NaN afterwards.
+
     Args:
         model: as `raydet.models.build` returns it, on any device.
         path: what `resolve` takes; also a checkpoint's or a run's folder.
@@ -76,30 +83,36 @@ def load(
         pick: chooses among a run's checkpoint folders, given from the oldest to the newest; None takes the newest.
 
     Raises:
-        WeightsError: missing, truncated, holding code, or not fitting the model.
+        WeightsError: missing, truncated, holding code, or not fitting the model. CheckpointMismatch: ranges that are
+            not those of the model's fake-quantizers.
     """
     file = read(resolve(path), ema=ema, pick=pick)
     mapped = _mapped(model, file, source)
     _check_style(model, file)
     state = model.state_dict()
-    wanted, untouched = _wanted(model, state, backbone_only)
-    given, skipped = _given(model, mapped, file.path, backbone_only)
-    redrawn = _differing_heads(model, given, wanted) if num_classes_may_differ else {}
-    given = {key: value for key, value in given.items() if key not in redrawn}
-    _check_fit(model, file.path, {key: x for key, x in wanted.items() if key not in redrawn}, given)
+    places, untouched = _wanted(model, state, backbone_only)
+    wanted, ranged = weight_ranges.split(places)
+    mapped = _for_model(model, mapped, file.path, backbone_only)
+    redrawn = _differing_heads(model, mapped.tensors, wanted) if num_classes_may_differ else {}
+    given = _without(mapped.tensors, redrawn)
+    _check_fit(model, file.path, _without(wanted, redrawn), given)
+    anew = weight_ranges.of_weights(redrawn)
+    ranges = weight_ranges.check(file.path, _without(ranged, anew), _without(mapped.ranges, anew))
     with torch.no_grad():
         for key, value in given.items():
             state[key].copy_(value)
+    weight_ranges.put(ranged, ranges)
     if redrawn:
         _redraw_heads(model)
     return Report(
         source=mapped.source,
         path=file.path,
         loaded=tuple((key, _shape(value)) for key, value in given.items()),
-        skipped=skipped,
+        ranges=len(ranges),
+        skipped=(*mapped.skipped, *(() if ranged else ((key, "quantizer") for key in mapped.ranges))),
         reinitialised=tuple(redrawn.items()),
         untouched=tuple((key, _shape(state[key])) for key in untouched),
-        notes=tuple(_notes(model, mapped.source, file)),
+        notes=tuple(_notes(model, mapped, file)),
     )
 
 
@@ -160,10 +173,12 @@ def _wanted(model: Model, state: dict[str, Tensor], backbone_only: bool) -> tupl
     return wanted, [key for key in state if key not in wanted]
 
 
-def _given(
-    model: Model, mapped: Mapped, path: Path, backbone_only: bool
-) -> tuple[dict[str, Tensor], tuple[tuple[str, str], ...]]:
-    """Return the file's tensors by the model's names, and what of the file is left out."""
+def _without(tensors: dict[str, Tensor], keys: Collection[str]) -> dict[str, Tensor]:
+    return {key: value for key, value in tensors.items() if key not in keys}
+
+
+def _for_model(model: Model, mapped: Mapped, path: Path, backbone_only: bool) -> Mapped:
+    """Return the file's tensors by the model's names; what is left out joins `skipped`."""
     is_detector = isinstance(model, EfficientDet)
     if not backbone_only:
         if mapped.kind != ("detector" if is_detector else "classifier"):
@@ -172,16 +187,18 @@ def _given(
                 f"{path} holds a {mapped.kind} and the model is a {what}; "
                 f"load it as model.backbone_weights (backbone_only=True)"
             )
-        return mapped.tensors, mapped.skipped
+        return mapped
     prefix = "backbone." if mapped.kind == "detector" else ""
-    given, skipped = {}, list(mapped.skipped)
-    for key, value in mapped.tensors.items():
-        inner = key.removeprefix(prefix)
-        if not key.startswith(prefix) or HEAD.match(inner):
-            skipped.append((key, "no part of the backbone"))
-        else:
-            given[f"backbone.{inner}" if is_detector else inner] = value
-    return given, tuple(skipped)
+
+    def part(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        inner = {key.removeprefix(prefix): x for key, x in tensors.items() if key.startswith(prefix)}
+        return {f"backbone.{key}" if is_detector else key: x for key, x in inner.items() if not HEAD.match(key)}
+
+    rest = [
+        key for key in (*mapped.tensors, *mapped.ranges) if not key.startswith(prefix) or HEAD.match(key[len(prefix) :])
+    ]
+    skipped = (*mapped.skipped, *((key, "no part of the backbone") for key in rest))
+    return replace(mapped, tensors=part(mapped.tensors), ranges=part(mapped.ranges), skipped=skipped)
 
 
 def _head_keys(model: Model) -> tuple[tuple[str, ...], int]:
@@ -233,42 +250,12 @@ def _check_fit(model: Model, path: Path, wanted: dict[str, Tensor], given: dict[
     raise WeightsError(f"{path} does not fit {model.name}: {', '.join(faults)}{cause}")
 
 
-def fitting_names(tensors: dict[str, Tensor]) -> list[str]:
-    """Return the models whose sizes the tensors (by our names) have; several, as padding leaves no trace in a file."""
-    prefix = "backbone." if any(key.startswith("backbone.") for key in tensors) else ""
-    backbones = [name for name, v in efficientnet_variants.VARIANTS.items() if _has_sizes_of(v, tensors, prefix)]
-    if not any(key.startswith("fpn.") for key in tensors):
-        return backbones
-    channels = tensors.get("fpn.cell.0.fnode.0.after_combine.conv.conv_pw.weight", torch.empty(0)).shape[0]
-    cells = _count(tensors, r"fpn\.cell\.(\d+)\.")
-    biased = "fpn.cell.0.fnode.0.after_combine.conv.conv_pw.bias" in tensors
-    return [
-        name
-        for name, v in efficientdet_variants.VARIANTS.items()
-        if v.backbone in backbones and (v.fpn_channels, v.fpn_cells, v.redundant_bias) == (channels, cells, biased)
-    ]
-
-
-def _has_sizes_of(variant: efficientnet_variants.Variant, tensors: dict[str, Tensor], prefix: str) -> bool:
-    depths = tuple(_count(tensors, rf"{re.escape(prefix)}blocks\.{stage}\.(\d+)\.") for stage in range(7))
-    squeeze = tensors.get(f"{prefix}blocks.1.0.se.conv_reduce.weight")
-    last = tensors.get(f"{prefix}blocks.6.0.conv_pwl.weight")
-    if last is None or depths != efficientnet_variants.stage_depths(variant):
-        return False
-    if last.shape[0] != efficientnet_variants.scaled_channels(320, variant.width):
-        return False
-    if squeeze is None:
-        return variant.squeeze_from is None
-    hidden = squeeze.shape[1]
-    return squeeze.shape[0] == efficientnet_variants.squeeze_width(variant, hidden // 6, hidden)
-
-
-def _count(keys: dict[str, Tensor], pattern: str) -> int:
-    return 1 + max((int(match[1]) for key in keys if (match := re.match(pattern, key))), default=-1)
-
-
-def _notes(model: Model, source: str, file: WeightFile) -> Iterator[str]:
+def _notes(model: Model, mapped: Mapped, file: WeightFile) -> Iterator[str]:
     """Yield what no file can say and no shape shows: the eps and the pixels that the weights were trained with."""
+    source = mapped.source
+    ranges = weight_ranges.note(weight_ranges.split(model.state_dict())[1], mapped.ranges)
+    if ranges is not None:
+        yield ranges
     named = next((match for text in file.names if (match := _VARIANT_NAME.search(text.lower()))), None)
     if source.startswith("nvidia") or (named and named[1]):
         eps = 1e-3
