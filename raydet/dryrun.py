@@ -7,6 +7,7 @@ from torch import nn
 
 from raydet.config import Config, as_flat, differences
 from raydet.plan import Plan, describe_start, make_plan
+from raydet.quantization import quantizers
 from raydet.recipes import RECIPES, recipe
 from raydet.state import build_model
 
@@ -63,18 +64,22 @@ def memory_bytes(plan: Plan) -> dict[str, int]:
     trained = sum(p.numel() * p.element_size() for p in model.parameters())
     share = -(-cfg.global_batch // max(1, cfg.scaling.worker_range[1]))
     images = min(cfg.data.batch_size, share)
+    on_grid = 0 if cfg.quantization is None else trained
     half = 2 if cfg.precision.mode in ("bf16", "fp16") else 1
     return {
         "weights": weights,
         "gradients": trained,
         "optimizer": _SLOTS[cfg.optim.name] * trained,
         "average": 0 if cfg.ema.decay is None else weights,
-        "activations": activation_bytes(model, int(cfg.model.image_size or 0)) * images // half,
+        "activations": activation_bytes(model, int(cfg.model.image_size or 0)) * images // half + on_grid,
     }
 
 
 def activation_bytes(model: nn.Module, image_size: int) -> int:
     """Return the bytes autograd keeps for one float32 image through `model`, which lies on the meta device."""
+    for name, quantizer in quantizers(model).items():
+        # abs keeps as much for the backward pass, and asks for no value; weights on a grid are kept once, not per image
+        quantizer.forward = _same if name.endswith("weight_quantizer") else torch.abs
     kept: dict[int, int] = {}
     parameters = {id(p) for p in model.parameters()}
     held: list[torch.Tensor] = []  # so that no id is used twice
@@ -91,3 +96,7 @@ def activation_bytes(model: nn.Module, image_size: int) -> int:
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
         model.train()(images_B3HW, seeds_B)
     return sum(kept.values())
+
+
+def _same(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor

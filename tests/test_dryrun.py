@@ -10,6 +10,7 @@ from raydet import cli
 from raydet.config import Config, override
 from raydet.dryrun import activation_bytes, dry_run, memory_bytes
 from raydet.plan import make_plan
+from raydet.quantization import quantizers
 from raydet.state import build_model, new_state
 from tests.commands import words
 
@@ -61,20 +62,25 @@ def test_memory_of_weights_and_optimiser_is_what_a_state_holds(classification: C
     assert foretold["optimizer"] == pytest.approx(size(held["optim"]), rel=1e-3)  # less the step counts
 
 
-def test_memory_of_activations_is_what_autograd_keeps(classification: Config) -> None:
-    plan = make_plan(classification)
+@pytest.mark.parametrize("quantized", [False, True], ids=["floats", "integers"])
+def test_memory_of_activations_is_what_autograd_keeps(quantized: bool, classification: Config) -> None:
+    cfg = make_plan(classification).cfg
+    cfg = override(cfg, {"quantization.bits": 8}) if quantized else cfg
     kept: dict[int, torch.Tensor] = {}
-    model = build_model(plan.cfg, 10).train()
+    model = build_model(cfg, 10).train()
+    for quantizer in quantizers(model).values():
+        quantizer.get_buffer("_amax").fill_(1.0)
     weights = {p.data_ptr() for p in model.parameters()}
 
     def note(tensor: torch.Tensor) -> torch.Tensor:
-        kept[tensor.untyped_storage().data_ptr()] = tensor
+        if tensor.ndim == 0 or tensor.shape[0] == 2:  # of a batch of two; weights on a grid are kept once
+            kept[tensor.untyped_storage().data_ptr()] = tensor
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
         model(torch.zeros(2, 3, 64, 64), torch.zeros(2, dtype=torch.int64))
     true = sum(t.untyped_storage().nbytes() for ptr, t in kept.items() if ptr not in weights)
-    assert 2 * activation_bytes(build_model(plan.cfg, 10).to("meta"), 64) == pytest.approx(true, rel=0.05)
+    assert 2 * activation_bytes(build_model(cfg, 10).to("meta"), 64) == pytest.approx(true, rel=0.05)
 
 
 def test_memory_follows_the_micro_batch_and_the_precision(classification: Config) -> None:
