@@ -20,6 +20,7 @@ _LATER = {
     "Result": "cluster",
     "evaluate": "evaluation",
     "predict": "prediction",
+    "export": "exporting",
     "check": "checking",
 }
 __all__ = [*_LATER, "__version__"]

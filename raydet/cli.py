@@ -30,6 +30,7 @@ raydet trains EfficientNet classifiers and EfficientDet detectors on Ray, from a
   raydet evaluate CHECKPOINT [--split val]           score a checkpoint, or a run's best
   raydet check RECIPE-or-DATA                        look for what is wrong with a data set
   raydet predict CHECKPOINT IMAGES... [--out DIR]    find things in pictures
+  raydet export CHECKPOINT OUT.onnx [--target ...]   write an ONNX file, float or INT8
   raydet bench step [--vs effdet]                    time a training step
 
 `raydet fit --help` lists recipes, `raydet fit RECIPE --help` every setting with its value and meaning.
@@ -120,6 +121,9 @@ def exit_code(error: BaseException) -> int | None:
         "UnsafeWeights": REFUSED,
         "WeightsError": BAD_DATA,
         "RunFailed": FAILED,
+        "CalibrationError": FAILED,
+        "NotCalibratedError": FAILED,
+        "ExportError": FAILED,
     }
     if isinstance(error, FloatingPointError):
         return FAILED
@@ -187,6 +191,7 @@ VERBS: dict[str, Callable[[list[str]], int | None]] = {
     "fit": _fit,
     "evaluate": verbs.evaluate,
     "predict": verbs.predict,
+    "export": verbs.export,
     "check": verbs.check,
     "bench": verbs.bench,
 }

@@ -70,7 +70,8 @@ def evaluate(
     """Return the metrics of a trained model on a split of its data set, or of another.
 
     Args:
-        source: a checkpoint, a run's folder (its best checkpoint), or a recipe whose model.weights say what to load.
+        source: a checkpoint, a run's folder (its best checkpoint), an exported ONNX file, or a recipe whose
+            model.weights say what to load.
         changes: dotted configuration keys, e.g. `{"data.root": "/data/coco", "scaling.use_gpu": True}`.
         split: which split.
 

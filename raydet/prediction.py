@@ -57,7 +57,8 @@ def predict(
     """Return what a trained model sees in each image.
 
     Args:
-        source: a checkpoint, a run's folder (its best checkpoint), or a recipe whose model.weights say what to load.
+        source: a checkpoint, a run's folder (its best checkpoint), an exported ONNX file, or a recipe whose
+            model.weights say what to load.
         images: image files, and folders of them.
         changes: dotted configuration keys.
         score_threshold: detections below this probability are left out of the list and the pictures; the COCO results

@@ -1,4 +1,4 @@
-"""From what a user names to a model that answers: a checkpoint, a run's folder, or a recipe with foreign weights."""
+"""From what a user names to a model that answers: a checkpoint, a run's folder, an exported file, foreign weights."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,7 +10,10 @@ from torch import nn
 from raydet import checkpoints
 from raydet.config import Config, ConfigError, from_dict, override
 from raydet.data import Index
+from raydet.deploy import metadata, session
 from raydet.models import weights
+from raydet.ptq import post_training
+from raydet.quantization import quantize, uncalibrated
 from raydet.recipes import RECIPES, recipe
 from raydet.state import build_model, resolve_model
 from raydet.tasks import score_name
@@ -30,7 +33,7 @@ class Source:
     category_ids: list[int]
     """Class -> the data set's id of it."""
     path: Path | None
-    """The checkpoint; None for foreign weights."""
+    """The checkpoint or exported file; None for foreign weights."""
 
     def check_classes(self, index: Index) -> None:
         """Raise ConfigError unless the data set's classes are those the model knows."""
@@ -76,15 +79,29 @@ def open_source(source: str | Path, changes: Mapping[str, Any]) -> Source:
     path = Path(source)
     if not path.exists():
         raise ConfigError(f"no checkpoint, run folder or recipe {str(source)!r}")
+    if path.suffix == session.SUFFIX:
+        return _exported(path, changes)
     for key in changes:
         if key in _FIXED:
             raise ConfigError(f"{key} cannot change: {path} was trained with it")
     checkpoint = find_checkpoint(path)
-    cfg = override(saved_config(checkpoint), changes)
+    saved = saved_config(checkpoint)
+    cfg = override(saved, changes)
+    if saved.quantization is not None and cfg.quantization != saved.quantization:
+        raise ConfigError(f"quantization cannot change: {path} was trained with it")
     names, ids = _saved_classes(checkpoint)
-    model = build_model(cfg, len(ids))
-    model.load_state_dict(checkpoint.tensors("ema" if cfg.ema.decay is not None else "model"))
-    return Source(cfg, model.eval(), names, ids, checkpoint.path)
+    model = build_model(saved, len(ids))
+    model.load_state_dict(checkpoint.tensors("ema" if saved.ema.decay is not None else "model"))
+    if cfg.quantization is not None and saved.quantization is None:
+        quantize(model, cfg.quantization)
+    return _calibrated(Source(cfg, model.eval(), names, ids, checkpoint.path))
+
+
+def _calibrated(source: Source) -> Source:
+    """Return the source; fake-quantizers that have no ranges get them from its training data."""
+    if uncalibrated(source.model):
+        post_training(source.cfg, source.model)
+    return source
 
 
 def saved_config(checkpoint: checkpoints.Checkpoint) -> Config:
@@ -100,6 +117,15 @@ def _saved_classes(checkpoint: checkpoints.Checkpoint) -> tuple[list[str], list[
     return [str(name) for name in classes["names"]], [int(i) for i in classes["ids"]]
 
 
+def _exported(path: Path, changes: Mapping[str, Any]) -> Source:
+    data, about = session.load(path)
+    cfg = metadata.changed(about, changes, path)
+    model = session.OnnxModel(data, about, path, use_gpu=cfg.scaling.use_gpu)
+    if not cfg.scaling.use_gpu:
+        session.warn_if_slow(about)
+    return Source(cfg, model.eval(), about.class_names, about.category_ids, path)
+
+
 def _foreign(cfg: Config) -> Source:
     spec, count = cfg.model.weights, cfg.model.num_classes
     if spec is None:
@@ -110,4 +136,4 @@ def _foreign(cfg: Config) -> Source:
     model = build_model(cfg, count)
     weights.load(model, weights.resolve(spec), num_classes_may_differ=False)
     first = 1 if cfg.task == "detection" else 0
-    return Source(cfg, model.eval(), [""] * count, list(range(first, first + count)), None)
+    return _calibrated(Source(cfg, model.eval(), [""] * count, list(range(first, first + count)), None))

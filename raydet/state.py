@@ -52,7 +52,7 @@ class State:
     def freeze_norms(self) -> None:
         """Keep the statistics of all BatchNorms as they are from now on."""
         norms = [m for m in self.model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
-        self.frozen = [part for part in self.frozen if part not in norms] + norms
+        self.frozen = [*(part for part in self.frozen if part not in norms), *norms]
         for norm in norms:
             norm.eval()
 

@@ -3,7 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import numpy as np
 import torch
@@ -15,7 +15,6 @@ from raydet.config import Config
 from raydet.data import Batch, CocoIndex, FolderIndex
 from raydet.data.augment import mixup, mixup_weight
 from raydet.metrics import Detections, Truth, average_precision, topk_accuracy
-from raydet.models import EfficientDet, EfficientNet
 from raydet.ops import Targets
 from raydet.peers import Peers
 
@@ -61,6 +60,20 @@ class Task(Protocol):
         ...
 
 
+class Anchored(Protocol):
+    """What a detector's anchors follow from; a network has it, and an exported one."""
+
+    min_level: int
+    max_level: int
+    anchor_scale: float
+
+
+class Classifying(Protocol):
+    """What a classifier tells of itself."""
+
+    num_classes: int
+
+
 class Scorer(Protocol):
     """Collects a network's answers over a split and scores them."""
 
@@ -98,9 +111,9 @@ class Detection(_Inputs):
         side = cfg.model.image_size
         if side is None:
             raise ValueError("model.image_size is not resolved")
-        assert isinstance(model, EfficientDet)
-        levels = (model.min_level, model.max_level)
-        self.anchors_A4 = make_anchors((side, side), *levels, model.anchor_scale).to(device)
+        anchored = cast("Anchored", model)
+        levels = (anchored.min_level, anchored.max_level)
+        self.anchors_A4 = make_anchors((side, side), *levels, anchored.anchor_scale).to(device)
         self._cells = grid_cells((side, side), *levels)
 
     def targets(self, batch: Batch) -> Targets:
@@ -132,8 +145,10 @@ class Detection(_Inputs):
     def scorer(self, index: CocoIndex) -> "DetectionScorer":
         return DetectionScorer(self, index)
 
-    def detect(self, outputs: tuple[Tensor, Tensor]) -> list[ops.Detections]:
+    def detect(self, outputs: tuple[Tensor, Tensor] | ops.Found) -> list[ops.Detections]:
         """Return each image's detections in input pixels, on the CPU; waits for the device."""
+        if isinstance(outputs, ops.Found):  # an exported network that detects by itself
+            return outputs.images()
         e = self.cfg.evaluation
         found = ops.detect(
             *outputs,
@@ -158,15 +173,19 @@ class DetectionScorer:
 
     def __init__(self, task: Detection, index: CocoIndex) -> None:
         self.task, self.index = task, index
-        self._parts: list[Detections] = [Detections()]
+        self.found: list[Detections] = []
+        """What was found so far, an item an image."""
         # class loss, box loss, positives
         self._sums = torch.zeros(3, dtype=torch.float64, device=task.device)
 
-    def add(self, outputs: tuple[Tensor, Tensor], batch: Batch) -> None:
+    def add(self, outputs: tuple[Tensor, Tensor] | ops.Found, batch: Batch) -> None:
         assert batch.scale_B2 is not None and batch.size_B2 is not None
-        targets = self.task.targets(batch)
-        self._sums[:2] += torch.stack(losses.detection_loss(*outputs, targets, self.task.cfg.loss)).double()
-        self._sums[2] += targets.positives_B.sum()
+        if isinstance(outputs, ops.Found):
+            self._sums[:2] = math.nan  # no logits, no loss
+        else:
+            targets = self.task.targets(batch)
+            self._sums[:2] += torch.stack(losses.detection_loss(*outputs, targets, self.task.cfg.loss)).double()
+            self._sums[2] += targets.positives_B.sum()
         rows = batch.rows_B.tolist()
         for row, one, scale, size in zip(rows, self.task.detect(outputs), batch.scale_B2, batch.size_B2, strict=True):
             xyxy_K4 = to_file_pixels(one, scale, size).double().numpy()
@@ -176,28 +195,31 @@ class DetectionScorer:
                 labels=one.classes_K.numpy(),
                 scores=one.scores_K.double().numpy(),
             )
-            self._parts.append(found)
+            self.found.append(found)
 
     def result(self, peers: Peers) -> dict[str, float]:
-        """Return COCO's twelve figures, AP per class as `AP/<name>`, and eval_loss."""
+        """Return COCO's twelve figures, AP per class as `AP/<name>`, and eval_loss (NaN where there were no logits)."""
         class_loss, box_loss, positives = peers.sum_(self._sums.clone()).tolist()
-        everyone = _concatenated(peers.gather(_concatenated(self._parts)))
+        everyone = concatenated(peers.gather(concatenated(self.found)))
         figures: dict[str, float] = {}
         if peers.rank == 0:
-            scored = average_precision(_truth(self.index), everyone, self.task.cfg.evaluation.backend)
+            scored = average_precision(truth_of(self.index), everyone, self.task.cfg.evaluation.backend)
             figures = scored.figures | {f"AP/{name}": ap for name, ap in scored.per_class.items() if not math.isnan(ap)}
         weighted = class_loss + self.task.cfg.loss.box_weight * box_loss
         return {"eval_loss": weighted / (positives + 1), **peers.share(figures)}
 
 
-def _concatenated(parts: list[Detections]) -> Detections:
+def concatenated(parts: Sequence[Detections]) -> Detections:
+    """Return the parts as one."""
+    parts = [Detections(), *parts]
     # In order of image: what is best among equal scores must not depend on how the split was shared out.
     whole = Detections(*(np.concatenate([getattr(p, f.name) for p in parts]) for f in dataclasses.fields(Detections)))
     order = np.argsort(whole.image_ids, kind="stable")
     return Detections(*(getattr(whole, f.name)[order] for f in dataclasses.fields(Detections)))
 
 
-def _truth(index: CocoIndex) -> Truth:
+def truth_of(index: CocoIndex) -> Truth:
+    """Return what is there to be found in a split."""
     return Truth(
         all_image_ids=index.ids,
         class_names=index.class_names,
@@ -217,8 +239,7 @@ class Classification(_Inputs):
 
     def __init__(self, cfg: Config, model: nn.Module, device: torch.device) -> None:
         super().__init__(cfg, device)
-        assert isinstance(model, EfficientNet)
-        self.num_classes = model.num_classes
+        self.num_classes = cast("Classifying", model).num_classes
 
     def targets(self, batch: Batch) -> Tensor:
         assert batch.labels_B is not None

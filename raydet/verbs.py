@@ -54,7 +54,7 @@ def parse(parser: argparse.ArgumentParser, words: list[str]) -> tuple[Any, list[
 def evaluate(words: list[str]) -> None:
     """Score a model on a split."""
     parser = new_parser(
-        "evaluate", "Score a checkpoint, a run's best checkpoint, or a recipe with foreign model.weights."
+        "evaluate", "Score a checkpoint, a run's best one, an exported ONNX file, or foreign model.weights."
     )
     parser.add_argument("checkpoint")
     parser.add_argument("--split", choices=("train", "val", "test"), default="val")
@@ -90,12 +90,33 @@ def predict(words: list[str]) -> None:
         print("\n".join([*lines, f"pictures in {options.out}"]))
 
 
+def export(words: list[str]) -> None:
+    """Write a model as an ONNX file."""
+    parser = new_parser("export", "Write a trained model, float or quantized, as an ONNX file checked against PyTorch.")
+    parser.add_argument("checkpoint", help="a checkpoint, a run's folder, or a recipe with foreign model.weights")
+    parser.add_argument("out", help="the file, *.onnx")
+    parser.add_argument("--target", default="onnxruntime", help="tensorrt, or onnxruntime (for CPUs)")
+    parser.add_argument("--nms", action="store_true", help="detectors: boxes, scores, classes come out, suppressed")
+    parser.add_argument("--images", type=int, default=64, help="held-out pictures that the check looks at")
+    options, rest = parse(parser, words)
+    if options.help:
+        return print(parser.format_help())
+    from raydet import exporting
+    from raydet.arguments import parse_changes
+
+    how = {"target": options.target, "nms": options.nms, "images": options.images}
+    report = exporting.export(options.checkpoint, options.out, parse_changes(rest), **how)
+    print_result(report.figures(), options.json)
+
+
 def bench(words: list[str]) -> None:
     """Time something."""
     from raydet.bench import WHAT, run
 
     parser = new_parser("bench", "Time what raydet does.")
-    parser.add_argument("what", choices=WHAT, help="a step, operations, data, all on a GPU, what Ray adds")
+    parser.add_argument("what", choices=WHAT, help="a step, operations, data, all on a GPU, what Ray adds, integers")
+    parser.add_argument("sources", nargs="*", help="quantization: a float checkpoint or run, or names of models")
+    parser.add_argument("--qat", help="quantization: the run that training in integers gave")
     parser.add_argument("--vs", choices=("effdet", "timm"), help="step: time this library's in turn with ours")
     parser.add_argument("--batch", type=int, default=4, help="step: images")
     parser.add_argument("--rounds", type=int, default=5, help="how often each is timed")
@@ -106,7 +127,7 @@ def bench(words: list[str]) -> None:
     parser.add_argument("--profile", action="store_true", help="step: what share each of torch's operations takes")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="ops: where")
     parser.add_argument("--only", nargs="+", metavar="OP", help="ops: which; all by default")
-    parser.add_argument("--out", default="docs/benchmarks", help="gpu: folder for the JSON and the Markdown")
+    parser.add_argument("--out", help="gpu (docs/benchmarks), quantization (nowhere): folder for figures and Markdown")
     options, rest = parse(parser, words)
     if options.help:
         return print(parser.format_help())

@@ -34,7 +34,7 @@ def flags(verb: str, capsys: pytest.CaptureFixture[str]) -> set[str]:
 
 def test_the_verbs_are_those_released() -> None:
     """A verb may be added, none may go."""
-    assert {"fit", "evaluate", "predict", "bench"} <= set(cli.VERBS)
+    assert {"fit", "evaluate", "predict", "export", "bench"} <= set(cli.VERBS)
 
 
 @pytest.mark.parametrize(
@@ -43,6 +43,7 @@ def test_the_verbs_are_those_released() -> None:
         ("fit", {"--help", "--json", "--from", "--dry-run"}),
         ("evaluate", {"--help", "--json", "--split"}),
         ("predict", {"--help", "--json", "--out", "--score"}),
+        ("export", {"--help", "--json", "--target", "--nms", "--images"}),
         ("bench", {"--help", "--json", "--vs", "--batch", "--rounds", "--recipe"}),
     ],
 )
@@ -122,6 +123,10 @@ def refused(arguments: list[str], capsys: pytest.CaptureFixture[str], storage: P
         (["fit", "demo_classification", "--data.root", "/no/such"], 65, "/no/such"),
         (["evaluate", "/no/such"], 2, "no checkpoint, run folder or recipe '/no/such'"),
         (["evaluate"], 2, "checkpoint"),
+        (["export", "/no/such", "x.onnx"], 2, "no checkpoint, run folder or recipe '/no/such'"),
+        (["export", "/no/such", "x.pt"], 2, "must end with .onnx"),
+        (["export", "/no/such", "x.onnx", "--target", "trt"], 2, "target must be tensorrt or onnxruntime, got 'trt'"),
+        (["evaluate", "/no/such.onnx"], 2, "/no/such.onnx"),
         (["fti"], 2, "did you mean fit?"),
     ],
 )

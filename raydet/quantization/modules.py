@@ -5,8 +5,6 @@ input and weight of every convolution, the pools, both factors of squeeze-excite
 (which TensorRT then adds within the convolution). The pyramid's sums are not in there: all their inputs are quantized.
 """
 
-from typing import TYPE_CHECKING
-
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -14,23 +12,20 @@ from raydet.models.bifpn import Fuse
 from raydet.models.layers import Add, AveragePool, Conv2dSame, Multiply
 from raydet.quantization.libraries import fake_quantize
 
-_Conv = nn.Conv2d if TYPE_CHECKING else object
 
+class QuantConv2d(nn.Conv2d):
+    """A convolution of integers."""
 
-class _QuantConv(_Conv):
     input_quantizer: nn.Module
     weight_quantizer: nn.Module
 
     def _conv_forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         weight = fake_quantize(self.weight_quantizer, weight)
-        return super()._conv_forward(fake_quantize(self.input_quantizer, x), weight, bias)
+        y: Tensor = super()._conv_forward(fake_quantize(self.input_quantizer, x), weight, bias)
+        return y
 
 
-class QuantConv2d(_QuantConv, nn.Conv2d):
-    """A convolution of integers."""
-
-
-class QuantConv2dSame(_QuantConv, Conv2dSame):
+class QuantConv2dSame(QuantConv2d, Conv2dSame):
     """The same with TensorFlow's padding."""
 
 

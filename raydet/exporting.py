@@ -1,0 +1,280 @@
+"""The verb `raydet export`: a trained model as one ONNX file, checked against PyTorch before it is written.
+
+The file is whole or not there: it is built and checked in memory, then written beside its place and renamed.
+"""
+
+import math
+import os
+import shlex
+import sys
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryFile
+from typing import TYPE_CHECKING, Any, Literal, TextIO, cast
+
+import torch
+
+from raydet.config import Config, ConfigError, override
+from raydet.data.samples import input_size
+from raydet.deploy import metadata, postprocess, session, targets
+from raydet.deploy.agreement import Agreement, compare
+from raydet.deploy.pictures import held_out, training_inputs
+from raydet.deploy.targets import ExportError
+from raydet.quantization import is_quantized
+from raydet.restore import Source, open_source
+from raydet.state import build_model, resolve_model
+from raydet.tasks import Detection, make_task
+
+if TYPE_CHECKING:
+    import onnx
+
+LEAST_ARGMAX = {"float": 0.99, "tensorrt": 0.99, "onnxruntime": 0.98}
+"""Least share of images that get the same class from the file, of float and of quantized models."""
+MOST_AP = 0.005
+"""By how much the file's AP may differ."""
+MOST_RMS = {"float": 0.01, "tensorrt": 0.3, "onnxruntime": 0.5}
+"""Largest relative difference of the logits of made-up pictures, which have no right answer: a broken graph's is 1."""
+_CPU = torch.device("cpu")
+_BATCHES = (1, 8, 32)
+"""Least, usual and largest batch in the line for trtexec."""
+_COMPUTING = (
+    *("Conv", "FusedConv", "Gemm", "FusedGemm", "MatMul", "FusedMatMul", "BatchNormalization", "Add", "Sum", "Mul"),
+    *("Sigmoid", "QuickGelu", "Clip", "Relu", "GlobalAveragePool", "ReduceMean"),
+)
+"""What computes, in float, in a graph as ONNX Runtime has optimised it; the others move values or are integers'."""
+
+
+@dataclass(frozen=True, slots=True)
+class ExportReport:
+    """What was written, and how it compares."""
+
+    path: Path
+    target: str
+    size_bytes: int
+    float_bytes: int
+    """Size of the same network's file in float32."""
+    agreement: Agreement
+    checked_on: str
+    """Which pictures, in words."""
+    float_operators: dict[str, int] | None
+    """Of an integer file for ONNX Runtime: operators that compute in float, and how many. None: of any other."""
+    trtexec: str | None
+    """The command that builds a TensorRT engine of it."""
+
+    @property
+    def ratio(self) -> float:
+        """Size against that of the float file."""
+        return self.size_bytes / self.float_bytes
+
+    def figures(self) -> dict[str, Any]:
+        """Return all of it under the names that are printed."""
+        agreement = self.agreement
+        values: dict[str, Any] = {"file": str(self.path), "target": self.target, "megabytes": self.size_bytes / 1e6}
+        values |= {"ratio_to_float": self.ratio, "checked_on": self.checked_on}
+        if agreement.argmax is not None:
+            values["argmax_agreement"] = agreement.argmax
+        if agreement.ap is not None:
+            ours, theirs = agreement.ap
+            values |= {"AP_torch": ours, "AP_file": theirs, "AP_difference": theirs - ours}
+            values["AP_difference_by_chance"] = agreement.ap_chance
+        values["relative_rms"] = agreement.rms
+        if self.float_operators is not None:
+            values["float_operators"] = ", ".join(f"{n} {op}" for op, n in self.float_operators.items()) or "none"
+        return values if self.trtexec is None else values | {"trtexec": self.trtexec}
+
+
+def export(
+    source: str | Path,
+    out: str | Path,
+    changes: Mapping[str, Any] | None = None,
+    *,
+    target: str = "onnxruntime",
+    nms: bool = False,
+    images: int = 64,
+    stream: TextIO | None = None,
+) -> ExportReport:
+    """Write a trained model as an ONNX file; return what was written and how it compares with PyTorch.
+
+    Args:
+        source: a checkpoint, a run's folder (its best checkpoint), or a recipe whose model.weights say what to load;
+            float or quantized.
+        out: the file, *.onnx. One that is there is replaced.
+        changes: dotted configuration keys.
+        target: tensorrt (symmetric Q/DQ) or onnxruntime (integers for CPUs); of a float model both give one graph.
+        nms: detect within the graph; its one output is then `raydet.deploy.postprocess.DETECTIONS`.
+        images: how many pictures of the validation split the check looks at.
+        stream: where progress is shown. None: standard error.
+
+    Raises:
+        ConfigError: a name, place, key or value that cannot be used. CheckpointError: a damaged checkpoint.
+        ExportError: the file would not answer as the model does; nothing is written.
+    """
+    changes, path, stream = changes or {}, Path(out), stream or sys.stderr
+    _check_arguments(Path(source), path, target, images)
+    session.require_onnx("raydet export")
+    trained = open_source(source, changes)
+    trained = replace(trained, cfg=metadata.portable(resolve_model(trained.cfg)))
+    _check_model(trained.cfg, target, nms)
+    named = any(key.partition(".")[0] == "data" for key in changes)
+    with held_out(trained.cfg, images, needed=named) as pictures:
+        if pictures.index is not None:
+            trained.check_classes(pictures.index)
+        print(f"export    tracing {trained.cfg.model.name}", file=stream, flush=True)
+        made = _made(trained, metadata_of(trained, target, str(source)), path, nms=nms, named=named)
+        print(f"export    comparing on {pictures.what}", file=stream, flush=True)
+        task = make_task(trained.cfg, trained.model, _CPU)
+        agreement = compare(trained.model, made.graph, made.detecting, task, pictures.index, pictures.batches)
+    quantized = is_quantized(trained.model)
+    check_agreement(agreement, target if quantized else "float", path)
+    _write(path, made.data)
+    trtexec = _trtexec(path, trained.cfg) if target == "tensorrt" else None
+    sizes = (len(made.data), made.float_bytes)
+    return ExportReport(path, target, *sizes, agreement, pictures.what, made.float_operators, trtexec)
+
+
+def _check_arguments(source: Path, path: Path, target: str, images: int) -> None:
+    metadata.check_target(target)
+    if images < 1:
+        raise ConfigError(f"images must be at least 1, got {images}")
+    if source.suffix == session.SUFFIX:
+        raise ConfigError(f"{source} is an exported file already; name the checkpoint that it was made from")
+    if path.suffix != session.SUFFIX:
+        raise ConfigError(f"the file to write must end with {session.SUFFIX}, got {path}")
+    if path.is_dir():
+        raise ConfigError(f"{path} is a folder; name a file")
+    if not path.parent.is_dir():
+        raise ConfigError(f"{path} cannot be written: there is no folder {path.parent}")
+    try:
+        with TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be written: {path.parent}: {error.strerror}") from None
+
+
+def _check_model(cfg: Config, target: str, nms: bool) -> None:
+    if not nms:
+        return
+    if cfg.task != "detection":
+        raise ConfigError(f"--nms is for detectors; {cfg.model.name} is a classifier")
+    postprocess.check_can_detect(cfg.evaluation, target)
+
+
+@dataclass(frozen=True, slots=True)
+class _Made:
+    """A file that is not written yet."""
+
+    data: bytes
+    graph: session.OnnxModel
+    """The network alone, as a reader of a file has it."""
+    detecting: session.OnnxModel | None
+    """With detection in it, where asked for: then this is the file."""
+    float_bytes: int
+    float_operators: dict[str, int] | None
+
+
+def _made(trained: Source, about: metadata.Metadata, path: Path, *, nms: bool, named: bool) -> _Made:
+    cfg, integers = trained.cfg, about.target == "onnxruntime" and is_quantized(trained.model)
+    task = make_task(cfg, trained.model, _CPU)
+    proto = _built(trained.model, cfg, about.target, training_inputs(cfg, task, needed=named) if integers else ())
+    float_operators = _float_operators(proto) if integers else None
+    data, graph = _opened(proto, about, path)
+    float_bytes = _float_bytes(trained, about.target, len(data))
+    if not nms:
+        return _Made(data, graph, None, float_bytes, float_operators)
+    anchors_A4 = cast("Detection", task).anchors_A4
+    postprocess.append_detect(proto, anchors_A4, len(about.class_names), cfg.evaluation)
+    whole, detecting = _opened(proto, replace(about, outputs=(postprocess.DETECTIONS,)), path)
+    return _Made(whole, graph, detecting, float_bytes + len(whole) - len(data), float_operators)
+
+
+def _built(model: torch.nn.Module, cfg: Config, target: str, batches: Any = ()) -> "onnx.ModelProto":
+    side = input_size(cfg)
+    runtime = cast("Literal['tensorrt', 'onnxruntime']", target)
+    made: onnx.ModelProto = targets.build(model, torch.zeros(2, 3, side, side), target=runtime, batches=batches)
+    return made
+
+
+def metadata_of(trained: Source, target: str, source: str) -> metadata.Metadata:
+    """Return what the file of the network, without detection in it, says of itself."""
+    model: Any = trained.model
+    detector = trained.cfg.task == "detection"
+    return metadata.Metadata(
+        cfg=trained.cfg,
+        class_names=trained.class_names,
+        category_ids=trained.category_ids,
+        target=target,
+        outputs=(metadata.LOGITS, metadata.CODES) if detector else (metadata.LOGITS,),
+        anchors=metadata.Anchors(model.min_level, model.max_level, model.anchor_scale) if detector else None,
+        source=source if trained.path is None else str(trained.path),
+    )
+
+
+def _opened(proto: "onnx.ModelProto", about: metadata.Metadata, path: Path) -> tuple[bytes, session.OnnxModel]:
+    """Return the file's bytes and the model that a reader of it will have, read back as one."""
+    metadata.write(proto, about)
+    data = proto.SerializeToString()
+    return data, session.OnnxModel(data, session.parse(data, path), path).eval()
+
+
+def _float_operators(proto: "onnx.ModelProto") -> dict[str, int]:
+    return {op: count for op, count in targets.operators(proto).items() if op in _COMPUTING}
+
+
+def _float_bytes(trained: Source, target: str, size: int) -> int:
+    """Return how long the float file of the same network is."""
+    if not is_quantized(trained.model):
+        return size
+    twin = build_model(override(trained.cfg, {"quantization": None}), len(trained.class_names))
+    weights = trained.model.state_dict()
+    twin.load_state_dict({name: weights[name] for name in twin.state_dict()})
+    return int(_built(twin.eval(), trained.cfg, target).ByteSize())
+
+
+def check_agreement(agreement: Agreement, limits: str, path: Path) -> None:
+    """Raise ExportError unless the file answers as the model does.
+
+    Args:
+        limits: a key of LEAST_ARGMAX: what the file is.
+        path: for the message.
+    """
+    refused = f"on {agreement.images} pictures; {path} was not written"
+    if not math.isfinite(agreement.rms):
+        raise ExportError(f"the logits of the file or of the model are not finite {refused}")
+    if agreement.made_up:
+        most = MOST_RMS[limits]
+        if agreement.rms > most:
+            raise ExportError(f"the logits differ by {agreement.rms:.1%} (rms), more than {most:.0%}, {refused}")
+        return
+    least = LEAST_ARGMAX[limits]
+    # One picture between two classes proves nothing, however few were looked at.
+    if agreement.differing is not None and agreement.differing > max(1.0, (1 - least) * agreement.images):
+        share = 1 - agreement.differing / agreement.images
+        raise ExportError(f"argmax agreement {100 * share:.1f} % < {100 * least:.0f} % {refused}")
+    if agreement.ap is not None and abs(agreement.ap[0] - agreement.ap[1]) > MOST_AP + 2 * agreement.ap_chance:
+        ours, theirs = agreement.ap
+        off = f"more than {MOST_AP} off (and than twice the {agreement.ap_chance:.4f} of chance)"
+        raise ExportError(f"AP is {theirs:.4f} instead of {ours:.4f}, {off}, {refused}")
+
+
+def _trtexec(path: Path, cfg: Config) -> str:
+    side = input_size(cfg)
+    names = zip(("min", "opt", "max"), _BATCHES, strict=True)
+    shapes = [f"--{name}Shapes={metadata.INPUT}:{batch}x3x{side}x{side}" for name, batch in names]
+    kinds = ["--fp16"] if cfg.quantization is None else ["--int8", "--fp16"]
+    engine = path.with_suffix(".engine")
+    return shlex.join(["trtexec", f"--onnx={path}", f"--saveEngine={engine}", *kinds, *shapes])
+
+
+def _write(path: Path, data: bytes) -> None:
+    """Put `data` in the place of the file's content; a crash leaves the old file, the new one, or none."""
+    part = path.with_name(f".tmp-{uuid.uuid4().hex}")
+    try:
+        with part.open("xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
