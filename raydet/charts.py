@@ -1,4 +1,4 @@
-"""What a data set is like, drawn by matplotlib without a display: its classes, its boxes, how well anchors fit them."""
+"""Figures drawn by matplotlib without a display: a data set's classes, boxes and anchors; what integers cost."""
 
 import warnings
 from collections.abc import Mapping
@@ -82,6 +82,31 @@ def coverage_figure(path: Path, best_iou: Mapping[int, Floats], image_size: int)
         )
         axes.set_title("How well the anchors fit the boxes", loc="left")
         axes.legend(title="boxes with an anchor of IoU 0.5", loc="lower left", frameon=False)
+
+
+def sensitivity_figure(
+    path: Path, floats: float, alone: Mapping[str, Mapping[str, float]], whole: Mapping[str, float]
+) -> None:
+    """Draw the loss with one group of layers in integers, for each, between that of floats and of all in integers."""
+    names = [*alone, "all groups"]
+    losses = np.array([scores["eval_loss"] for scores in (*alone.values(), whole)])
+    with _figure(path, (7, 1.6 + 0.34 * len(names))) as figure:
+        axes = figure.subplots()
+        y = np.arange(len(names))
+        colours = [_COLOURS["train"]] * len(alone) + ["#777777"]
+        axes.barh(y, losses - floats, 0.62, left=floats, color=colours)
+        axes.axvline(floats, color="black", linewidth=1)
+        axes.annotate("floats", (floats, -0.5), (5, 0), textcoords="offset points", va="bottom", fontsize=9)
+        span = max(abs(losses - floats).max(), 1e-9)
+        for i, loss in enumerate(losses.tolist()):
+            end = (max(loss, floats), i)
+            text = f"{loss - floats:+.4f}"
+            axes.annotate(text, end, (5, 0), textcoords="offset points", va="center", fontsize=9)
+        axes.set_xlim(min(losses.min(), floats) - 0.05 * span, max(losses.max(), floats) + 0.18 * span)
+        axes.set_yticks(y, names)
+        axes.set_ylim(len(names) - 0.4, -0.9)
+        axes.set_xlabel("loss of held-out pictures")
+        axes.set_title("What each group of layers costs in integers", loc="left", pad=16)
 
 
 class _figure:  # used as a function
