@@ -54,7 +54,11 @@ HERE = {
     "raydet fit efficientnet_b0_imagenet --data.root /data": "test_training_a_classifier",
     "raydet fit efficientdet_d0_coco --scaling.use_gpu": "test_the_gpu_command",
     "raydet bench ops": "test_timing_an_operation",
-    "raydet evaluate": "test_the_python_block_then_evaluate_and_predict",
+    "raydet evaluate runs": "test_the_python_block_then_evaluate_and_predict",
+    "raydet fit demo_classification_qat": "test_integers",
+    "raydet export": "test_integers",
+    "raydet evaluate digits.onnx": "test_integers",
+    "raydet bench quantization": "test_integers",
     "raydet predict": "test_the_python_block_then_evaluate_and_predict",
     "raydet fit demo_classification --scaling.num_workers 2": "tests/test_cluster.py",
     "ray job submit": "tests/test_job.py",
@@ -192,9 +196,21 @@ def test_the_python_block_then_evaluate_and_predict(toy_detection: Path, tmp_pat
 
     (tmp_path / "runs" / "short").rename(tmp_path / "runs" / "demo_detection")
     (tmp_path / "photo.jpg").write_bytes(next(iter((toy_detection / "val").glob("*.jpg"))).read_bytes())
-    assert "AP50" in raydet(readme_command("raydet evaluate"), tmp_path)
+    assert "AP50" in raydet(readme_command("raydet evaluate runs"), tmp_path)
     raydet(readme_command("raydet predict"), tmp_path)
     assert (tmp_path / "found" / "photo.png").is_file() and (tmp_path / "found" / "predictions.json").is_file()
+
+
+@pytest.mark.slow
+def test_integers(toy_classification: Path, tmp_path: Path) -> None:
+    small = ["--data.root", str(toy_classification), "--data.workers", "0", "--scaling.num_workers", "0"]
+    raydet(["fit", "demo_classification", *small, "--schedule.epochs", "1"], tmp_path)
+    raydet([*readme_command("raydet fit demo_classification_qat"), *small, "--quantization.batches", "3"], tmp_path)
+    out = raydet([*readme_command("raydet export"), "--images", "30"], tmp_path)
+    assert "argmax_agreement" in out and "ratio_to_float" in out
+    assert "top1" in raydet(readme_command("raydet evaluate digits.onnx"), tmp_path)
+    out = raydet([*readme_command("raydet bench quantization"), "--rounds", "1"], tmp_path)
+    assert "| PTQ | onnxruntime |" in out and (tmp_path / "integers" / "sensitivity.png").is_file()
 
 
 def test_every_link_leads_somewhere() -> None:

@@ -14,8 +14,8 @@ INTEGERS = {
     "QLinearConv", "QLinearSigmoid", "QLinearMul", "QLinearAdd", "QLinearGlobalAveragePool", "QLinearConcat", "QGemm",
     "MatMulIntegerToFloat", "Resize", "NhwcMaxPool", "Tile",
 }  # fmt: skip
-ENDS = {"QuantizeLinear": 1, "Transpose": 2, "Add": 2}
-"""The image becomes integers and is turned, a bias is added to each of the heads' predictions."""
+ENDS = {"QuantizeLinear": 1, "Pad": 1, "Transpose": 2, "Add": 2}
+"""The image becomes integers of four channels and is turned, a bias is added to each of the heads' predictions."""
 SHAPES = {"Flatten", "Reshape"}
 
 
@@ -130,6 +130,15 @@ def test_gates_repeated_over_a_row_change_no_answer(monkeypatch: pytest.MonkeyPa
     plain = exported(net, images_B3HW)
     assert "Tile" in operators(repeated) and "Tile" not in operators(plain)
     assert torch.equal(nets.run(repeated, images_B3HW)[0], nets.run(plain, images_B3HW)[0])
+
+
+def test_a_fourth_channel_changes_no_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    net, images_B3HW = nets.exported("onnxruntime")[0], nets.patterns(16, 0)[0]
+    four = build(net, images_B3HW, target="onnxruntime")
+    monkeypatch.setattr(cpu, "_fourth_channel", lambda graph: None)
+    three = build(net, images_B3HW, target="onnxruntime")
+    assert operators(four).get("Pad") == 1 and "Pad" not in operators(three)
+    assert torch.equal(nets.run(four, images_B3HW)[0], nets.run(three, images_B3HW)[0])
 
 
 @pytest.mark.parametrize("size", [1e-8, pytest.param(0.0, marks=pytest.mark.slow)])
