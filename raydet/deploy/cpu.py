@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from raydet.deploy.graph import Array, Graph, of_type
+from raydet.deploy.graph import Array, Graph, attribute, of_type
 from raydet.deploy.grids import MOVES, Edge, Plan, choose, measure
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def integers(proto: "onnx.ModelProto", batches: Iterable[Array]) -> "onnx.ModelP
     plan = Plan(Graph.read(proto), measure(proto, batches))
     _strip(plan)
     plan.index()
-    _dense_predictions(plan)
+    _exact_ends(plan)
     _fold_shares(plan)
     plan.index()
     choose(plan)
@@ -70,24 +70,49 @@ def _strip(plan: Plan) -> None:
     graph.nodes = [node for node in graph.nodes if node.op_type != "QuantizeLinear"]
 
 
-def _dense_predictions(plan: Plan) -> None:
-    """Make products of matrices out of the heads' last convolutions: their results then need not be rounded."""
+def _exact_ends(plan: Plan) -> None:
+    """Make products of matrices out of pointwise convolutions that only floats follow: their results are not rounded.
+
+    Such are the heads' last convolutions, and those before a part that is skipped.
+    """
     graph = plan.graph
-    producers, consumers = plan.producers, plan.consumers
     for conv in list(of_type(graph.nodes, "Conv")):
-        before, (after, *_) = producers.get(conv.input[0]), [node for node, _ in consumers[conv.output[0]]]
-        if before is None or before.op_type != "Transpose" or after.op_type != "Transpose" or not plan.is_exact(conv):
+        if not plan.is_exact(conv) or not _is_pointwise(plan, conv) or not _ends_in_floats(plan, conv.output[0]):
             continue
-        levels, scale, zero = (graph.constants[name] for name in producers[conv.input[1]].input)
-        axes = producers[before.input[0]]
+        before, readers = plan.producers[conv.input[0]], [node for node, _ in plan.consumers[conv.output[0]]]
+        levels, scale, zero = (graph.constants[name] for name in plan.producers[conv.input[1]].input)
         inputs = [graph.constant(a) for a in (np.ascontiguousarray(levels[:, :, 0, 0].T), scale, zero)]
-        at, name = graph.nodes.index(conv), conv.output[0]
+        name = conv.output[0]
         weight = graph.node("DequantizeLinear", inputs, f"{name}/weight", axis=1)
-        product = graph.node("MatMul", [axes.input[0], weight.output[0]], f"{name}/product")
+        product = graph.node("MatMul", [f"{name}/last", weight.output[0]], f"{name}/product")
         total = graph.node("Add", [product.output[0], conv.input[2]], f"{name}/sum")
-        graph.nodes[at : at + 1] = [weight, product, total]
         plan.wanted[product.output[0], 0] = plan.wanted.pop((name, 0))
-        graph.rename(after.output[0], total.output[0])
+        at = graph.nodes.index(conv)
+        if before.op_type == "Transpose" and [r.op_type for r in readers] == ["Transpose"]:
+            # As the heads have it: [B, cells, 1, C], turned for the convolution only.
+            product.input[0] = plan.producers[before.input[0]].input[0]
+            graph.nodes[at : at + 1] = [weight, product, total]
+            graph.rename(readers[0].output[0], total.output[0])
+        else:
+            first = graph.node("Transpose", [conv.input[0]], f"{name}/last", perm=[0, 2, 3, 1])
+            back = graph.node("Transpose", [total.output[0]], name, perm=[0, 3, 1, 2])
+            graph.nodes[at : at + 1] = [first, weight, product, total, back]
+
+
+def _is_pointwise(plan: Plan, conv: Any) -> bool:
+    levels = plan.graph.constants[plan.producers[conv.input[1]].input[0]]
+    ones = {attribute(conv, "group", 1), *attribute(conv, "strides", [1])} == {1}
+    return ones and levels.shape[2:] == (1, 1) and not any(attribute(conv, "pads", [0])) and len(conv.input) > 2
+
+
+def _ends_in_floats(plan: Plan, tensor: str) -> bool:
+    """Say whether nothing that comes of a tensor is quantized before it meets weights, or the graph's end."""
+    for node, _ in plan.consumers.get(tensor, []):
+        if any((node.output[0], k) in plan.wanted for k in range(len(node.input))):
+            return False
+        if node.op_type in ("Sigmoid", "Mul", "Clip", "Add", *MOVES) and not _ends_in_floats(plan, node.output[0]):
+            return False
+    return True
 
 
 def _fold_shares(plan: Plan) -> None:

@@ -167,7 +167,10 @@ def _grid(plan: Plan, name: str) -> Grid | None:
     if node is not None and node.op_type == "Conv" and plan.is_exact(node):
         if name not in plan.measured:
             raise ExportError(f"the range of {name} is not known; give batches to measure it on")
-        return Grid.over(*plan.measured[name])
+        low, high = plan.measured[name]
+        if sorted(reader.op_type for reader, _ in plan.consumers[name]) == ["Mul", "Sigmoid"]:  # SiLU, in floats
+            low = max(low, -_silu_limit(high / 510))
+        return Grid.over(low, high)
     return None
 
 

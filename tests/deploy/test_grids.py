@@ -19,7 +19,12 @@ def test_a_grid_holds_zero_and_its_range_to_half_a_step(low: float, high: float)
     assert grid.high - grid.low == pytest.approx(max(255 * grid.scale, 1e-6))
 
 
-def plan(nodes: list[tuple[str, list[str], str]], wanted: dict[tuple[str, int], float], **constants: float) -> Plan:
+def plan(
+    nodes: list[tuple[str, list[str], str]],
+    wanted: dict[tuple[str, int], float],
+    measured: dict[str, tuple[float, float]] | None = None,
+    **constants: float,
+) -> Plan:
     """Return a plan for these nodes; the graph reads `images` and gives what the last node makes."""
 
     def info(name: str) -> onnx.ValueInfoProto:
@@ -28,7 +33,7 @@ def plan(nodes: list[tuple[str, list[str], str]], wanted: dict[tuple[str, int], 
     made = [helper.make_node(op, inputs, [output], name=output) for op, inputs, output in nodes]
     graph = Graph.read(helper.make_model(helper.make_graph(made, "g", [info("images")], [info(nodes[-1][2])])))
     graph.constants = {name: np.array(value, np.float32) for name, value in constants.items()}
-    found = Plan(graph, {}, wanted=wanted)
+    found = Plan(graph, measured or {}, wanted=wanted)
     found.index()
     choose(found)
     return found
@@ -52,6 +57,14 @@ def test_silu_reads_from_where_it_is_half_a_step_up_to_its_results_range() -> No
     assert x.high == pytest.approx(127 * 0.05, abs=x.scale)
     assert x.low / (1 + math.exp(-x.low)) == pytest.approx(-0.025, abs=0.003)
     assert found.grids["s"] == Grid(1 / 255, 0)
+
+
+def test_silu_in_floats_reads_what_was_measured_but_not_where_it_is_next_to_nothing() -> None:
+    silu = [("Sigmoid", ["x"], "s"), ("Mul", ["x", "s"], "end")]
+    for low, expected in ((-30.0, 0.02), (-2.0, 2 / (1 + math.exp(2)))):
+        x = plan([*CONV, *silu], {("x", 0): 0.1}, {"x": (low, 10.0)}).grids["x"]
+        assert x.high == pytest.approx(10, abs=x.scale)
+        assert -x.low / (1 + math.exp(-x.low)) == pytest.approx(expected, abs=0.003)
 
 
 def test_a_gate_is_read_from_where_its_sigmoid_is_half_a_step_from_its_ends() -> None:
