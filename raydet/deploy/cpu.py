@@ -4,7 +4,9 @@ The runtime fuses a convolution to QLinearConv only where its input, output, wei
 quantizers give some of these grids, and exactly: a symmetric int8 grid is a uint8 grid with the zero point 128. The
 others follow from them, so that little is left to measure:
 
-- what SiLU reads: below -L its result is less than half a step from 0, above the result's range it is cut anyway;
+- what SiLU reads: below -L its result is less than half a trained step from 0, above the result's range it is cut;
+- what SiLU returns: never below -0.28, so steps half as wide. Four demo classifiers after QAT then gave 98.2 to 98.9
+  instead of 98.0 to 98.7 % of the fake-quantized nets' answers (n=449 each);
 - what ReLU6 returns: never negative, so zero point 0 and steps half as wide; saturation then is the ReLU6;
 - sigmoids: [0, 1]; a gate's input: where the sigmoid is half a step from 0 and 1;
 - maps moved and not changed (max-pool, resize, concat, ...): the grid of where they go;

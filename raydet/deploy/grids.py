@@ -19,6 +19,8 @@ MOVES = ("MaxPool", "Resize", "Transpose", "Reshape", "Unsqueeze", "Concat", "Fl
 """Operators that move values and make none."""
 _SIGMOID_LIMIT = math.log(253)
 """sigmoid(-this) is half a step of a gate, 1 / 254."""
+_SILU_LEAST = -0.27847
+"""The smallest value of SiLU."""
 
 
 @dataclass(frozen=True)
@@ -159,6 +161,9 @@ def _grid(plan: Plan, name: str) -> Grid | None:
         low, high = (float(plan.graph.constants[bound]) for bound in node.input[1:3])
         if low == 0:
             return Grid.over(0.0, min([high, *(127 * scale for scale in scales)]))
+    if scales and node is not None and _sigmoid_input(plan, node) is not None:
+        # Steps half as wide as the trained ones: what rounding before the product moves, is not rounded again as far.
+        return Grid.over(max(-128 * max(scales), _SILU_LEAST), 127 * max(scales))
     if scales:
         return Grid(max(scales), 128)
     given = {plan.given[edge] for edge in edges if edge in plan.given}
@@ -203,15 +208,23 @@ def _choose_terms(plan: Plan, node: Any) -> None:
 
 def _choose_silu(plan: Plan, node: Any, result: Grid) -> None:
     """Give x and sigmoid(x) grids, where the node is their product."""
-    for i in (0, 1):
-        x, sigmoid = node.input[1 - i], plan.producers.get(node.input[i])
-        if sigmoid is None or sigmoid.op_type != "Sigmoid" or sigmoid.input[0] != x or not plan.is_sum(x):
-            continue
-        low, _ = plan.measured.get(x, (-math.inf, math.inf))
-        grid = Grid.over(max(low, -_silu_limit(result.scale / 2)), result.high)
-        plan.given[node.output[0], 1 - i] = plan.given[sigmoid.output[0], 0] = grid
-        plan.given[node.output[0], i] = Grid(1 / 255, 0)
+    i = _sigmoid_input(plan, node)
+    if i is None or not plan.is_sum(node.input[1 - i]):
         return
+    low, _ = plan.measured.get(node.input[1 - i], (-math.inf, math.inf))
+    half_a_step = result.high / 254  # of the trained grid
+    grid = Grid.over(max(low, -_silu_limit(half_a_step)), result.high)
+    plan.given[node.output[0], 1 - i] = plan.given[node.input[i], 0] = grid
+    plan.given[node.output[0], i] = Grid(1 / 255, 0)
+
+
+def _sigmoid_input(plan: Plan, node: Any) -> int | None:
+    """Return which input of a product is the sigmoid of the other; None: neither, or the node is no product."""
+    for i in (0, 1) if node.op_type == "Mul" else ():
+        sigmoid = plan.producers.get(node.input[i])
+        if sigmoid is not None and sigmoid.op_type == "Sigmoid" and sigmoid.input[0] == node.input[1 - i]:
+            return i
+    return None
 
 
 def _silu_limit(least: float) -> float:
