@@ -9,7 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from raydet.arguments import parse_changes
+from raydet.cluster import fit
+from raydet.config import override
 from raydet.plan import read_result
+from raydet.recipes import recipe
 
 ROOT = Path(__file__).parents[1]
 QUICK = (
@@ -79,3 +83,13 @@ def test_examples_are_short() -> None:
     for script in (ROOT / "examples").glob("*.py"):
         if script.name != "demo.py":
             assert len(script.read_text().splitlines()) <= 56, script.name
+
+
+@pytest.mark.slow
+def test_integers(toy_classification: Path, tmp_path: Path) -> None:
+    small = f"--data.root {toy_classification} --data.workers 0 --scaling.num_workers 0 --schedule.epochs 1"
+    floats = fit(override(recipe("demo_classification"), parse_changes(settings(small, tmp_path / "runs"))))
+    words = [str(floats.dir), "demo_classification_qat", "integers.onnx", *settings(small, tmp_path / "runs")]
+    out = run_script("integers.py", *words, cwd=tmp_path)
+    assert out.startswith("without training: {'quantization.") and "of the float file: {" in out
+    assert (tmp_path / "integers.onnx").is_file()
