@@ -4,7 +4,7 @@ import types
 from collections.abc import Sequence
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
-from raydet.config import Config, ConfigError, as_flat, nearest
+from raydet.config import Config, ConfigError, Quantization, as_flat, nearest
 
 
 def parse_changes(words: Sequence[str]) -> dict[str, Any]:
@@ -49,7 +49,9 @@ def field_type(key: str) -> Any:
             (get_type_hints(arm) for arm in (hint, *get_args(hint)) if hasattr(arm, "__dataclass_fields__")), {}
         )
         if name not in hints:
-            close = nearest(key, [*as_flat(Config()), "quantization.calibration", "quantization.percentile"])
+            close = nearest(
+                key, [*as_flat(Config()), *(f"quantization.{field}" for field in get_type_hints(Quantization))]
+            )
             raise ConfigError(f"{key}: no such field{'; did you mean ' + ' or '.join(close) + '?' if close else ''}")
         hint = hints[name]
     return hint

@@ -100,7 +100,7 @@ def sensitivity_figure(
         span = max(abs(losses - floats).max(), 1e-9)
         for i, loss in enumerate(losses.tolist()):
             end = (max(loss, floats), i)
-            text = f"{loss - floats:+.4f}"
+            text = f"{round(loss - floats, 4) + 0.0:+.4f}"  # no -0
             axes.annotate(text, end, (5, 0), textcoords="offset points", va="center", fontsize=9)
         axes.set_xlim(min(losses.min(), floats) - 0.05 * span, max(losses.max(), floats) + 0.18 * span)
         axes.set_yticks(y, names)

@@ -110,7 +110,7 @@ def exit_code(error: BaseException) -> int | None:
     """Return the exit code of an expected error; None for a defect of raydet, whose traceback must be seen."""
     if isinstance(error, ConfigError):
         return USAGE
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return STORAGE_FULL
     # By name, so that a bad flag does not load torch and Ray just to be told apart from bad data.
     names = {cls.__name__ for cls in type(error).__mro__ if cls.__module__.startswith("raydet")}

@@ -1,5 +1,6 @@
 """Scoring a model on a split: during training, and as the verb `raydet.evaluate`."""
 
+import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -88,6 +89,8 @@ def evaluate(
     batches = EvalLoader(cfg, index)
     try:
         figures = score(model, task, index, batches, cfg, Peers(device=device))
+        if math.isnan(figures["eval_loss"]):  # of a file that detects by itself: it has no logits
+            del figures["eval_loss"]
         return figures | ({EVAL_BAD_PICTURES: float(len(batches.bad))} if cfg.data.on_bad == "skip" else {})
     finally:
         batches.close()

@@ -218,7 +218,7 @@ def _quantization(cfg: Config) -> str:
     assert q is not None
     how = f"{q.percentile:g} % of the values" if q.calibration == "percentile" else "the largest value"
     skipped = f"; in floats: {', '.join(q.skip)}" if q.skip else ""
-    return f"{q.bits} bits ({q.backend}), ranges: {how} of {q.batches} batches per worker{skipped}"
+    return f"{q.bits} bits ({q.backend}); ranges that the weights lack: {how} of {q.batches} batches{skipped}"
 
 
 def _class_map(plan: Plan, most: int = 10) -> str:

@@ -5,22 +5,28 @@ from collections.abc import Iterator
 from torch import Tensor, nn
 
 from raydet.config import Config
-from raydet.data import TrainLoader, open_split
+from raydet.data import Index, TrainLoader, open_split
 from raydet.peers import Peers
 from raydet.precision import prepare_device
 from raydet.quantization import calibrate, check_calibrated
 from raydet.tasks import Task, make_task
 
 
-def calibrate_on(loader: TrainLoader, cfg: Config, model: nn.Module, task: Task, peers: Peers) -> None:
+def calibrate_on(index: Index, cfg: Config, model: nn.Module, task: Task, peers: Peers) -> None:
     """Give the fake-quantizers of `model` their ranges, in place, on the batches of epoch 0 as they are trained on.
+
+    Every worker looks at the same pictures, those of a single worker, so that ranges do not depend on their number.
 
     Raises:
         CalibrationError: no batch, or a value that is not finite.
     """
     assert cfg.quantization is not None
     model.to(peers.device)
-    calibrate(model, _batches(loader, task), cfg.quantization, peers)
+    loader = TrainLoader(cfg, index)
+    try:
+        calibrate(model, _batches(loader, task), cfg.quantization, peers)
+    finally:
+        loader.close()
     check_calibrated(model)
 
 
@@ -37,9 +43,6 @@ def post_training(cfg: Config, model: nn.Module) -> nn.Module:
         CalibrationError: no batch, or a value that is not finite. DataError: the split cannot be read.
     """
     device = prepare_device(cfg)
-    loader = TrainLoader(cfg, open_split(cfg, "train"))
-    try:
-        calibrate_on(loader, cfg, model, make_task(cfg, model.to(device), device), Peers(device=device))
-    finally:
-        loader.close()
+    index = open_split(cfg, "train")
+    calibrate_on(index, cfg, model, make_task(cfg, model.to(device), device), Peers(device=device))
     return model.eval().cpu()

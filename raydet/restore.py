@@ -1,5 +1,6 @@
 """From what a user names to a model that answers: a checkpoint, a run's folder, an exported file, foreign weights."""
 
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -100,6 +101,9 @@ def open_source(source: str | Path, changes: Mapping[str, Any]) -> Source:
 def _calibrated(source: Source) -> Source:
     """Return the source; fake-quantizers that have no ranges get them from its training data."""
     if uncalibrated(source.model):
+        assert source.cfg.quantization is not None
+        what = f"{source.cfg.quantization.bits} bits, ranges of {source.cfg.quantization.batches} training batches"
+        print(f"integers  {what}", file=sys.stderr, flush=True)
         post_training(source.cfg, source.model)
     return source
 

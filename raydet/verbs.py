@@ -97,7 +97,7 @@ def export(words: list[str]) -> None:
     parser.add_argument("out", help="the file, *.onnx")
     parser.add_argument("--target", default="onnxruntime", help="tensorrt, or onnxruntime (for CPUs)")
     parser.add_argument("--nms", action="store_true", help="detectors: boxes, scores, classes come out, suppressed")
-    parser.add_argument("--images", type=int, default=64, help="held-out pictures that the check looks at")
+    parser.add_argument("--images", type=int, default=512, help="held-out pictures that the check looks at")
     options, rest = parse(parser, words)
     if options.help:
         return print(parser.format_help())

@@ -46,7 +46,7 @@ def train(
     if newest is None:
         load_weights(cfg, model)
         if uncalibrated(model):
-            calibrate_on(train_loader, cfg, model, task, peers)
+            calibrate_on(train_index, cfg, model, task, peers)
     state = new_state(cfg, model, len(task.loss_names), peers.device)
     state.extra = {
         "config": to_dict(cfg),

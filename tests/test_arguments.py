@@ -67,6 +67,7 @@ def test_every_setting_of_every_recipe_can_be_spelt_out(name: str) -> None:
         ("--optim.lr --json", "--optim.lr needs a value"),
         ("stray", "unexpected word 'stray'"),
         ("--optim.lr.deep 1", "optim.lr.deep: no such field"),
+        ("--quantization.bit 8", "quantization.bit: no such field; did you mean quantization.bits"),
         ("--quantization.percentil 9", "quantization.percentil: no such field; did you mean quantization.percentile"),
     ],
 )

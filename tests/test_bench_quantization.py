@@ -8,7 +8,8 @@ import torch
 from PIL import Image
 
 from raydet import cli, models
-from raydet.bench.quantization import bench_quantization, lines, profile
+from raydet.bench.quantization import bench_quantization, profile
+from raydet.bench.quantization_report import lines
 from raydet.config import Config, ConfigError, override
 from raydet.deploy.targets import build
 from raydet.peers import Peers
@@ -67,6 +68,21 @@ def test_what_is_neither_a_checkpoint_nor_all_models_is_refused() -> None:
     ):
         with pytest.raises(ConfigError, match=told):
             bench_quantization(sources, {})
+
+
+def test_what_would_fail_at_the_end_is_refused_at_the_start(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for how, told in (({"rounds": 0}, "--rounds must be at least 1"), ({"out": tmp_path / "file"}, "is a file")):
+        with pytest.raises(ConfigError, match=told):
+            bench_quantization(["efficientnet_demo"], {}, **how)
+
+
+def test_only_a_quantized_run_of_the_same_model_stands_as_qat(classification: Config, tmp_path: Path) -> None:
+    floats = run(override(classification, {"schedule.epochs": 1}), tmp_path / "floats")
+    with pytest.raises(ConfigError, match="must be a quantized run of efficientnet_demo"):
+        bench_quantization([str(floats)], {}, qat=str(floats))
+    with pytest.raises(ConfigError, match=r"quantization\.bits=4 cannot be compared"):
+        bench_quantization([str(floats)], {"quantization.bits": 4})
 
 
 def test_other_benchmarks_take_no_checkpoint(capsys: pytest.CaptureFixture[str]) -> None:

@@ -137,3 +137,10 @@ def test_flat_keys_are_those_that_override_takes() -> None:
     flat = as_flat(Config())
     assert override(Config(), {k: v for k, v in flat.items() if v is not None}) == Config()
     assert to_dict(Config())["optim"]["lr"] == flat["optim.lr"]
+
+
+def test_a_section_that_is_off_differs_from_one_that_is_on_in_its_fields() -> None:
+    off, on = Config(), override(Config(), {"quantization.bits": 4})
+    assert differences(off, on)["quantization.bits"] == (None, 4)
+    assert differences(on, off)["quantization.bits"] == (4, None)
+    assert "quantization" not in differences(off, on)

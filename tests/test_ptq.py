@@ -18,6 +18,7 @@ from raydet.restore import open_source
 from raydet.state import build_model, new_state
 from raydet.tasks import make_task
 from raydet.worker import train
+from tests.workers import run_workers
 
 
 @pytest.fixture(params=["classification", "detection"])
@@ -124,6 +125,18 @@ def test_a_step_trains_weights_and_no_range(classification: Config) -> None:
     changed = {key for key, value in model.state_dict().items() if not torch.equal(value, before[key])}
     assert {"conv_stem.weight", "classifier.weight", "blocks.1.0.se.conv_reduce.weight"} <= changed
     assert not any(key.endswith("_amax") for key in changed)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["max", "percentile"])
+def test_ranges_do_not_depend_on_the_number_of_workers(method: str, classification: Config, tmp_path: Path) -> None:
+    changes = {"schedule.epochs": 1, "data.batch_size": 4, "optim.batch_size": 8, "ema.decay": None}
+    _train(override(classification, changes), tmp_path / "floats")
+    cfg = integers(classification, tmp_path, quantization__calibration=method, quantization__batches=3)
+    cfg = override(cfg, changes)
+    one = ranges(_train(cfg, tmp_path / "one"))
+    run_workers(make_plan(override(cfg, {"scaling.num_workers": 2})).cfg, tmp_path / "two", 2)
+    assert all(torch.equal(x, ranges(tmp_path / "two")[key]) for key, x in one.items())
 
 
 @pytest.mark.slow

@@ -18,7 +18,8 @@ def run(options: Any, changes: Mapping[str, Any]) -> Mapping[str, Any]:
     if options.sources and options.what != "quantization":
         raise ConfigError(f"bench {options.what} takes no {options.sources[0]!r}; only bench quantization names models")
     if options.what == "quantization":
-        from raydet.bench.quantization import bench_quantization, lines
+        from raydet.bench.quantization import bench_quantization
+        from raydet.bench.quantization_report import lines
 
         folder = None if options.out is None else Path(options.out)
         how = {"qat": options.qat, "rounds": options.rounds, "out": folder}

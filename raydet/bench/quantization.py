@@ -11,6 +11,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from raydet import models
+from raydet.bench.quantization_report import lines
 from raydet.bench.timing import Times, in_turn, machine
 from raydet.config import Config, ConfigError, Quantization, override
 from raydet.data.samples import input_size
@@ -35,8 +37,6 @@ from raydet.tasks import make_task, score_name
 
 BATCHES = (1, 32)
 _RELU6 = "+relu6"
-_SHOWN = 5
-"""Operators named of a profile."""
 
 
 @dataclass
@@ -82,17 +82,22 @@ def bench_quantization(
     session.require_onnx("raydet bench quantization")
     if not sources:
         raise ConfigError("name a float checkpoint, a run's folder, or models, e.g. efficientnet_b0 efficientnet_lite0")
+    if rounds < 1:
+        raise ConfigError(f"--rounds must be at least 1, got {rounds}")
+    if out is not None and out.exists() and not out.is_dir():
+        raise ConfigError(f"--out {out} is a file; name a folder")
     torch.set_num_threads(1)
     names = [name.removesuffix(_RELU6) in models.MODELS for name in sources]
     if all(names):
         variants, found = [v for name in sources for v in _untrained(name)], None
     elif len(sources) == 1:
         say(f"scoring each group of layers of {sources[0]} in integers")
-        found = sensitivity(sources[0], changes, images=images)
         variants = _trained(sources[0], changes, qat)
+        found = sensitivity(sources[0], changes, images=images)
     else:
         raise ConfigError(f"{sources[names.index(False)]} is no model's name; give one checkpoint, or models only")
-    report: dict[str, Any] = {"machine": machine(torch.device("cpu")), "rounds": rounds}
+    report: dict[str, Any] = {"of": ", ".join([*sources, *([qat] if qat else [])])}
+    report |= {"machine": machine(torch.device("cpu")), "versions": _versions(), "rounds": rounds}
     report |= _compare(variants, rounds, images, say)
     if found is not None:
         report["sensitivity"] = asdict(found)
@@ -102,18 +107,28 @@ def bench_quantization(
     return report
 
 
+def _versions() -> str:
+    return ", ".join(f"{name} {version(name)}" for name in ("raydet", "torch", "onnxruntime"))
+
+
 def _trained(source: str, changes: Mapping[str, Any], qat: str | None) -> list[Variant]:
     ptq = open_floats(source, changes)
+    own = {key: value for key, value in changes.items() if key.partition(".")[0] != "quantization"}
+    trained = None if qat is None else open_source(qat, own)
+    if trained is not None and (
+        trained.cfg.quantization is None or trained.cfg.model.name != ptq.cfg.model.name or trained.path is None
+    ):
+        raise ConfigError(f"--qat {qat} must be a quantized run of {ptq.cfg.model.name}, the model of {source}")
+    for of in (ptq, trained):
+        how = None if of is None else of.cfg.quantization
+        if how is not None and how.bits != 8:
+            raise ConfigError(f"quantization.bits={how.bits} cannot be compared: files have 8 bits")
     floats = replace(ptq, cfg=override(ptq.cfg, {"quantization": None}), model=copy.deepcopy(ptq.model))
     assert ptq.cfg.quantization is not None
     quantize(ptq.model, ptq.cfg.quantization)
     post_training(ptq.cfg, ptq.model)
-    variants = [Variant("float", floats.model, floats.cfg, floats), Variant("PTQ", ptq.model, ptq.cfg, ptq)]
-    if qat is not None:
-        own = {key: value for key, value in changes.items() if key.partition(".")[0] != "quantization"}
-        trained = open_source(qat, own)
-        variants.append(Variant("QAT", trained.model, trained.cfg, trained))
-    return variants
+    named = {"float": floats, "PTQ": ptq, "QAT": trained}
+    return [Variant(name, one.model, one.cfg, one) for name, one in named.items() if one is not None]
 
 
 def _untrained(name: str) -> list[Variant]:
@@ -248,40 +263,6 @@ def profile(data: bytes, images_B3HW: Tensor, runs: int = 5) -> dict[str, float]
     for event in kernels[len(kernels) // (runs + 1) :]:  # the first run allocates
         spent[event["args"]["op_name"]] += event["dur"]
     return {op: duration / max(1, spent.total()) for op, duration in spent.most_common()}
-
-
-def lines(report: Mapping[str, Any]) -> list[str]:
-    """Return the report as Markdown."""
-    names = [name for name in ("top1", "AP") if any(name in row for row in report["rows"])]
-    numbers = [*names, "megabytes", *(f"{what}_{n}" for n in BATCHES for what in ("images_per_s", "speedup"))]
-    heads = [*names, "MB", *(text for n in BATCHES for text in (f"images/s, batch {n}", "to float ORT"))]
-    rows = ["| " + " | ".join(["variant", "runtime", *heads]) + " |", "|" + " --- |" * (len(heads) + 2)]
-    for row in report["rows"]:
-        cells = [_cell(name, row.get(name)) for name in numbers]
-        rows.append("| " + " | ".join([row["variant"], row["runtime"], *cells]) + " |")
-    rows += ["", "Share of ONNX Runtime's time by operator:", ""]
-    for name, shares in report["profiles"].items():
-        rows.append(f"- {name}: " + ", ".join(f"{op} {share:.0%}" for op, share in list(shares.items())[:_SHOWN]))
-    return rows + (_sensitivity_lines(report["sensitivity"]) if "sensitivity" in report else [])
-
-
-def _cell(name: str, value: float | None) -> str:
-    if value is None:
-        return ""
-    return f"{value:.4f}" if name in ("top1", "AP") else f"{value:.2f}" if value < 100 else f"{value:.0f}"
-
-
-def _sensitivity_lines(found: Mapping[str, Any]) -> list[str]:
-    name, skip = found["score"], found["skip"]
-    told = [("floats", found["floats"]), *found["alone"].items(), ("all groups", found["integers"])]
-    rows = [f"| {what} | {scores['eval_loss']:.4f} | {scores[name]:.4f} |" for what, scores in told]
-    lost = found["floats"][name] - found["integers"][name]
-    if skip:
-        left = f"--quantization.skip {' '.join(skip)} gives {found['skipped'][name]:.4f}"
-    else:
-        left = "no group needs floats" if lost <= 0.01 else "leaving a few groups in floats is not enough: train"
-    head = f"Loss and {name} of {found['images']} held-out pictures, one group in integers at a time:"
-    return ["", head, "", f"| in integers | loss | {name} |", "| --- | --- | --- |", *rows, "", left]
 
 
 def _write(folder: Path, report: Mapping[str, Any], found: Sensitivity | None) -> None:

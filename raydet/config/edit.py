@@ -144,9 +144,9 @@ def as_flat(cfg: Any, _at: str = "") -> dict[str, Any]:
 
 
 def differences(ours: Config, theirs: Config) -> dict[str, tuple[Any, Any]]:
-    """Return dotted key -> (value in `ours`, value in `theirs`) wherever the two differ."""
+    """Return dotted key -> (value in `ours`, value in `theirs`) where the two differ; None in a section that is off."""
     a, b = as_flat(ours), as_flat(theirs)
-    return {key: (a[key], b[key]) for key in a if a[key] != b[key]}
+    return {key: (a.get(key), b.get(key)) for key in {**a, **b} if a.get(key) != b.get(key)}
 
 
 def to_dict(cfg: Config) -> dict[str, Any]:

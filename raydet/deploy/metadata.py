@@ -217,11 +217,11 @@ def changed(about: Metadata, changes: Mapping[str, Any], path: Path) -> Config:
     """
     cfg = override(about.cfg, changes)
     before, after = as_flat(about.cfg), as_flat(cfg)
-    for key in after:
+    for key in {**after, **before}:
         section, _, name = key.partition(".")
         fixed = section in _FIXED and key not in _FREE
         if about.detects:
             fixed |= section == "evaluation" and name in _DETECTING
-        if fixed and after[key] != before.get(key):
+        if fixed and after.get(key) != before.get(key):
             raise ConfigError(f"{key} cannot change: it is fixed in {path}; export the checkpoint again with it")
     return cfg

@@ -125,6 +125,8 @@ def parse(data: bytes, path: Path) -> Metadata:
     """
     from onnx import ModelProto
 
+    if not data:
+        raise CheckpointError(f"{path} is empty; export the model again")
     try:
         model = ModelProto.FromString(data)
     except Exception as error:  # protobuf's own kind, which has no types

@@ -183,10 +183,9 @@ def _for_model(model: Model, mapped: Mapped, path: Path, backbone_only: bool) ->
     if not backbone_only:
         if mapped.kind != ("detector" if is_detector else "classifier"):
             what = "detector" if is_detector else "classifier"
-            raise WeightsError(
-                f"{path} holds a {mapped.kind} and the model is a {what}; "
-                f"load it as model.backbone_weights (backbone_only=True)"
-            )
+            as_backbone = "load it as model.backbone_weights (backbone_only=True)"
+            remedy = as_backbone if is_detector else "give a classifier's weights"
+            raise WeightsError(f"{path} holds a {mapped.kind} and the model is a {what}; {remedy}")
         return mapped
     prefix = "backbone." if mapped.kind == "detector" else ""
 

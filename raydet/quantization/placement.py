@@ -77,12 +77,14 @@ def quantize(model: nn.Module, cfg: Quantization) -> list[Placed]:
     Optimisers and averages must be built afterwards.
 
     Raises:
-        ValueError: it has some already. ConfigError: a group or part in quantization.skip that the model has not.
+        ValueError: it has some already. ConfigError: quantization.skip names what the model has not, or all it has.
         QuantizationNotAvailable: the library is not installed.
     """
     if is_quantized(model):
         raise ValueError("already quantized")
     chosen = _without(model, placements(model), cfg.skip)
+    if not chosen:
+        raise ConfigError("quantization.skip leaves nothing in integers; leave fewer groups out")
     device = next(model.parameters()).device
     for placed in chosen:
         _quantize_layer(model.get_submodule(placed.name), cfg, device)

@@ -56,8 +56,8 @@ def efficientnet_qat(model: str) -> Config:
     hold, not those of the float training: no mixup, label smoothing, AutoAugment or EMA, no warm-up, bilinear pictures,
     in training as in validation. Compare with the control, not with a float score on bicubic pictures.
 
-    Ranges there come from 10 training batches in name and 11 in fact (the loop ends one late); here from 10 of each
-    worker. The learning rate, "for 128 images" on the card, is that of 8 GPUs with 128 images each, hence the batch.
+    Ranges there come from 10 training batches in name and 11 in fact (the loop ends one late), of each GPU; here from
+    10 in all. The learning rate, "for 128 images" on the card, is that of 8 GPUs with 128 images each, hence the batch.
     """
     return override(efficientnet_imagenet(model), _NVIDIA | _NVIDIA_SIZES[model[-2:]])
 

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -168,6 +169,13 @@ def test_metadata_without_a_part_are_refused(key: str) -> None:
 def test_what_the_graph_holds_cannot_change(changes: dict[str, Any], key: str) -> None:
     with pytest.raises(ConfigError, match=rf"{key}\S* cannot change: it is fixed in some\.onnx; export"):
         metadata.changed(about("detection"), changes, PATH)
+
+
+def test_a_file_in_integers_cannot_be_made_one_in_floats() -> None:
+    kept = about("detection")
+    integers = replace(kept, cfg=override(kept.cfg, {"quantization.bits": 8}))
+    with pytest.raises(ConfigError, match=r"quantization\S* cannot change"):
+        metadata.changed(integers, {"quantization": None}, PATH)
 
 
 def test_what_is_around_the_graph_can_change() -> None:

@@ -95,10 +95,15 @@ def test_a_file_of_another_maker_is_refused(tmp_path: Path) -> None:
     refused(tmp_path / "x.onnx", "was not written by `raydet export`")
 
 
-@pytest.mark.parametrize("data", [b"", b"\x00" * 100, b"PK\x03\x04 a zip", os.urandom(1000), b"\xff" * 64])
+@pytest.mark.parametrize("data", [b"\x00" * 100, b"PK\x03\x04 a zip", os.urandom(1000), b"\xff" * 64])
 def test_a_file_that_is_no_onnx_is_refused(tmp_path: Path, data: bytes) -> None:
     (tmp_path / "x.onnx").write_bytes(data)
     refused(tmp_path / "x.onnx", "no ONNX file|was not written by")
+
+
+def test_an_empty_file_is_refused_as_such(tmp_path: Path) -> None:
+    (tmp_path / "x.onnx").touch()
+    refused(tmp_path / "x.onnx", "is empty; export the model again")
 
 
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.9, 0.999])

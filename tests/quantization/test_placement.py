@@ -107,6 +107,13 @@ def test_what_cannot_be_left_out_is_refused_with_what_can(word: str, told: str) 
         quantize(models.build("efficientnet_b0"), Quantization(skip=(word,)))
 
 
+def test_leaving_everything_out_is_refused() -> None:
+    model = models.build("efficientnet_demo")
+    groups = tuple({placed.group for placed in placements(model)})
+    with pytest.raises(ConfigError, match=r"quantization\.skip leaves nothing in integers"):
+        quantize(model, Quantization(skip=groups))
+
+
 def test_a_second_time_is_refused() -> None:
     model = models.build("efficientnet_demo")
     quantize(model, Quantization())
