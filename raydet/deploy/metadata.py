@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from raydet import __version__
+from raydet.anchors import ASPECTS, SCALES
 from raydet.checkpoint import CheckpointError
 from raydet.config import Config, ConfigError, Precision, Scaling, as_flat, from_dict, nearest, override, to_dict
 from raydet.data.samples import fill_colour, input_size
@@ -43,6 +44,15 @@ _MEANS = {
     DETECTIONS: "[N, 7], a row a detection: index of the image in the batch, x1, y1, x2, y2 in input pixels, score, "
     "class from 0; image by image, the best score first",
 }
+_LETTERBOX = "s = min(size / w, size / h); resized to max(1, floor(w s + 0.5)) x max(1, floor(h s + 0.5)), put top left"
+_CENTRE = (
+    "whole: the short side becomes short_side, the long one floor(short_side * long / short); of it size x size from "
+    "(whole - size) // 2 on; both in one resampling of that window of the file, its fractions kept (PIL: resize(box=))"
+)
+_ANCHORS = (
+    "per level l, stride 2^l: centres at (column + 0.5, row + 0.5) strides; for i in 0 .. scales_per_octave - 1, for "
+    "each aspect: width and height anchor_scale * stride * 2^(i / scales_per_octave) * aspect"
+)
 # What the graph holds. memory_format and ops say how torch computes, which evaluation does around the graph.
 _FIXED = ("recipe", "model", "quantization", "precision")
 _FREE = ("precision.ops", "precision.memory_format")
@@ -103,10 +113,10 @@ def preprocessing(cfg: Config) -> dict[str, Any]:
     resize: dict[str, Any]
     if cfg.task == "detection":
         colour = list(fill_colour(cfg))
-        resize = {"how": "letterbox", "filter": filtered, "align": "top left", "fill_rgb": colour}
+        resize = {"how": "letterbox", "rule": _LETTERBOX, "filter": filtered, "align": "top left", "fill_rgb": colour}
     else:
         short = side + augment.eval_margin
-        resize = {"how": "short side, then centre", "short_side": short, "filter": filtered}
+        resize = {"how": "short side, then centre", "rule": _CENTRE, "short_side": short, "filter": filtered}
     return {
         "input": INPUT,
         "layout": "NCHW",
@@ -140,6 +150,8 @@ def write(model: "onnx.ModelProto", about: Metadata) -> None:
     if about.anchors is not None:
         anchors = about.anchors
         values["anchors"] = {name: getattr(anchors, name) for name in ("min_level", "max_level", "anchor_scale")}
+        # For readers without raydet; ours knows them.
+        values["anchors"] |= {"scales_per_octave": SCALES, "aspects_wh": ASPECTS, "rule": _ANCHORS}
     del model.metadata_props[:]
     texts = [(f"{_PREFIX}{name}", json.dumps(value)) for name, value in values.items()]
     for key, text in kept + texts:

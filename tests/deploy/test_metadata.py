@@ -1,16 +1,21 @@
 """What an exported file says of itself: whole after a round trip, readable by others, checked when it is read."""
 
+import itertools
 import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 import pytest
+from PIL import Image
 
+from raydet.anchors import make_anchors
 from raydet.checkpoint import CheckpointError
 from raydet.config import ConfigError, Precision, Scaling, override
+from raydet.data.single import single
 from raydet.deploy import metadata
 from raydet.deploy.postprocess import DETECTIONS
 from raydet.recipes import recipe
@@ -190,3 +195,35 @@ def test_thresholds_within_the_graph_cannot_change(name: str) -> None:
     with pytest.raises(ConfigError, match=rf"evaluation\.{name} cannot change"):
         metadata.changed(detecting, {f"evaluation.{name}": 1.0 if name != "top_k" and name[0] != "m" else 1}, PATH)
     assert metadata.changed(detecting, {"evaluation.backend": "pycocotools"}, PATH).evaluation.backend == "pycocotools"
+
+
+def test_a_reader_without_raydet_finds_the_input_by_the_rule_that_is_told(tmp_path: Path) -> None:
+    """65 x 200 pixels: the short side and the window have fractions, where rounding shows."""
+    pixels_HW3 = np.random.default_rng(0).integers(0, 256, (65, 200, 3), np.uint8)
+    Image.fromarray(pixels_HW3).save(tmp_path / "a.png")
+    kept = about("classification")
+    cfg = override(kept.cfg, {"augment.eval_margin": 10})
+    resize, size = metadata.preprocessing(cfg)["resize"], metadata.preprocessing(cfg)["size_hw"][0]
+    short = resize["short_side"]
+    whole_hw = (short, short * 200 // 65)
+    top, left = ((side - size) // 2 for side in whole_hw)
+    y, x = 65 / whole_hw[0], 200 / whole_hw[1]
+    window = (left * x, top * y, (left + size) * x, (top + size) * y)
+    wanted = Image.fromarray(pixels_HW3).resize((size, size), Image.Resampling.BILINEAR, box=window)
+    found = single(cfg, tmp_path / "a.png").images_B3HW[0].permute(1, 2, 0).numpy()
+    assert np.abs(found.astype(int) - np.asarray(wanted, int)).max() <= 1
+
+
+def test_a_reader_without_raydet_finds_the_anchors_by_the_rule_that_is_told() -> None:
+    values = json.loads(next(p.value for p in told("detection").metadata_props if p.key == "raydet.anchors"))
+    boxes = []
+    for level in range(values["min_level"], values["max_level"] + 1):
+        stride = 2**level
+        cells, sizes = range(SIDE // stride), range(values["scales_per_octave"])
+        for row, column, i, aspect in itertools.product(cells, cells, sizes, values["aspects_wh"]):
+            side = values["anchor_scale"] * stride * 2 ** (i / values["scales_per_octave"])
+            half = [side * factor / 2 for factor in aspect]
+            x, y = (column + 0.5) * stride, (row + 0.5) * stride
+            boxes.append([x - half[0], y - half[1], x + half[0], y + half[1]])
+    ours = make_anchors((SIDE, SIDE), values["min_level"], values["max_level"], values["anchor_scale"])
+    assert np.allclose(boxes, ours.numpy(), atol=1e-4)
