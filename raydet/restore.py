@@ -21,7 +21,8 @@ from raydet.tasks import score_name
 
 CHECKPOINTS = "checkpoints"
 """Name of the folder of checkpoints within a run's folder."""
-_FIXED = ("model.name", "model.num_classes", "model.padding", "model.redundant_bias", "model.bn_eps", "recipe")
+_BUILT = ("name", "num_classes", "padding", "redundant_bias", "bn_eps", "act")
+_FIXED = ("recipe", *(f"model.{field}" for field in _BUILT))
 
 
 @dataclass(frozen=True)

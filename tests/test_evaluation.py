@@ -133,9 +133,10 @@ def test_data_with_other_classes_is_refused(detector: Path, toy_classification: 
         raydet.evaluate(detector, {"data.val": f"annotations/{path.name}", "data.val_images": "val"})
 
 
-def test_what_a_checkpoint_was_trained_with_cannot_change(detector: Path) -> None:
-    with pytest.raises(ConfigError, match=r"model\.name cannot change"):
-        raydet.evaluate(detector, {"model.name": "efficientdet_d0"})
+@pytest.mark.parametrize(("key", "value"), [("model.name", "efficientdet_d0"), ("model.act", "relu6")])
+def test_what_a_checkpoint_was_trained_with_cannot_change(key: str, value: str, detector: Path) -> None:
+    with pytest.raises(ConfigError, match=rf"{key} cannot change"):
+        raydet.evaluate(detector, {key: value})
 
 
 def test_foreign_weights_are_scored_through_a_recipe(detector: Path, classification: Config, tmp_path: Path) -> None:
