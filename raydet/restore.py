@@ -65,6 +65,8 @@ def find_checkpoint(path: Path) -> checkpoints.Checkpoint:
         return checkpoints.read(path)
     newest = checkpoints.newest(folder)
     if newest is None:
+        if any(folder.glob("step_*")):
+            raise checkpoints.CheckpointError(f"{path} holds only damaged checkpoints; take a copy, or train again")
         raise checkpoints.CheckpointError(f"{path} holds no usable checkpoint; the run has not saved one yet")
     score = score_name(saved_config(newest))
     return checkpoints.best(folder, score, "max") or newest

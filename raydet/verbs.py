@@ -1,6 +1,7 @@
 """The verbs of the command line, each with its own flags; whatever else begins with -- is a setting. No tyro here."""
 
 import argparse
+import difflib
 import json
 from pathlib import Path
 from typing import Any
@@ -41,8 +42,12 @@ def parse(parser: argparse.ArgumentParser, words: list[str]) -> tuple[Any, list[
     settings: list[str] = []
     target = own
     for word in words:
+        flag = word.partition("=")[0]
         if word.startswith("--"):
-            target = own if word.partition("=")[0] in flags else settings
+            target = own if flag in flags else settings
+            close = difflib.get_close_matches(flag, flags, 1, 0.75) if flag not in flags and "." not in flag else []
+            if close:
+                raise ConfigError(f"{flag}: no such flag; did you mean {close[0]}?")
         target.append(word)
     if {"-h", "--help"} & set(own):
         # Whatever else is wrong with the words, help is not refused.

@@ -334,3 +334,9 @@ def test_sigterm_ends_a_run_with_one_line_and_the_same_command_continues(
     assert last.endswith("the same command continues from the last checkpoint") and last.startswith("raydet: ")
     plan = make_plan(cfg)
     assert plan.continues is not None and not plan.finished
+
+
+@pytest.mark.parametrize(("words", "close"), [("export a b.onnx --tagret x", "--target"), ("fit --jsn", "--json")])
+def test_a_misspelt_flag_is_told_with_the_right_one(words: str, close: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(words.split()) == 2
+    assert f"no such flag; did you mean {close}?" in capsys.readouterr().err

@@ -1,6 +1,7 @@
 """evaluate and predict on a run that was trained for a moment: figures, files, errors at the door."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -148,3 +149,12 @@ def test_foreign_weights_are_scored_through_a_recipe(detector: Path, classificat
     changes = {"data.root": cfg.data.root, "model.weights": str(tmp_path / "weights.pth"), "model.num_classes": 10}
     figures = raydet.evaluate("demo_classification", changes | {"data.workers": 0})
     assert 0 <= figures["top1"] <= 1 and figures["eval_loss"] == pytest.approx(2.3, abs=0.3)
+
+
+def test_a_run_whose_only_checkpoint_is_damaged_says_so(detector: Path, tmp_path: Path) -> None:
+    shutil.copytree(detector, tmp_path / "run")
+    for path in (tmp_path / "run" / "checkpoints").glob("step_*"):
+        (path / "MANIFEST.json").write_text("{}")
+    told = pytest.raises(checkpoints.CheckpointError, match="only damaged checkpoints")
+    with pytest.warns(RuntimeWarning, match="damaged"), told:
+        raydet.evaluate(tmp_path / "run")
