@@ -4,15 +4,13 @@ The file is whole or not there: it is built and checked in memory, then written 
 """
 
 import math
-import os
 import shlex
 import sys
-import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import TYPE_CHECKING, Any, Literal, TextIO, cast
+from typing import TYPE_CHECKING, Any, TextIO, cast
 
 import torch
 
@@ -20,10 +18,12 @@ from raydet.config import Config, ConfigError, override
 from raydet.data.samples import input_size
 from raydet.deploy import metadata, postprocess, session, targets
 from raydet.deploy.agreement import Agreement, compare
+from raydet.deploy.graph import CODES, INPUT, LOGITS
 from raydet.deploy.pictures import held_out, training_inputs
 from raydet.deploy.targets import ExportError
 from raydet.quantization import is_quantized
 from raydet.restore import Source, open_source
+from raydet.sinks import replace_file
 from raydet.state import build_model, resolve_model
 from raydet.tasks import Detection, make_task
 
@@ -204,7 +204,7 @@ def _made(trained: Source, about: metadata.Metadata, path: Path, *, nms: bool, n
 
 def _built(model: torch.nn.Module, cfg: Config, target: str, batches: Any = ()) -> "onnx.ModelProto":
     side = input_size(cfg)
-    runtime = cast("Literal['tensorrt', 'onnxruntime']", target)
+    runtime = cast("targets.Target", target)
     made: onnx.ModelProto = targets.build(model, torch.zeros(2, 3, side, side), target=runtime, batches=batches)
     return made
 
@@ -218,7 +218,7 @@ def metadata_of(trained: Source, target: str, source: str) -> metadata.Metadata:
         class_names=trained.class_names,
         category_ids=trained.category_ids,
         target=target,
-        outputs=(metadata.LOGITS, metadata.CODES) if detector else (metadata.LOGITS,),
+        outputs=(LOGITS, CODES) if detector else (LOGITS,),
         anchors=metadata.Anchors(model.min_level, model.max_level, model.anchor_scale) if detector else None,
         source=source if trained.path is None else str(trained.path),
     )
@@ -276,23 +276,15 @@ def check_agreement(agreement: Agreement, limits: str, path: Path) -> None:
 def _trtexec(path: Path, cfg: Config) -> str:
     side = input_size(cfg)
     names = zip(("min", "opt", "max"), _BATCHES, strict=True)
-    shapes = [f"--{name}Shapes={metadata.INPUT}:{batch}x3x{side}x{side}" for name, batch in names]
+    shapes = [f"--{name}Shapes={INPUT}:{batch}x3x{side}x{side}" for name, batch in names]
     kinds = ["--fp16"] if cfg.quantization is None else ["--int8", "--fp16"]
     engine = path.with_suffix(".engine")
     return shlex.join(["trtexec", f"--onnx={path}", f"--saveEngine={engine}", *kinds, *shapes])
 
 
 def _write(path: Path, data: bytes) -> None:
-    """Put `data` in the place of the file's content; a crash leaves the old file, the new one, or none."""
-    part = path.with_name(f".tmp-{uuid.uuid4().hex}")
     try:
-        with part.open("xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
+        replace_file(path, data, 0o666)  # to be handed on, unlike the files of a run
     except OSError as error:
         what = f"{error.strerror}; {len(data) / 1e6:.1f} MB are to be written"
         raise OSError(error.errno, what, str(path)) from error
-    finally:
-        part.unlink(missing_ok=True)

@@ -18,6 +18,7 @@ from raydet.data.dali import check_installed
 from raydet.data.errors import one_line
 from raydet.dll import strict
 from raydet.models import weights
+from raydet.quantization import in_words
 from raydet.restore import CHECKPOINTS
 from raydet.sinks import replace_file
 from raydet.state import build_model, resolve_model
@@ -73,17 +74,20 @@ class Plan:
         return result is not None and self.continues is not None and result["step"] == self.continues.step
 
 
-def make_plan(cfg: Config) -> Plan:
+def make_plan(cfg: Config, *, anew: bool = False) -> Plan:
     """Return the plan of a run, with everything checked that can be without a worker.
+
+    Args:
+        anew: the run does not go on from what lies under its name, which may have had another configuration.
 
     Raises:
         ConfigError: a value that cannot be used, or another configuration under this run's name. DataError: the data.
         WeightsError: weights that do not fit or cannot be read.
     """
     check_installed(cfg)
-    cfg = resolve_model(_absolute(cfg))
+    cfg = resolve_model(absolute(cfg))
     folder = Path(cfg.run.storage_path) / cfg.run.name
-    cfg = _continued(cfg, folder)
+    cfg = cfg if anew else _continued(cfg, folder)
     train_index, val_index = open_split(cfg, "train"), open_split(cfg, "val")
     check_same_classes(train_index, val_index)
     for index in (train_index, val_index):
@@ -138,8 +142,12 @@ def _check_weights(cfg: Config) -> None:
             raise ConfigError(f"{key}: no such file or folder: {value}")
 
 
-def _absolute(cfg: Config) -> Config:
-    """Resolve paths against the working directory, which is another one in workers."""
+def absolute(cfg: Config) -> Config:
+    """Return `cfg` with paths resolved against the working directory, which is another one in workers.
+
+    Raises:
+        ConfigError: a path that cannot be used, credentials in data.root, a relative path in a Ray job.
+    """
     if is_remote(cfg.data.root):
         parse(cfg.data.root)  # refuses credentials in it before anything shows or keeps them
     changes: dict[str, Any] = {}
@@ -205,20 +213,12 @@ def describe_start(plan: Plan) -> list[str]:
     if len(plan.notes) > _MOST_NOTES:
         lines.append(f"note      {len(plan.notes) - _MOST_NOTES} more; `raydet check` shows all")
     if cfg.quantization is not None:
-        lines.append(f"integers  {_quantization(cfg)}")
+        lines.append(f"integers  {in_words(cfg.quantization)}")
     for report in plan.loaded:
         lines.append(str(report))
     if c is not None:
         lines.append(f"continue  after epoch {c.epoch}, step {c.step}, from {c.path.name}")
     return lines
-
-
-def _quantization(cfg: Config) -> str:
-    q = cfg.quantization
-    assert q is not None
-    how = f"{q.percentile:g} % of the values" if q.calibration == "percentile" else "the largest value"
-    skipped = f"; in floats: {', '.join(q.skip)}" if q.skip else ""
-    return f"{q.bits} bits ({q.backend}); ranges that the weights lack: {how} of {q.batches} batches{skipped}"
 
 
 def _class_map(plan: Plan, most: int = 10) -> str:

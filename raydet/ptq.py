@@ -8,7 +8,7 @@ from raydet.config import Config
 from raydet.data import Index, TrainLoader, open_split
 from raydet.peers import Peers
 from raydet.precision import prepare_device
-from raydet.quantization import calibrate, check_calibrated
+from raydet.quantization import calibrate, check_calibrated, is_quantized, quantize
 from raydet.tasks import Task, make_task
 
 
@@ -36,13 +36,19 @@ def _batches(loader: TrainLoader, task: Task) -> Iterator[Tensor]:
             yield task.inputs(batch)
 
 
-def post_training(cfg: Config, model: nn.Module) -> nn.Module:
-    """Return `model`, with fake-quantizers without ranges, after calibration on the training split of `cfg`.
+def post_training(cfg: Config, model: nn.Module) -> None:
+    """Give `model`, in place, fake-quantizers where it is in floats, and ranges by the training split of `cfg`.
+
+    Afterwards it is in eval mode, on the CPU.
 
     Raises:
         CalibrationError: no batch, or a value that is not finite. DataError: the split cannot be read.
+        ConfigError: quantization.skip or quantization.backend cannot be used.
     """
+    assert cfg.quantization is not None
+    if not is_quantized(model):
+        quantize(model, cfg.quantization)
     device = prepare_device(cfg)
     index = open_split(cfg, "train")
     calibrate_on(index, cfg, model, make_task(cfg, model.to(device), device), Peers(device=device))
-    return model.eval().cpu()
+    model.eval().cpu()

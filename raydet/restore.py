@@ -14,7 +14,7 @@ from raydet.data import Index
 from raydet.deploy import metadata, session
 from raydet.models import weights
 from raydet.ptq import post_training
-from raydet.quantization import quantize, uncalibrated
+from raydet.quantization import in_words, is_quantized, uncalibrated
 from raydet.recipes import RECIPES, recipe
 from raydet.state import build_model, resolve_model
 from raydet.tasks import score_name
@@ -96,17 +96,14 @@ def open_source(source: str | Path, changes: Mapping[str, Any]) -> Source:
     names, ids = _saved_classes(checkpoint)
     model = build_model(saved, len(ids))
     model.load_state_dict(checkpoint.tensors("ema" if saved.ema.decay is not None else "model"))
-    if cfg.quantization is not None and saved.quantization is None:
-        quantize(model, cfg.quantization)
     return _calibrated(Source(cfg, model.eval(), names, ids, checkpoint.path))
 
 
 def _calibrated(source: Source) -> Source:
-    """Return the source; fake-quantizers that have no ranges get them from its training data."""
-    if uncalibrated(source.model):
-        assert source.cfg.quantization is not None
-        what = f"{source.cfg.quantization.bits} bits, ranges of {source.cfg.quantization.batches} training batches"
-        print(f"integers  {what}", file=sys.stderr, flush=True)
+    """Return the source; what its configuration wants in integers gets what it lacks from its training data."""
+    wanted = source.cfg.quantization
+    if wanted is not None and (not is_quantized(source.model) or uncalibrated(source.model)):
+        print(f"integers  {in_words(wanted)}", file=sys.stderr, flush=True)
         post_training(source.cfg, source.model)
     return source
 

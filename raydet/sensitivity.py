@@ -18,7 +18,7 @@ from raydet.deploy.pictures import held_out
 from raydet.evaluation import score
 from raydet.peers import Peers
 from raydet.ptq import post_training
-from raydet.quantization import is_quantized, placements, quantize, quantizers
+from raydet.quantization import is_quantized, placements, quantizers
 from raydet.restore import Source, open_source
 from raydet.tasks import make_task, score_name
 
@@ -67,18 +67,21 @@ def sensitivity(source: str | Path, changes: Mapping[str, Any] | None = None, *,
     Raises:
         ConfigError: a quantized checkpoint, or a key that cannot be used. DataError: the data.
     """
-    trained = open_floats(source, changes or {})
-    cfg = trained.cfg
+    return sensitivity_of(open_floats(source, changes or {}), images)
+
+
+def sensitivity_of(trained: Source, images: int) -> Sensitivity:
+    """Return the same of a model as `open_floats` gives it, which is quantized and calibrated afterwards."""
+    cfg, model = trained.cfg, trained.model
     with held_out(cfg, images, needed=True) as pictures:
         batches = list(pictures.batches)
         assert pictures.index is not None
-        model = trained.model
 
         def measured() -> dict[str, float]:
             return _measured(cfg, model, pictures.index, batches)
 
         floats = measured()
-        _quantize(cfg, model)
+        post_training(cfg, model)
         groups = sorted({placed.group for placed in placements(model)})
         whole = measured()
         alone = {}
@@ -102,12 +105,6 @@ def open_floats(source: str | Path, changes: Mapping[str, Any]) -> Source:
         raise ConfigError(f"{source} must be a float checkpoint or run, such as the one a quantized run began with")
     cfg = override(trained.cfg, ways or {"quantization.bits": 8})
     return Source(cfg, trained.model, trained.class_names, trained.category_ids, trained.path)
-
-
-def _quantize(cfg: Config, model: nn.Module) -> None:
-    assert cfg.quantization is not None
-    quantize(model, cfg.quantization)
-    post_training(cfg, model)
 
 
 def _measured(cfg: Config, model: nn.Module, index: Index | None, batches: Sequence[Batch]) -> dict[str, float]:
@@ -177,7 +174,7 @@ def rank(
     ranked = []
     for way in ways:
         trained = open_floats(source, {**(changes or {}), **way})
-        _quantize(trained.cfg, trained.model)
+        post_training(trained.cfg, trained.model)
         with held_out(trained.cfg, images, needed=True) as pictures:
             ranked.append(Ranked(way, _measured(trained.cfg, trained.model, pictures.index, list(pictures.batches))))
     return sorted(ranked, key=lambda one: one.metrics["eval_loss"])

@@ -27,13 +27,13 @@ def make_folder(folder: Path) -> None:
             part.mkdir(mode=FOLDER_MODE, exist_ok=True)
 
 
-def replace_file(path: Path, text: str) -> None:
-    """Put `text` in the place of `path`'s content; a crash leaves the old file or the new one, never a mixture."""
+def replace_file(path: Path, content: str | bytes, mode: int = FILE_MODE) -> None:
+    """Put `content` in the place of `path`'s; a crash leaves the old file or the new one, never a mixture."""
     part = path.with_name(f".tmp-{uuid.uuid4().hex}")
     try:
-        handle = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, FILE_MODE)
-        with os.fdopen(handle, "w", encoding="utf-8", newline="") as file:
-            file.write(text)
+        handle = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+        with os.fdopen(handle, "wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
             file.flush()
             os.fsync(handle)
         os.replace(part, path)

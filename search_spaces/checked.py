@@ -49,14 +49,18 @@ def sample(space: Space, cfg: Config, seed: int) -> dict[str, Any]:
     Raises:
         ConfigError: `cfg` with the drawn values is refused.
     """
+    drawn = _draw(space, seed)
+    space.config(cfg, drawn)
+    return drawn
+
+
+def _draw(space: Space, seed: int) -> dict[str, Any]:
     import numpy as np
 
-    drawn = {
+    return {
         key: domain.sample(random_state=np.random.default_rng([seed, zlib.crc32(key.encode())]))
         for key, domain in space.domains.items()
     }
-    space.config(cfg, drawn)
-    return drawn
 
 
 def own_point(cfg: Config, domains: "dict[str, Domain]") -> dict[str, Any]:
@@ -129,17 +133,15 @@ def _same(point: dict[str, Any], other: dict[str, Any]) -> bool:
 
 def _tried(space: Space, cfg: Config) -> Iterator[tuple[dict[str, Any], str]]:
     """Give what must pass `override`: each key's bounds and a draw of it alone, the points, draws of all."""
-    import numpy as np
     from ray.tune.search.sample import Float
 
+    inner = _draw(space, 0)
     for key, domain in space.domains.items():
         kinds = (field_type(key), *get_args(field_type(key)))
         hint = "; whole numbers are drawn by randint" if int in kinds and isinstance(domain, Float) else ""
-        inner = domain.sample(random_state=np.random.default_rng(0))
-        for value in (*bounds(domain), inner):
+        for value in (*bounds(domain), inner[key]):
             yield {key: value}, f"{key} from {spelt(domain)}{hint}"
     for number, point in enumerate(space.points, 1):
         yield point, f"point {number}"
     for seed in range(_DRAWS):
-        rng = np.random.default_rng(seed)
-        yield {key: domain.sample(random_state=rng) for key, domain in space.domains.items()}, f"draw {seed}"
+        yield _draw(space, seed), f"draw {seed}"

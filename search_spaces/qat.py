@@ -2,39 +2,18 @@
 
 from typing import TYPE_CHECKING, Any
 
-from raydet.config import Config, ConfigError, override
+from raydet.config import Config, ConfigError, as_flat, override
+from raydet.recipes import recipe
 from raydet.search_spaces.ranges import carried, flat_range, log_range, options
 
 if TYPE_CHECKING:
     from ray.tune.search.sample import Domain
 
-_B0: dict[str, Any] = {
-    "optim.name": "sgd",
-    "optim.lr": 0.0125,
-    "optim.momentum": 0.89,
-    "optim.weight_decay": 4.5e-5,
-    "schedule.name": "cosine",
-    "schedule.epochs": 10,
-}
-_B0_IMAGES = 8 * 128
-_B4: dict[str, Any] = {
-    "optim.name": "rmsprop",
-    "optim.lr": 4.09e-6,
-    "optim.alpha": 0.853,
-    "optim.eps": 0.00422,
-    "optim.momentum": 0.9,
-    "optim.weight_decay": 9.714e-4,
-    "schedule.name": "linear",
-    "schedule.epochs": 2,
-}
-_B4_IMAGES = 8 * 32
-_CALIBRATION: dict[str, Any] = {
-    "quantization.calibration": "percentile",
-    "quantization.percentile": 99.99,
-    "quantization.batches": 10,
-    "quantization.freeze_bn_after": None,
-}
-"""NVIDIA's, CLS efficientnet/quantization/DGX1V-32G_efficientnet-quant-{b0,b4}_FP32.sh, as in raydet.recipes.qat."""
+_KEYS = (
+    *("optim.name", "optim.lr", "optim.momentum", "optim.weight_decay", "schedule.name", "schedule.epochs"),
+    *("quantization.calibration", "quantization.percentile", "quantization.batches", "quantization.freeze_bn_after"),
+)
+_RMSPROP_KEYS = ("optim.alpha", "optim.eps")
 
 
 def fits(cfg: Config) -> None:
@@ -64,8 +43,8 @@ def space(cfg: Config) -> "dict[str, Domain]":
     """
     own, optim, schedule = cfg.quantization, cfg.optim, cfg.schedule
     assert own is not None, "fits"
-    lows = (optim.lr / 10, _carried(cfg, "sgd", 1e-4, _B0_IMAGES), _carried(cfg, "rmsprop", 1e-6, _B4_IMAGES))
-    highs = (optim.lr * 10, _carried(cfg, "sgd", 0.1, _B0_IMAGES), _carried(cfg, "rmsprop", 1e-4, _B4_IMAGES))
+    lows = (optim.lr / 10, _carried(cfg, "sgd", 1e-4, 1024), _carried(cfg, "rmsprop", 1e-6, 256))
+    highs = (optim.lr * 10, _carried(cfg, "sgd", 0.1, 1024), _carried(cfg, "rmsprop", 1e-4, 256))
     domains = {
         "optim.name": options(optim.name, "sgd", "rmsprop"),
         "optim.lr": log_range(min(lows), max(highs), optim.lr),
@@ -87,15 +66,15 @@ def space(cfg: Config) -> "dict[str, Domain]":
 
 def points(cfg: Config) -> list[dict[str, Any]]:
     """NVIDIA's for B0, then for B4, their learning rates carried to the batch in use."""
-    settings = []
-    for setting, images in ((_B0, _B0_IMAGES), (_B4, _B4_IMAGES)):
-        warm_up = {"schedule.warmup_epochs": 0.0} if cfg.schedule.warmup_epochs else {}
-        settings.append(setting | _CALIBRATION | warm_up | {"optim.lr": _lr_of(cfg, setting, images)})
-    return settings
+    return [_nvidias(cfg, recipe(f"efficientnet_{size}_qat")) for size in ("b0", "b4")]
 
 
-def _lr_of(cfg: Config, setting: dict[str, Any], images: int) -> float:
-    return _carried(cfg, setting["optim.name"], setting["optim.lr"], images)
+def _nvidias(cfg: Config, theirs: Config) -> dict[str, Any]:
+    keys = _KEYS + (_RMSPROP_KEYS if theirs.optim.name == "rmsprop" else ())
+    keys += ("schedule.warmup_epochs",) if cfg.schedule.warmup_epochs else ()
+    flat = as_flat(theirs)
+    lr = _carried(cfg, theirs.optim.name, theirs.optim.lr, theirs.global_batch)
+    return {key: flat[key] for key in keys} | {"optim.lr": lr}
 
 
 def _carried(cfg: Config, optimizer: str, lr: float, images: int) -> float:

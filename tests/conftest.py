@@ -1,4 +1,4 @@
-"""What all tests share: one thread, no token of the user's, toy data sets, small configurations."""
+"""What all tests share: one thread, no token or cluster of the user's, toy data sets, small configurations."""
 
 import os
 from pathlib import Path
@@ -11,6 +11,7 @@ from raydet.recipes import recipe
 
 torch.set_num_threads(1)  # on a busy machine a second thread costs more than it gives
 os.environ.setdefault("RAY_AUTH_TOKEN", "0" * 64)  # so that no test writes into ~/.ray
+os.environ.pop("RAY_ADDRESS", None)  # so that no test joins a cluster of the user's
 
 
 @pytest.fixture(scope="session")
@@ -29,6 +30,14 @@ def toy_classification(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from raydet.data.demo import make_classification
 
     return make_classification(tmp_path_factory.mktemp("toy") / "classification", train=60, val=30)
+
+
+@pytest.fixture
+def shop(tmp_path: Path) -> Path:
+    """A COCO set of 12 training and 4 validation pictures, all different, all sound."""
+    from tests.data.makers import write_shop
+
+    return write_shop(tmp_path / "shop")
 
 
 @pytest.fixture

@@ -12,17 +12,9 @@ from raydet.bench.quantization import bench_quantization, profile
 from raydet.bench.quantization_report import lines
 from raydet.config import Config, ConfigError, override
 from raydet.deploy.targets import build
-from raydet.peers import Peers
-from raydet.plan import make_plan
-from raydet.worker import train
+from tests.workers import trained
 
 pytest.importorskip("onnxruntime")
-
-
-def run(cfg: Config, folder: Path) -> Path:
-    folder.mkdir()
-    train(make_plan(cfg).cfg, folder, Peers(), lambda metrics: None)
-    return folder
 
 
 @pytest.mark.slow
@@ -31,9 +23,9 @@ def test_floats_and_integers_are_scored_sized_and_timed(
     kind: str, request: pytest.FixtureRequest, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     cfg: Config = override(request.getfixturevalue(kind), {"schedule.epochs": 1})
-    floats = run(cfg, tmp_path / "floats")
+    floats = trained(cfg, tmp_path / "floats")
     changes = {"model.weights": str(floats), "quantization.batches": 2, "optim.lr": 1e-4}
-    qat = run(override(cfg, changes), tmp_path / "qat")
+    qat = trained(override(cfg, changes), tmp_path / "qat")
     words = ["bench", "quantization", str(floats), "--qat", str(qat), "--rounds", "1", "--out", str(tmp_path / "out")]
     assert cli.run([*words, "--quantization.batches", "2", "--json"]) == 0
     report = json.loads(capsys.readouterr().out.splitlines()[-1])
@@ -78,7 +70,7 @@ def test_what_would_fail_at_the_end_is_refused_at_the_start(tmp_path: Path) -> N
 
 
 def test_only_a_quantized_run_of_the_same_model_stands_as_qat(classification: Config, tmp_path: Path) -> None:
-    floats = run(override(classification, {"schedule.epochs": 1}), tmp_path / "floats")
+    floats = trained(override(classification, {"schedule.epochs": 1}), tmp_path / "floats")
     with pytest.raises(ConfigError, match="must be a quantized run of efficientnet_demo"):
         bench_quantization([str(floats)], {}, qat=str(floats))
     with pytest.raises(ConfigError, match=r"quantization\.bits=4 cannot be compared"):

@@ -16,7 +16,6 @@ from raydet.checking import check
 from raydet.config import override
 from raydet.data.guess import guess
 from raydet.findings import Audit
-from tests.data.makers import write_shop
 
 Truth = dict[str, Any]
 
@@ -24,13 +23,6 @@ Truth = dict[str, Any]
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAYDET_CACHE", str(tmp_path / "cache"))
-    monkeypatch.delenv("RAY_ADDRESS", raising=False)
-
-
-@pytest.fixture
-def shop(tmp_path: Path) -> Path:
-    """A COCO set of 12 training and 4 validation pictures, all different, all sound."""
-    return write_shop(tmp_path / "shop")
 
 
 def edited(root: Path, split: str, change: Any) -> None:

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 import raydet
-from raydet import cli, exporting
+from raydet import cli, exporting, sinks
 from raydet.config import Config, ConfigError, override
 from raydet.data import CocoIndex, DataError, EvalLoader, open_split
 from raydet.deploy.agreement import Agreement
@@ -242,7 +242,7 @@ def full_disk(monkeypatch: pytest.MonkeyPatch) -> type[Exception]:
     def refuse(handle: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(exporting.os, "fsync", refuse)
+    monkeypatch.setattr(sinks.os, "fsync", refuse)
     return OSError
 
 
@@ -250,8 +250,13 @@ def interrupted(monkeypatch: pytest.MonkeyPatch) -> type[BaseException]:
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(exporting.os, "replace", interrupt)
+    monkeypatch.setattr(sinks.os, "replace", interrupt)
     return KeyboardInterrupt
+
+
+def test_a_file_is_for_the_same_users_as_any_new_one(exported: Path, tmp_path: Path) -> None:
+    (tmp_path / "new").touch()
+    assert exported.stat().st_mode == (tmp_path / "new").stat().st_mode
 
 
 @pytest.mark.parametrize("fail", [spoiled_answers, full_disk, interrupted])

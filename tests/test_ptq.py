@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from raydet import checkpoints, evaluation
+from raydet import evaluation
 from raydet.config import Config, ConfigError, override
 from raydet.data import TrainLoader, open_split
 from raydet.loop import Trainer, epochs
@@ -17,8 +17,7 @@ from raydet.quantization import calibrate, quantizers, uncalibrated
 from raydet.restore import open_source
 from raydet.state import build_model, new_state
 from raydet.tasks import make_task
-from raydet.worker import train
-from tests.workers import run_workers
+from tests.workers import newest, run_workers, trained
 
 
 @pytest.fixture(params=["classification", "detection"])
@@ -26,36 +25,14 @@ def floats(request: pytest.FixtureRequest, tmp_path: Path) -> Config:
     """The configuration of a float run that is done, in tmp_path/floats."""
     cfg: Config = request.getfixturevalue(request.param)
     cfg = override(cfg, {"schedule.epochs": 1, "run.checkpoint_epochs": 1})
-    _train(cfg, tmp_path / "floats")
+    trained(cfg, tmp_path / "floats")
     return cfg
-
-
-def _train(cfg: Config, folder: Path, stop_after: int | None = None) -> Path:
-    told: list[object] = []
-
-    def tell(metrics: object) -> None:
-        told.append(metrics)
-        if len(told) == stop_after:
-            raise InterruptedError
-
-    folder.mkdir(exist_ok=True)
-    try:
-        train(make_plan(cfg).cfg, folder, Peers(), tell)
-    except InterruptedError:
-        assert stop_after is not None
-    return folder
 
 
 def integers(cfg: Config, tmp_path: Path, **changes: object) -> Config:
     named = {key.replace("__", "."): value for key, value in changes.items()}
     start = {"model.weights": str(tmp_path / "floats"), "quantization.batches": 2, "schedule.epochs": 2}
     return override(cfg, start | {"optim.lr": 1e-4, "evaluation.recalibrate_bn": 0} | named)
-
-
-def newest(folder: Path) -> checkpoints.Checkpoint:
-    found = checkpoints.newest(folder / "checkpoints")
-    assert found is not None
-    return found
 
 
 def ranges(folder: Path, file: str = "model") -> dict[str, torch.Tensor]:
@@ -65,11 +42,11 @@ def ranges(folder: Path, file: str = "model") -> dict[str, torch.Tensor]:
 @pytest.mark.slow
 def test_a_quantized_run_keeps_the_ranges_it_began_with(floats: Config, tmp_path: Path) -> None:
     cfg = integers(floats, tmp_path)
-    folder = _train(cfg, tmp_path / "qat")
+    folder = trained(cfg, tmp_path / "qat")
     saved = ranges(folder)
     assert len(saved) == len(quantizers(build_model(make_plan(cfg).cfg, newest_classes(folder))))
     assert all(x.isfinite().all() and (x > 0).all() for x in saved.values())
-    begun = ranges(_train(override(cfg, {"schedule.epochs": 1}), tmp_path / "shorter"))
+    begun = ranges(trained(override(cfg, {"schedule.epochs": 1}), tmp_path / "shorter"))
     assert all(torch.equal(begun[key], value) for key, value in saved.items())
     assert all(torch.equal(x, saved[key]) for key, x in ranges(folder, "ema").items())
 
@@ -81,9 +58,9 @@ def newest_classes(folder: Path) -> int:
 @pytest.mark.slow
 def test_a_quantized_run_resumed_equals_an_undisturbed_one(floats: Config, tmp_path: Path) -> None:
     cfg = integers(floats, tmp_path, quantization__freeze_bn_after=0.5)
-    whole = newest(_train(cfg, tmp_path / "whole"))
-    _train(cfg, tmp_path / "parts", stop_after=1)
-    parts = newest(_train(cfg, tmp_path / "parts"))
+    whole = newest(trained(cfg, tmp_path / "whole"))
+    trained(cfg, tmp_path / "parts", stop_after=1)
+    parts = newest(trained(cfg, tmp_path / "parts"))
     assert whole.step == parts.step
     for file in ("model", "ema", "optim"):
         theirs = parts.tensors(file)
@@ -91,7 +68,7 @@ def test_a_quantized_run_resumed_equals_an_undisturbed_one(floats: Config, tmp_p
 
 
 def test_norms_stop_moving_after_their_share_of_the_training(classification: Config, tmp_path: Path) -> None:
-    _train(override(classification, {"schedule.epochs": 1}), tmp_path / "floats")
+    trained(override(classification, {"schedule.epochs": 1}), tmp_path / "floats")
     cfg = integers(classification, tmp_path, quantization__freeze_bn_after=0.25, run__log_steps=1)
     cfg = make_plan(cfg).cfg
     index = open_split(cfg, "train")
@@ -131,10 +108,10 @@ def test_a_step_trains_weights_and_no_range(classification: Config) -> None:
 @pytest.mark.parametrize("method", ["max", "percentile"])
 def test_ranges_do_not_depend_on_the_number_of_workers(method: str, classification: Config, tmp_path: Path) -> None:
     changes = {"schedule.epochs": 1, "data.batch_size": 4, "optim.batch_size": 8, "ema.decay": None}
-    _train(override(classification, changes), tmp_path / "floats")
+    trained(override(classification, changes), tmp_path / "floats")
     cfg = integers(classification, tmp_path, quantization__calibration=method, quantization__batches=3)
     cfg = override(cfg, changes)
-    one = ranges(_train(cfg, tmp_path / "one"))
+    one = ranges(trained(cfg, tmp_path / "one"))
     run_workers(make_plan(override(cfg, {"scaling.num_workers": 2})).cfg, tmp_path / "two", 2)
     assert all(torch.equal(x, ranges(tmp_path / "two")[key]) for key, x in one.items())
 
@@ -150,8 +127,8 @@ def test_a_float_checkpoint_is_scored_in_integers_when_asked(floats: Config, tmp
 def test_a_quantized_source_has_all_ranges_and_is_not_quantized_otherwise(
     classification: Config, tmp_path: Path
 ) -> None:
-    _train(override(classification, {"schedule.epochs": 1}), tmp_path / "floats")
-    _train(integers(classification, tmp_path, schedule__epochs=1), tmp_path / "qat")
+    trained(override(classification, {"schedule.epochs": 1}), tmp_path / "floats")
+    trained(integers(classification, tmp_path, schedule__epochs=1), tmp_path / "qat")
     source = open_source(tmp_path / "qat", {})
     assert not uncalibrated(source.model) and quantizers(source.model)
     kept = newest(tmp_path / "qat").tensors("ema")
@@ -165,16 +142,16 @@ def test_a_quantized_source_has_all_ranges_and_is_not_quantized_otherwise(
 def test_a_quantized_run_can_start_from_a_quantized_one_and_takes_its_ranges(
     classification: Config, tmp_path: Path
 ) -> None:
-    _train(override(classification, {"schedule.epochs": 1}), tmp_path / "floats")
-    first = _train(integers(classification, tmp_path, schedule__epochs=1), tmp_path / "qat")
+    trained(override(classification, {"schedule.epochs": 1}), tmp_path / "floats")
+    first = trained(integers(classification, tmp_path, schedule__epochs=1), tmp_path / "qat")
     again = integers(classification, tmp_path, schedule__epochs=1, model__weights=str(first), quantization__batches=1)
-    second = _train(again, tmp_path / "again")
+    second = trained(again, tmp_path / "again")
     assert all(torch.equal(x, ranges(first)[key]) for key, x in ranges(second).items())
 
 
 def test_ranges_are_in_the_file_format_of_every_checkpoint(classification: Config, tmp_path: Path) -> None:
-    _train(override(classification, {"schedule.epochs": 1}), tmp_path / "floats")
-    saved = ranges(_train(integers(classification, tmp_path, schedule__epochs=1), tmp_path / "qat"))
+    trained(override(classification, {"schedule.epochs": 1}), tmp_path / "floats")
+    saved = ranges(trained(integers(classification, tmp_path, schedule__epochs=1), tmp_path / "qat"))
     stem: nn.Module = build_model(classification, 10).conv_stem
     assert saved["conv_stem.weight_quantizer._amax"].shape == (stem.weight.shape[0], 1, 1, 1)
     assert saved["conv_stem.input_quantizer._amax"].shape == ()

@@ -6,12 +6,10 @@ import pytest
 import torch
 
 from raydet.config import Config, ConfigError, override
-from raydet.peers import Peers
-from raydet.plan import make_plan
 from raydet.quantization import calibrate, placements, quantize
 from raydet.restore import open_source
 from raydet.sensitivity import only, open_floats, rank, sensitivity
-from raydet.worker import train
+from tests.workers import trained
 
 WAYS = {"quantization.batches": 2, "quantization.calibration": "max"}
 
@@ -19,11 +17,7 @@ WAYS = {"quantization.batches": 2, "quantization.calibration": "max"}
 @pytest.fixture
 def floats(classification: Config, tmp_path: Path) -> Path:
     """A trained toy classifier's folder."""
-    folder = tmp_path / "floats"
-    folder.mkdir()
-    cfg = make_plan(override(classification, {"schedule.epochs": 1})).cfg
-    train(cfg, folder, Peers(), lambda metrics: None)
-    return folder
+    return trained(override(classification, {"schedule.epochs": 1}), tmp_path / "floats")
 
 
 def test_every_group_is_measured_alone_and_the_costliest_comes_first(floats: Path) -> None:
@@ -73,10 +67,8 @@ def test_ways_come_back_the_best_first_with_what_they_were(floats: Path) -> None
 def test_what_is_quantized_already_has_no_floats_to_compare_with(
     floats: Path, classification: Config, tmp_path: Path
 ) -> None:
-    folder = tmp_path / "qat"
-    folder.mkdir()
     changes = {"model.weights": str(floats), "quantization.batches": 1, "schedule.epochs": 1}
-    train(make_plan(override(classification, changes)).cfg, folder, Peers(), lambda metrics: None)
+    folder = trained(override(classification, changes), tmp_path / "qat")
     for refused in (lambda: sensitivity(folder), lambda: rank(folder, [{}])):
         with pytest.raises(ConfigError, match="must be a float checkpoint or run"):
             refused()

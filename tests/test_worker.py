@@ -8,37 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from raydet import checkpoints, loop, worker
+from raydet import checkpoints, loop
 from raydet.config import Config, override
 from raydet.peers import Peers
 from raydet.plan import make_plan
 from raydet.worker import train
-from tests.workers import run_workers
-
-
-def trained(cfg: Config, folder: Path, stop_after: int | None = None) -> Path:
-    """Train in this process; with `stop_after`, die before that many epochs are told."""
-    told: list[dict[str, float]] = []
-
-    def tell(metrics: dict[str, float]) -> None:
-        told.append(metrics)
-        if len(told) == stop_after:
-            raise InterruptedError
-
-    cfg = make_plan(cfg).cfg
-    folder.mkdir(parents=True, exist_ok=True)
-    if stop_after is None:
-        worker.train(cfg, folder, Peers(), tell)
-    else:
-        with pytest.raises(InterruptedError):
-            worker.train(cfg, folder, Peers(), tell)
-    return folder
-
-
-def newest(folder: Path) -> checkpoints.Checkpoint:
-    found = checkpoints.newest(folder / "checkpoints")
-    assert found is not None
-    return found
+from tests.workers import newest, run_workers, trained
 
 
 def same_tensors(a: Path, b: Path) -> bool:
@@ -168,7 +143,7 @@ def _die_in_the_second_epoch(cfg: Config, folder: Path, peers: Peers, tell: Call
     def stop(metrics: dict[str, float]) -> None:
         raise SystemExit(0)
 
-    worker.train(cfg, folder, peers, stop)
+    train(cfg, folder, peers, stop)
 
 
 @pytest.mark.slow

@@ -1,16 +1,45 @@
-"""Training workers without Ray: plain processes that meet over gloo."""
+"""Training without Ray: in this process, and in plain processes that meet over gloo."""
 
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
+from raydet import checkpoints
 from raydet.config import Config, from_dict, to_dict
 from raydet.peers import Peers
+from raydet.plan import make_plan
 from raydet.worker import train
+
+
+def trained(cfg: Config, folder: Path, stop_after: int | None = None) -> Path:
+    """Train in this process; with `stop_after`, die before that many epochs are told."""
+    told: list[dict[str, float]] = []
+
+    def tell(metrics: dict[str, float]) -> None:
+        told.append(metrics)
+        if len(told) == stop_after:
+            raise InterruptedError
+
+    cfg = make_plan(cfg).cfg
+    folder.mkdir(parents=True, exist_ok=True)
+    if stop_after is None:
+        train(cfg, folder, Peers(), tell)
+    else:
+        with pytest.raises(InterruptedError):
+            train(cfg, folder, Peers(), tell)
+    return folder
+
+
+def newest(folder: Path) -> checkpoints.Checkpoint:
+    """Return a run's newest checkpoint."""
+    found = checkpoints.newest(folder / "checkpoints")
+    assert found is not None
+    return found
 
 
 def run_workers(cfg: Config, folder: Path, world: int, entry: Callable[..., None] = train) -> None:

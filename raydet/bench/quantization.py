@@ -10,32 +10,35 @@ import json
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from raydet import models
 from raydet.bench.quantization_report import lines
-from raydet.bench.timing import Times, in_turn, machine
+from raydet.bench.timing import in_turn, machine
 from raydet.config import Config, ConfigError, Quantization, override
 from raydet.data.samples import input_size
-from raydet.deploy import metadata, session
+from raydet.deploy import session
+from raydet.deploy.graph import INPUT
 from raydet.deploy.pictures import held_out, training_inputs
-from raydet.deploy.targets import build
+from raydet.deploy.targets import Target, build
 from raydet.evaluation import score
 from raydet.peers import Peers
-from raydet.ptq import post_training
 from raydet.quantization import calibrate, quantize
-from raydet.restore import Source, open_source
-from raydet.sensitivity import Sensitivity, open_floats, sensitivity
+from raydet.restore import open_source
+from raydet.sensitivity import Sensitivity, open_floats, sensitivity_of
 from raydet.sinks import make_folder
 from raydet.tasks import make_task, score_name
 
 BATCHES = (1, 32)
+Runtime = Literal["torch"] | Target
+_RUNTIMES: tuple[Runtime, ...] = ("torch", "onnxruntime", "tensorrt")
+"""The last of integers only."""
 _RELU6 = "+relu6"
 
 
@@ -46,12 +49,25 @@ class Variant:
     name: str
     model: nn.Module
     cfg: Config
-    source: Source | None
-    """None: untrained."""
+    trained: bool = True
+
+
+@dataclass
+class Side:
+    """A variant behind a runtime."""
+
+    variant: Variant
+    runtime: Runtime
+    model: nn.Module
+    file: bytes
+    """Empty: it is in PyTorch."""
+    row: dict[str, Any]
+    """What the table says of it."""
 
     @property
-    def integers(self) -> bool:
-        return self.cfg.quantization is not None
+    def name(self) -> str:
+        """What it is called where it is timed."""
+        return f"{self.variant.name} {self.runtime}"
 
 
 def bench_quantization(
@@ -92,8 +108,7 @@ def bench_quantization(
         variants, found = [v for name in sources for v in _untrained(name)], None
     elif len(sources) == 1:
         say(f"scoring each group of layers of {sources[0]} in integers")
-        variants = _trained(sources[0], changes, qat)
-        found = sensitivity(sources[0], changes, images=images)
+        variants, found = _trained(sources[0], changes, qat, images)
     else:
         raise ConfigError(f"{sources[names.index(False)]} is no model's name; give one checkpoint, or models only")
     report: dict[str, Any] = {"of": ", ".join([*sources, *([qat] if qat else [])])}
@@ -111,7 +126,9 @@ def _versions() -> str:
     return ", ".join(f"{name} {version(name)}" for name in ("raydet", "torch", "onnxruntime"))
 
 
-def _trained(source: str, changes: Mapping[str, Any], qat: str | None) -> list[Variant]:
+def _trained(
+    source: str, changes: Mapping[str, Any], qat: str | None, images: int
+) -> tuple[list[Variant], Sensitivity]:
     ptq = open_floats(source, changes)
     own = {key: value for key, value in changes.items() if key.partition(".")[0] != "quantization"}
     trained = None if qat is None else open_source(qat, own)
@@ -123,12 +140,10 @@ def _trained(source: str, changes: Mapping[str, Any], qat: str | None) -> list[V
         how = None if of is None else of.cfg.quantization
         if how is not None and how.bits != 8:
             raise ConfigError(f"quantization.bits={how.bits} cannot be compared: files have 8 bits")
-    floats = replace(ptq, cfg=override(ptq.cfg, {"quantization": None}), model=copy.deepcopy(ptq.model))
-    assert ptq.cfg.quantization is not None
-    quantize(ptq.model, ptq.cfg.quantization)
-    post_training(ptq.cfg, ptq.model)
-    named = {"float": floats, "PTQ": ptq, "QAT": trained}
-    return [Variant(name, one.model, one.cfg, one) for name, one in named.items() if one is not None]
+    floats = Variant("float", copy.deepcopy(ptq.model), override(ptq.cfg, {"quantization": None}))
+    found = sensitivity_of(ptq, images)
+    variants = [floats, Variant("PTQ", ptq.model, ptq.cfg)]
+    return variants + ([] if trained is None else [Variant("QAT", trained.model, trained.cfg)]), found
 
 
 def _untrained(name: str) -> list[Variant]:
@@ -151,7 +166,7 @@ def _untrained(name: str) -> list[Variant]:
     quantize(integers, how)
     calibrate(integers, [images_B3HW], how)
     quantized = override(cfg, {"quantization.calibration": "max"})
-    return [Variant(f"{name} float", floats, cfg, None), Variant(f"{name} int8", integers, quantized, None)]
+    return [Variant(f"{name} float", floats, cfg, False), Variant(f"{name} int8", integers, quantized, False)]
 
 
 def _format_for(name: str) -> dict[str, str]:
@@ -160,60 +175,40 @@ def _format_for(name: str) -> dict[str, str]:
 
 def _compare(variants: Sequence[Variant], rounds: int, images: int, say: Callable[[str], None]) -> dict[str, Any]:
     """Return the rows of the table and what each operator of ONNX Runtime takes."""
-    rows: list[dict[str, Any]] = []
-    sides: dict[str, Callable[[Tensor], object]] = {}
-    profiles: dict[str, dict[str, float]] = {}
-    with tempfile.TemporaryDirectory() as folder:
-        for variant in variants:
-            for runtime in ("torch", "onnxruntime", "tensorrt") if variant.integers else ("torch", "onnxruntime"):
-                key = f"{variant.name} {runtime}"
-                say(f"making and scoring {key}")
-                model, size = _made(variant, runtime, Path(folder) / f"{len(rows)}.onnx")
-                rows.append({"variant": variant.name, "runtime": runtime, "megabytes": size / 1e6})
-                rows[-1] |= _scored(variant, model, images)
-                if runtime != "tensorrt":  # its file runs on ONNX Runtime, slower than floats: not what it is for
-                    sides[key] = model
-                if runtime == "onnxruntime":
-                    data = (Path(folder) / f"{len(rows) - 1}.onnx").read_bytes()
-                    profiles |= {f"{key}, batch {n}": profile(data, _images(variant.cfg, n)) for n in BATCHES}
-        say(f"timing {len(sides)} sides in turn, {rounds} rounds, batches of {' and '.join(map(str, BATCHES))}")
-        _note_times(rows, sides, variants, rounds)
-    return {"rows": rows, "profiles": profiles}
+    sides = []
+    for variant in variants:
+        for runtime in _RUNTIMES if variant.cfg.quantization is not None else _RUNTIMES[:2]:
+            say(f"making and scoring {variant.name} {runtime}")
+            sides.append(_side(variant, runtime, images))
+    profiles = {
+        f"{side.name}, batch {n}": profile(side.file, _images(side.variant.cfg, n))
+        for side in sides
+        if side.runtime == "onnxruntime"
+        for n in BATCHES
+    }
+    # TensorRT's file runs on ONNX Runtime, slower than floats: not what it is for.
+    timed = [side for side in sides if side.runtime != "tensorrt"]
+    say(f"timing {len(timed)} sides in turn, {rounds} rounds, batches of {' and '.join(map(str, BATCHES))}")
+    _note_times(timed, rounds)
+    return {"rows": [side.row for side in sides], "profiles": profiles}
 
 
-def _made(variant: Variant, runtime: str, path: Path) -> tuple[nn.Module, int]:
-    """Return the network behind a runtime, and the bytes of its weights or file."""
+def _side(variant: Variant, runtime: Runtime, images: int) -> Side:
+    """Return the network behind a runtime, with its size and score noted."""
+    cfg, model, file = variant.cfg, variant.model, b""
+    task = make_task(cfg, model, torch.device("cpu"))
     if runtime == "torch":
-        return variant.model, sum(p.numel() * p.element_size() for p in variant.model.parameters())
-    cfg = variant.cfg
-    task = make_task(cfg, variant.model, torch.device("cpu"))
-    batches = () if variant.source is None else training_inputs(cfg, task, needed=True)
-    proto = build(variant.model, _images(cfg, 2), target=runtime, batches=batches)  # type: ignore[arg-type]
-    path.write_bytes(proto.SerializeToString())
-    return _Session(path.read_bytes()), path.stat().st_size
-
-
-class _Session(nn.Module):
-    """A graph on ONNX Runtime with as many threads as torch has."""
-
-    def __init__(self, data: bytes) -> None:
-        super().__init__()
-        self._session = session.open_session(data, Path("graph.onnx"))
-
-    def forward(self, images_B3HW: Tensor) -> Any:
-        arrays = self._session.run(None, {metadata.INPUT: images_B3HW.contiguous().numpy()})
-        made = [torch.from_numpy(array) for array in arrays]
-        return made[0] if len(made) == 1 else tuple(made)
-
-
-def _scored(variant: Variant, model: nn.Module, images: int) -> dict[str, float]:
-    source, cfg = variant.source, variant.cfg
-    if source is None:
-        return {}
-    with held_out(cfg, images, needed=True) as pictures:
-        task = make_task(cfg, variant.model, torch.device("cpu"))
-        found = score(model, task, pictures.index, pictures.batches, cfg, Peers())
-    return {score_name(cfg): found[score_name(cfg)]}
+        size = sum(p.numel() * p.element_size() for p in model.parameters())
+    else:
+        batches = training_inputs(cfg, task, needed=True) if variant.trained else ()
+        file = build(model, _images(cfg, 2), target=runtime, batches=batches).SerializeToString()
+        model, size = session.OnnxGraph(file, Path("graph.onnx")), len(file)
+    row: dict[str, Any] = {"variant": variant.name, "runtime": runtime, "megabytes": size / 1e6}
+    if variant.trained:
+        with held_out(cfg, images, needed=True) as pictures:
+            found = score(model, task, pictures.index, pictures.batches, cfg, Peers())
+        row[score_name(cfg)] = found[score_name(cfg)]
+    return Side(variant, runtime, model, file, row)
 
 
 def _images(cfg: Config, count: int) -> Tensor:
@@ -221,26 +216,16 @@ def _images(cfg: Config, count: int) -> Tensor:
     return torch.randn(count, 3, side, side, generator=torch.Generator().manual_seed(count))
 
 
-def _note_times(
-    rows: list[dict[str, Any]],
-    sides: Mapping[str, Callable[[Tensor], object]],
-    variants: Sequence[Variant],
-    rounds: int,
-) -> None:
+def _note_times(sides: Sequence[Side], rounds: int) -> None:
     """Time every side at every batch, in turn, and write images per second and the ratio to floats into its row."""
-    cfgs = {variant.name: variant.cfg for variant in variants}
-    first = f"{variants[0].name} onnxruntime"
+    floats = next(side for side in sides if side.runtime == "onnxruntime")
     for batch in BATCHES:
-        calls = {}
-        for key, call in sides.items():
-            images_B3HW = _images(cfgs[key.rpartition(" ")[0]], batch)
-            calls[key] = _call(call, images_B3HW)
-        times: dict[str, Times] = in_turn(calls, torch.device("cpu"), rounds, warm_up=1)
-        for row in rows:
-            taken = times.get(f"{row['variant']} {row['runtime']}")
-            if taken is not None:
-                row[f"images_per_s_{batch}"] = batch / taken.median
-                row[f"speedup_{batch}"] = times[first].median / taken.median
+        calls = {side.name: _call(side.model, _images(side.variant.cfg, batch)) for side in sides}
+        times = in_turn(calls, torch.device("cpu"), rounds, warm_up=1)
+        for side in sides:
+            taken = times[side.name].median
+            side.row[f"images_per_s_{batch}"] = batch / taken
+            side.row[f"speedup_{batch}"] = times[floats.name].median / taken
 
 
 def _call(call: Callable[[Tensor], object], images_B3HW: Tensor) -> Callable[[], object]:
@@ -256,7 +241,7 @@ def profile(data: bytes, images_B3HW: Tensor, runs: int = 5) -> dict[str, float]
     with tempfile.TemporaryDirectory() as folder:
         opened = session.open_session(data, Path("graph.onnx"), profile=str(Path(folder) / "profile"))
         for _ in range(runs + 1):
-            opened.run(None, {metadata.INPUT: images_B3HW.numpy()})
+            opened.run(None, {INPUT: images_B3HW.numpy()})
         events = json.loads(Path(opened.end_profiling()).read_text())
     kernels = [e for e in events if e.get("cat") == "Node" and e["name"].endswith("_kernel_time")]
     spent: Counter[str] = Counter()

@@ -1,6 +1,5 @@
 """COCO annotations as an index of packed arrays: no list of records stays, so loader processes share one copy."""
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -82,18 +81,23 @@ class CocoIndex:
         faults.check(skip=on_bad == "skip", max_bad=max_bad)
         _check_left(path, columns, role, faults)
         labels, category_ids, class_names = _classes(path, columns, class_ids, faults)
-        same = {n: columns[n] for n in ("ids", "sizes", "boxes", "areas", "crowd", "ann_ids", "first")}
-        names = Texts(columns["name_bytes"], columns["name_first"])
+        return cls.of_columns(str(path), files, columns | {"labels": labels}, category_ids, class_names, faults)
+
+    @classmethod
+    def of_columns(
+        cls, file: str, files: Files, columns: Columns, category_ids: Ints, class_names: list[str], faults: Faults
+    ) -> "CocoIndex":
+        """Return the index of what a file's reader has packed."""
+        same = ("ids", "sizes", "boxes", "areas", "labels", "crowd", "ann_ids", "first")
         return cls(
-            file=str(path),
+            file=file,
             files=files,
-            names=names,
-            labels=labels,
+            names=Texts(columns["name_bytes"], columns["name_first"]),
             category_ids=category_ids,
             class_names=class_names,
             warnings=[faults.said(fault) for fault in faults],
             faults=faults,
-            **same,
+            **{name: columns[name] for name in same},
         )
 
     def __len__(self) -> int:
@@ -160,10 +164,7 @@ def _read(path: Path, files: Files) -> tuple[Columns, Faults]:
         raise DataError(error.strerror or str(error), file=path, rule="DIR-E01") from None
     columns = load_columns(key)
     if columns is not None:
-        held = json.loads(columns["faults"].tobytes())
-        for row in held["faults"] + held["records"]:
-            row["file"] = str(path)  # it may have been given in another spelling then
-        return columns, Faults.from_dict(held)
+        return columns, Faults.unpacked(columns["faults"], str(path))
     columns, alone, faults = parse(path, files)
     if alone:  # sizes read from pictures may change without the file
         save_columns(key, columns)

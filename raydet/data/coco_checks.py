@@ -10,7 +10,7 @@ from raydet.data.columns import Floats, Ints
 from raydet.data.faults import Example
 from raydet.data.records import NOTHING, Log
 
-_MAX_LEAVING = 0.2
+MAX_LEAVING = 0.2
 """Share of boxes that may leave their image before the file is taken for xyxy (COCO itself: under 0.001)."""
 _MAX_WITHIN = 0.2
 """Share of boxes within the picture's first pixel before they are taken for normalised ones."""
@@ -98,27 +98,28 @@ def _box(table: Annotations) -> Callable[[int], str]:
     return lambda i: str(table.boxes[i].tolist())
 
 
-def _beyond(xywh: Floats, hw: Sizes) -> Mask:
-    beyond: Mask = np.zeros(len(xywh), bool)
+def beyond(xywh: Floats, hw: Sizes) -> Mask:
+    """Return which boxes leave their image, whose height and width stand in the same row."""
+    leaving: Mask = np.zeros(len(xywh), bool)
     for axis in (0, 1):
         limit = hw[:, 1 - axis].astype(np.float64)
         slack = 1 + 0.01 * limit  # COCO's own boxes leave by fractions of a pixel
-        beyond |= xywh[:, axis] < -slack
-        beyond |= xywh[:, axis] + xywh[:, 2 + axis] > limit + slack
-    return beyond
+        leaving |= xywh[:, axis] < -slack
+        leaving |= xywh[:, axis] + xywh[:, 2 + axis] > limit + slack
+    return leaving
 
 
 def _check_leaving(table: Annotations, rows: Ints, xywh: Floats, hw: Sizes) -> None:
-    leaving = _beyond(xywh, hw)
+    leaving = beyond(xywh, hw)
     count = int(leaving.sum())
-    if count <= _MAX_LEAVING * len(rows):
+    if count <= MAX_LEAVING * len(rows):
         outside = (xywh[:, :2] >= hw[:, ::-1]).any(axis=1) | (xywh[:, :2] + xywh[:, 2:] <= 0).any(axis=1)
         what = "bbox lies wholly outside its image, left out"
         table.log.warn("COCO-W17", what, rows[leaving & outside], _box(table))
         table.log.warn("COCO-W17", "bbox leaves its image, clipped", rows[leaving & ~outside], _box(table))
         return
     hint = "bbox is [x, y, width, height]; these look like [x1, y1, x2, y2], or the sizes are wrong."
-    if _beyond(xywh, hw[:, ::-1]).sum() < 0.5 * count:
+    if beyond(xywh, hw[:, ::-1]).sum() < 0.5 * count:
         hint = "They fit when width and height of the images are swapped: are they?"
     what = f"{count} of {len(rows)} boxes leave their image"
     _whole_file(table, "COCO-E17", what, rows[leaving], hint)

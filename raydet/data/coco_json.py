@@ -81,7 +81,7 @@ def _parse(path: Path, files: Files) -> tuple[Columns, bool, Faults]:
         "class_bytes": packed_classes.bytes,
         "class_first": packed_classes.first,
         "has_annotations": np.array("annotations" in keys),
-        "faults": np.frombuffer(faults.to_json().encode(), np.uint8),
+        "faults": faults.packed(),
     }
     return columns, images.alone, faults
 

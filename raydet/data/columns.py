@@ -74,6 +74,12 @@ def file_key(path: Path) -> str:
     return digest.hexdigest()[:32]
 
 
+def content_key(kind: str, *content: object) -> str:
+    """A name that changes with the content."""
+    text = repr((FORMAT_VERSION, *content))
+    return f"{hashlib.sha256(text.encode('utf-8', 'surrogateescape')).hexdigest()[:32]}-{kind}"
+
+
 def load_columns(key: str) -> Columns | None:
     """The columns kept under `key`; None where there are none, or they cannot be read."""
     try:

@@ -8,6 +8,9 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from raydet.data.errors import RULES, DataError, one_line
 
 SHOWN = 5
@@ -226,6 +229,19 @@ class Faults:
     def to_json(self) -> str:
         """Return `to_dict` as ASCII text."""
         return json.dumps(self.to_dict(), allow_nan=False)
+
+    def packed(self) -> npt.NDArray[np.uint8]:
+        """Return all of it as a column of an index's cache."""
+        return np.frombuffer(self.to_json().encode(), np.uint8)
+
+    @classmethod
+    def unpacked(cls, column: npt.NDArray[np.uint8], file: str | None = None) -> "Faults":
+        """Return what `packed` was made of; `file`: how the file is spelt now, where it is one."""
+        held = json.loads(column.tobytes())
+        if file is not None:
+            for row in held["faults"] + held["records"]:
+                row["file"] = file
+        return cls.from_dict(held)
 
     def _of(self, error: DataError) -> DataError:
         error.faults = self

@@ -3,8 +3,6 @@
 Spellings known are those of Hugging Face's datasets and of COCO. Given up: pictures in other files, masks, key points.
 """
 
-import hashlib
-import json
 import posixpath
 import re
 from collections.abc import Iterable, Iterator
@@ -15,7 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from raydet.data.coco import CocoIndex
-from raydet.data.columns import FORMAT_VERSION, Columns, Texts, load_columns, save_columns
+from raydet.data.coco_checks import MAX_LEAVING, beyond
+from raydet.data.columns import Columns, Texts, content_key, load_columns, save_columns
 from raydet.data.decode import read_size
 from raydet.data.errors import DataError
 from raydet.data.faults import SHOWN, Example, Faults
@@ -25,8 +24,6 @@ from raydet.data.parquet_pictures import SMALL, ParquetPictures, bytes_of, flat,
 from raydet.data.parquet_rows import Meaning, boxes_of_row, cell, classes_of, find_columns
 
 _NAMES = {"train": ("train",), "val": ("val", "validation", "valid", "dev"), "test": ("test",)}
-_MAX_LEAVING = 0.2
-"""As for COCO: more boxes than that leave their picture only if they are not what they are taken for."""
 _BATCH = 16
 
 
@@ -53,15 +50,14 @@ def load_parquet(
     paths = {name: str(tree.fetch(name)) for name in files}
     place = posixpath.join(tree.place, next(iter(files)) if len(files) == 1 else chosen or "").rstrip("/")
     meaning = _meaning(paths, detection)
-    content = repr((FORMAT_VERSION, tree.place, files, detection))
-    key = hashlib.sha256(content.encode("utf-8", "surrogateescape")).hexdigest()[:32] + "-parquet"
+    key = content_key("parquet", tree.place, files, detection)
     columns = load_columns(key)
     if columns is None:
         faults = Faults()
         columns = _columns(paths, meaning, place, faults)
-        columns["faults"] = np.frombuffer(faults.to_json().encode(), np.uint8)
+        columns["faults"] = faults.packed()
         save_columns(key, columns)
-    faults = Faults.from_dict(json.loads(columns["faults"].tobytes()))
+    faults = Faults.unpacked(columns["faults"])
     faults.check(skip=on_bad == "skip", max_bad=max_bad)
     pictures = ParquetPictures(paths, meaning.image, place, tree.forkable)
     return _index(columns, pictures, split, detection, faults)
@@ -145,7 +141,7 @@ def _columns(paths: dict[str, str], meaning: Meaning, place: str, faults: Faults
         return columns
     row_N = np.repeat(np.arange(len(names)), counts)
     xywh_N4 = np.array(xywh, np.float64).reshape(-1, 4)
-    return columns | _boxes(xywh_N4, row_N, np.array(sizes), classes_N, names, place, faults)
+    return columns | _boxes(xywh_N4, row_N, np.array(sizes, np.int32), classes_N, names, place, faults)
 
 
 def _rows(opened: Any, path: str, meaning: Meaning) -> Iterator[tuple[tuple[int, int] | DataError, dict[str, Any]]]:
@@ -211,7 +207,7 @@ def _ids(ids: list[int], names: list[str], meaning: Meaning, place: str) -> npt.
 def _boxes(
     xywh_N4: npt.NDArray[np.float64],
     row_N: npt.NDArray[np.int64],
-    hw_B2: npt.NDArray[np.int64],
+    hw_B2: npt.NDArray[np.int32],
     classes_N: npt.NDArray[np.int32],
     names: list[str],
     place: str,
@@ -223,12 +219,9 @@ def _boxes(
         some = boxes[boxes < len(row_N)][:SHOWN]
         return [Example(f"row {names[row_N[i]]}", str(xywh_N4[i].tolist())) for i in some.tolist()]
 
-    limit_N2 = hw_B2[row_N][:, ::-1].astype(np.float64)
-    slack_N2 = 1 + 0.01 * limit_N2
-    ends_N2 = xywh_N4[:, :2] + xywh_N4[:, 2:]
-    leaving = np.flatnonzero(((xywh_N4[:, :2] < -slack_N2) | (ends_N2 > limit_N2 + slack_N2)).any(axis=1))
+    leaving = np.flatnonzero(beyond(xywh_N4, hw_B2[row_N]))
     shares = len(xywh_N4) > 0 and bool((xywh_N4 <= 1).all())
-    if leaving.size > _MAX_LEAVING * len(xywh_N4) or shares:
+    if leaving.size > MAX_LEAVING * len(xywh_N4) or shares:
         what = (
             "all boxes are within 0 to 1" if shares else f"{leaving.size} of {len(xywh_N4)} boxes leave their picture"
         )
@@ -247,7 +240,7 @@ def _boxes(
     first = np.zeros(len(hw_B2) + 1, np.int64)
     np.cumsum(np.bincount(row_N[keep_N], minlength=len(hw_B2)), out=first[1:])
     return {
-        "sizes": hw_B2.astype(np.int32),
+        "sizes": hw_B2,
         "boxes": boxes_N4,
         "areas": boxes_N4[:, 2] * boxes_N4[:, 3],
         "labels": classes_N[keep_N],
@@ -260,21 +253,10 @@ def _boxes(
 def _index(
     columns: Columns, pictures: ParquetPictures, split: str, detection: bool, faults: Faults
 ) -> CocoIndex | FolderIndex:
-    names = Texts(columns["name_bytes"], columns["name_first"])
     class_names = Texts(columns["class_bytes"], columns["class_first"]).tolist()
-    warnings = [faults.said(fault) for fault in faults]
     if not detection:
+        names, warnings = Texts(columns["name_bytes"], columns["name_first"]), [faults.said(fault) for fault in faults]
         return FolderIndex(pictures.place, pictures, names, columns["labels"], class_names, warnings, faults)
     if not len(columns["boxes"]) and split != "test":
         raise DataError(f"the {split} split has no box", file=pictures.place, rule="PARQUET-E11")
-    same = ("ids", "sizes", "boxes", "areas", "labels", "crowd", "ann_ids", "first")
-    return CocoIndex(
-        file=pictures.place,
-        files=pictures,
-        names=names,
-        category_ids=np.arange(len(class_names), dtype=np.int64),
-        class_names=class_names,
-        warnings=warnings,
-        faults=faults,
-        **{name: columns[name] for name in same},
-    )
+    return CocoIndex.of_columns(pictures.place, pictures, columns, np.arange(len(class_names)), class_names, faults)

@@ -5,7 +5,6 @@ data.root; also a data.yaml's `path` is followed within data.root only.
 """
 
 import hashlib
-import json
 import posixpath
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from typing import Literal
 import numpy as np
 
 from raydet.data.coco import CocoIndex
-from raydet.data.columns import FORMAT_VERSION, Columns, Texts, load_columns, save_columns
+from raydet.data.columns import content_key, load_columns, save_columns
 from raydet.data.errors import DataError
 from raydet.data.faults import SHOWN, Example, Faults
 from raydet.data.files import Tree, refusal
@@ -63,20 +62,21 @@ def load_yolo(
     pictures, whole = _pictures(tree, told, split, chosen, faults)
     label_of = {name: _label(name) for name in pictures}
     stamps = _stamps(tree, label_of.values())
-    key = _key(told, [(p, s, stamps.get(label_of[p])) for p, s in pictures.items()], sorted(stamps) if whole else [])
+    files = [(p, s, stamps.get(label_of[p])) for p, s in pictures.items()]
+    key = content_key("yolo", told.file, told.digest, files, sorted(stamps) if whole else [])
     columns = load_columns(key)
     if columns is None:
         found = Faults()
         columns = read_columns(tree, label_of, stamps, whole, len(told.names), found)
-        columns["faults"] = np.frombuffer(found.to_json().encode(), np.uint8)
+        columns["faults"] = found.packed()
         save_columns(key, columns)
-    faults.extend(Faults.from_dict(json.loads(columns["faults"].tobytes())))
+    faults.extend(Faults.unpacked(columns["faults"]))
     faults.check(skip=on_bad == "skip", max_bad=max_bad)
     if not len(columns["boxes"]) and split != "test":
         what = f"none of {len(pictures)} pictures has a box; looked for labels such as {next(iter(label_of.values()))}"
         hint = "Labels lie in labels/ where the pictures lie in images/, else beside them."
         raise DataError(what, file=told.file, rule="YOLO-E19", hint=hint)
-    return _index(tree, told, columns, faults)
+    return CocoIndex.of_columns(told.file, tree, columns, np.arange(len(told.names)), told.names, faults)
 
 
 def _find(tree: Tree) -> str:
@@ -246,22 +246,3 @@ def _stamps(tree: Tree, names: Iterable[str]) -> dict[str, str]:
             found |= tree.walk(folder)
             last = folder
     return found
-
-
-def _key(told: _Set, files: list[tuple[str, str, str | None]], labels: list[str]) -> str:
-    content = repr((FORMAT_VERSION, told.file, told.digest, files, labels))
-    return hashlib.sha256(content.encode("utf-8", "surrogateescape")).hexdigest()[:32] + "-yolo"
-
-
-def _index(tree: Tree, told: _Set, columns: Columns, faults: Faults) -> CocoIndex:
-    same = ("ids", "sizes", "boxes", "areas", "labels", "crowd", "ann_ids", "first")
-    return CocoIndex(
-        file=told.file,
-        files=tree,
-        names=Texts(columns["name_bytes"], columns["name_first"]),
-        category_ids=np.arange(len(told.names), dtype=np.int64),
-        class_names=told.names,
-        warnings=[faults.said(fault) for fault in faults],
-        faults=faults,
-        **{name: columns[name] for name in same},
-    )

@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import numpy.typing as npt
 
+from raydet.data.coco_checks import MAX_LEAVING
 from raydet.data.columns import Columns, Floats, Ints, Texts
 from raydet.data.decode import read_size
 from raydet.data.errors import DataError
@@ -15,8 +16,6 @@ from raydet.data.files import Blob, Tree
 
 _SLACK = 0.01
 """What writers' rounding may add to 0 and 1; clipped later."""
-_MAX_LEAVING = 0.2
-"""Share of boxes that may leave their picture before the rows are taken for something else; as for COCO."""
 _KIND = "label rows"
 _POLYGON = "a polygon: the box around it is taken"
 _MOST_BYTES = 16 << 20
@@ -209,7 +208,7 @@ class Rows:
         return picture_N[live_N], class_N[live_N].astype(np.int64), shares_N4[live_N]
 
     def _tell_leaving(self, rows: Ints, of: int, shown: Callable[[Ints], list[Example]]) -> None:
-        if rows.size > _MAX_LEAVING * of:
+        if rows.size > MAX_LEAVING * of:
             what = f"{rows.size} of {of} boxes leave their picture"
             hint = "A row is class, centre x, centre y, width, height; these look like corners: x1 y1 x2 y2."
             self._faults.add("YOLO-E22", what, count=rows.size, examples=shown(rows), hint=hint)

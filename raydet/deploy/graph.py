@@ -30,6 +30,10 @@ if TYPE_CHECKING:
 Array = npt.NDArray[Any]
 
 OPSET = 17
+INPUT = "images"
+"""Name of the input: [B, 3, side, side] float32."""
+LOGITS, CODES = "logits", "codes"
+"""Names of a network's own outputs: logits [B, classes], or [B, A, classes] with codes [B, A, 4]."""
 _BATCH = 2
 """Batch that is traced: not 1, whose axes optimisers may drop."""
 _KEEP_QDQ = [
@@ -57,7 +61,7 @@ def trace(model: nn.Module, example_B3HW: Tensor) -> "onnx.ModelProto":
     copy = deepcopy(model).cpu().float().eval()
     image_13HW = example_B3HW[:1].cpu().float()
     with torch.no_grad():
-        outputs = ["logits", "codes"] if isinstance(copy(image_13HW), tuple) else ["logits"]
+        outputs = [LOGITS, CODES] if isinstance(copy(image_13HW), tuple) else [LOGITS]
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings(), exporting(copy):
         warnings.simplefilter("ignore")  # on the older exporter, and on sizes that it takes for constants, as they are
         path = str(Path(folder) / "traced.onnx")
@@ -67,7 +71,7 @@ def trace(model: nn.Module, example_B3HW: Tensor) -> "onnx.ModelProto":
             path,
             dynamo=False,
             opset_version=OPSET,
-            input_names=["images"],
+            input_names=[INPUT],
             output_names=outputs,
         )
         proto = onnx.load(_optimised(path, "basic", Path(folder)))

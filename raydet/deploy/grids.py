@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from raydet.deploy.graph import Array, ExportError, Graph, of_type
+from raydet.deploy.graph import INPUT, Array, ExportError, Graph, of_type
 
 if TYPE_CHECKING:
     import onnx
@@ -110,7 +110,7 @@ def measure(proto: "onnx.ModelProto", batches: Iterable[Array]) -> dict[str, tup
     session = None
     for images_B3HW in batches:
         session = session or ort.InferenceSession(graph.write().SerializeToString(), providers=["CPUExecutionProvider"])
-        found = session.run([f"{name}/{end}" for name in names for end in ("Min", "Max")], {"images": images_B3HW})
+        found = session.run([f"{name}/{end}" for name in names for end in ("Min", "Max")], {INPUT: images_B3HW})
         for name, low, high in zip(names, found[::2], found[1::2], strict=True):
             before = ranges.get(name, (0.0, 0.0))
             ranges[name] = (min(before[0], float(low)), max(before[1], float(high)))

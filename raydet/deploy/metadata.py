@@ -19,6 +19,7 @@ from raydet.anchors import ASPECTS, SCALES
 from raydet.checkpoint import CheckpointError
 from raydet.config import Config, ConfigError, Precision, Scaling, as_flat, from_dict, nearest, override, to_dict
 from raydet.data.samples import fill_colour, input_size
+from raydet.deploy.graph import CODES, INPUT, LOGITS
 from raydet.deploy.postprocess import DETECTIONS
 from raydet.tasks import MEAN, STD
 
@@ -28,10 +29,6 @@ if TYPE_CHECKING:
 FORMAT_VERSION = 1
 """Version of what stands in the file; raised when an older raydet could not read it."""
 TARGETS = ("tensorrt", "onnxruntime")
-INPUT = "images"
-"""Name of the input: [B, 3, side, side] float32."""
-LOGITS, CODES = "logits", "codes"
-"""Names of a network's own outputs: logits [B, classes], or [B, A, classes] with codes [B, A, 4]."""
 
 _PREFIX = "raydet."
 _LIMIT_CHARACTERS = 16_000_000

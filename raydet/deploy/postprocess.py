@@ -16,6 +16,7 @@ from torch import Tensor
 
 from raydet.boxes import to_centres
 from raydet.config import ConfigError, Evaluation
+from raydet.deploy.graph import CODES, LOGITS
 
 if TYPE_CHECKING:
     import onnx
@@ -123,7 +124,7 @@ def append_detect(model: "onnx.ModelProto", anchors_A4: Tensor, num_classes: int
     graph = parser.parse_graph(_GRAPH.replace("%REDUCE%", reduce))
     graph.initializer.extend(_constants(anchors_A4, num_classes, cfg))
     graph = compose.add_prefix_graph(graph, _PREFIX)
-    outer = {f"{_PREFIX}{name}": name for name in ("logits", "codes", DETECTIONS)}
+    outer = {f"{_PREFIX}logits": LOGITS, f"{_PREFIX}codes": CODES, f"{_PREFIX}detections": DETECTIONS}
     for node in graph.node:
         node.input[:] = [outer.get(name, name) for name in node.input]
         node.output[:] = [outer.get(name, name) for name in node.output]

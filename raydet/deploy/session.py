@@ -17,7 +17,8 @@ from raydet import ops
 from raydet.checkpoint import CheckpointError
 from raydet.config import ConfigError
 from raydet.data.samples import input_size
-from raydet.deploy.metadata import INPUT, Metadata, read
+from raydet.deploy.graph import INPUT
+from raydet.deploy.metadata import Metadata, read
 from raydet.quantization import QuantizationNotAvailable
 
 if TYPE_CHECKING:
@@ -31,19 +32,45 @@ _DEPTH = 8
 _CUDA = "CUDAExecutionProvider"
 
 
-class OnnxModel(nn.Module):
-    """The graph behind a network's interface: images_B3HW to logits_BC, to (logits_BAC, codes_BA4), or to ops.Found.
+class OnnxGraph(nn.Module):
+    """A graph as a module: images_B3HW to its output, to a tuple of several.
 
     It computes where ONNX Runtime was told to, with as many threads as torch had when it was opened, in inference only:
     its outputs have no gradient.
     """
 
-    def __init__(self, data: bytes, about: Metadata, path: Path, *, use_gpu: bool = False) -> None:
+    def __init__(self, data: bytes, path: Path, *, use_gpu: bool = False) -> None:
         """Raises:
         CheckpointError: ONNX Runtime does not take the graph. ConfigError: no GPU that it could run on.
         """
         super().__init__()
-        self.about, self.path = about, path
+        self.path = path
+        self._session = open_session(data, path, use_gpu=use_gpu)
+
+    def forward(self, images_B3HW: Tensor) -> Any:
+        """Return what the graph makes of the images, on their device.
+
+        Raises:
+            CheckpointError: ONNX Runtime cannot run the graph.
+        """
+        array_B3HW = images_B3HW.detach().float().cpu().numpy()
+        try:
+            made = self._session.run(None, {INPUT: array_B3HW})
+        except Exception as error:  # its own kinds, which have no base class in common
+            raise CheckpointError(f"{self.path}: ONNX Runtime: {error}") from error
+        outputs = tuple(torch.from_numpy(array).to(images_B3HW.device) for array in made)
+        return outputs[0] if len(outputs) == 1 else outputs
+
+
+class OnnxModel(OnnxGraph):
+    """The graph behind a network's interface: images_B3HW to logits_BC, to (logits_BAC, codes_BA4), or to ops.Found."""
+
+    def __init__(self, data: bytes, about: Metadata, path: Path, *, use_gpu: bool = False) -> None:
+        """Raises:
+        CheckpointError: ONNX Runtime does not take the graph, or it is not what `about` says. ConfigError: no GPU.
+        """
+        super().__init__(data, path, use_gpu=use_gpu)
+        self.about = about
         self.name = about.cfg.model.name
         self.num_classes = len(about.class_names)
         self.side = input_size(about.cfg)
@@ -51,7 +78,6 @@ class OnnxModel(nn.Module):
         self.min_level = 0 if anchors is None else anchors.min_level
         self.max_level = 0 if anchors is None else anchors.max_level
         self.anchor_scale = 0.0 if anchors is None else anchors.anchor_scale
-        self._session = open_session(data, path, use_gpu=use_gpu)
         self._check_interface()
 
     def _check_interface(self) -> None:
@@ -75,15 +101,8 @@ class OnnxModel(nn.Module):
         if images_B3HW.shape[1:] != (3, self.side, self.side):
             wanted = f"[batch, 3, {self.side}, {self.side}]"
             raise ValueError(f"images must be {wanted}, as {self.path} has them, got {list(images_B3HW.shape)}")
-        array_B3HW = images_B3HW.detach().float().cpu().numpy()
-        try:
-            made = self._session.run(list(self.about.outputs), {INPUT: array_B3HW})
-        except Exception as error:  # its own kinds, which have no base class in common
-            raise CheckpointError(f"{self.path}: ONNX Runtime: {error}") from error
-        outputs = tuple(torch.from_numpy(array).to(images_B3HW.device) for array in made)
-        if self.about.detects:
-            return as_found(outputs[0], len(images_B3HW))
-        return outputs[0] if len(outputs) == 1 else outputs
+        made = super().forward(images_B3HW)
+        return as_found(made, len(images_B3HW)) if self.about.detects else made
 
 
 def as_found(rows_N7: Tensor, images: int) -> ops.Found:

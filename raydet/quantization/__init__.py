@@ -9,6 +9,7 @@ from raydet.quantization.calibration import (
     NotCalibratedError,
     calibrate,
     check_calibrated,
+    in_words,
     uncalibrated,
 )
 from raydet.quantization.libraries import QuantizationNotAvailable, exporting
@@ -23,6 +24,7 @@ __all__ = [
     "calibrate",
     "check_calibrated",
     "exporting",
+    "in_words",
     "is_quantized",
     "placements",
     "quantize",

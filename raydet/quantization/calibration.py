@@ -112,9 +112,15 @@ def uncalibrated(model: nn.Module) -> list[str]:
 
 def check_calibrated(model: nn.Module) -> None:
     """Raise NotCalibratedError unless every fake-quantizer of `model` has a range."""
-    missing = [name for name in uncalibrated(model) if not name.endswith("weight_quantizer")]
-    every = [name for name in quantizers(model) if not name.endswith("weight_quantizer")]
+    missing = uncalibrated(model)
     if missing:
         raise NotCalibratedError(
-            f"{len(missing)} of {len(every)} activation quantizers have no range; call calibrate() first"
+            f"{len(missing)} of {len(quantizers(model))} quantizers have no range; call calibrate() first"
         )
+
+
+def in_words(cfg: Quantization) -> str:
+    """Return how a model is quantized, for people."""
+    how = f"{cfg.percentile:g} % of the values" if cfg.calibration == "percentile" else "the largest value"
+    skipped = f"; in floats: {', '.join(cfg.skip)}" if cfg.skip else ""
+    return f"{cfg.bits} bits ({cfg.backend}); ranges that the weights lack: {how} of {cfg.batches} batches{skipped}"

@@ -28,7 +28,7 @@ _NEEDS = {
 }
 
 
-class QuantizationNotAvailable(ConfigError):  # the name that users are told
+class QuantizationNotAvailable(ConfigError):
     """The library of quantization.backend is not installed."""
 
 

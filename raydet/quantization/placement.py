@@ -100,9 +100,8 @@ def _without(model: nn.Module, found: list[Placed], skip: tuple[str, ...]) -> li
             hint = f"; did you mean {close[0]}?" if close else ""
             known = ", ".join(group for group in GROUPS if group in groups)
             raise ConfigError(f"quantization.skip: no group or part {word!r}{hint}; the groups are {known}")
-    by_name = tuple(
-        f"{word}." for word in skip if word not in groups
-    )  # `fpn` is a group and a part: the group is meant
+    # `fpn` is a group and a part: the group is meant.
+    by_name = tuple(f"{word}." for word in skip if word not in groups)
     return [p for p in found if p.group not in skip and not f"{p.name}.".startswith(by_name)]
 
 

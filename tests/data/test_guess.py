@@ -9,19 +9,6 @@ import pytest
 from raydet.checking import check
 from raydet.config import ConfigError
 from raydet.data.guess import guess
-from tests.data.makers import write_shop
-
-
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("RAYDET_CACHE", str(tmp_path / "cache"))
-    monkeypatch.delenv("RAY_ADDRESS", raising=False)
-
-
-@pytest.fixture
-def shop(tmp_path: Path) -> Path:
-    """A COCO set of 12 training and 4 validation pictures, all different, all sound."""
-    return write_shop(tmp_path / "shop")
 
 
 def test_guess_names_what_it_looked_for(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from onnx import TensorProto, helper, numpy_helper
 from raydet.anchors import make_anchors
 from raydet.config import Config, override
 from raydet.deploy import metadata
+from raydet.deploy.graph import CODES, LOGITS
 from raydet.recipes import recipe
 
 SIDE = 128
@@ -28,7 +29,7 @@ def about(task: str = "classification", outputs: tuple[str, ...] | None = None, 
         class_names=[f"class {i}" for i in range(CLASSES)],
         category_ids=list(range(CLASSES)),
         target="onnxruntime",
-        outputs=outputs or ((metadata.LOGITS, metadata.CODES) if detector else (metadata.LOGITS,)),
+        outputs=outputs or ((LOGITS, CODES) if detector else (LOGITS,)),
         anchors=metadata.Anchors(3, 7, 4.0) if detector else None,
         source="runs/x",
     )

@@ -140,11 +140,20 @@ def test_after_a_failed_calibration_another_can_follow(make: Callable[..., nn.Mo
 def test_without_ranges_nothing_passes_for_an_answer(make: Callable[..., nn.Module]) -> None:
     model = make()
     assert model(images()).isnan().all()
-    with pytest.raises(NotCalibratedError, match=r"52 of 59 activation quantizers have no range; call calibrate"):
+    with pytest.raises(NotCalibratedError, match=r"89 of 96 quantizers have no range; call calibrate"):
         check_calibrated(model)
     calibrate(model, [images()], Quantization())
     assert not uncalibrated(model)
     check_calibrated(model)
+
+
+@pytest.mark.parametrize("name", ["conv_stem.weight_quantizer", "classifier.input_quantizer"])
+def test_a_single_quantizer_without_a_range_is_missed(name: str, make: Callable[..., nn.Module]) -> None:
+    model = make()
+    calibrate(model, [images()], Quantization())
+    amax(model, name).fill_(float("nan"))
+    with pytest.raises(NotCalibratedError, match=r"^1 of 96 quantizers have no range"):
+        check_calibrated(model)
 
 
 def test_a_tensor_of_zeros_has_a_range_and_stays_zero(make: Callable[..., nn.Module]) -> None:
@@ -215,7 +224,7 @@ def _calibrate_here(cfg: Config, folder: Path, peers: Peers, tell: object) -> No
 @pytest.mark.slow
 def test_workers_agree_on_the_largest_range_also_one_without_a_batch(tmp_path: Path) -> None:
     run_workers(Config(), tmp_path, 3, _calibrate_here)
-    of_ranks = [torch.load(tmp_path / f"{rank}.pt") for rank in range(3)]
+    of_ranks = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(3)]
     assert all(torch.equal(ranges[name], value) for ranges in of_ranks for name, value in of_ranks[0].items())
     wanted = max((images(seed=rank) * (1 + rank)).abs().max() for rank in range(2))
     assert of_ranks[0]["conv_stem.input_quantizer"] == wanted
