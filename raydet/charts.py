@@ -54,7 +54,7 @@ def content_of(index: Index) -> Content:
 def labels_figure(path: Path, splits: Mapping[str, Content], image_size: int) -> None:
     """Draw classes and, of detection, boxes per picture, sizes at the network's input and shapes; one PNG."""
     detection = any(len(content.boxes_N4) for content in splits.values())
-    with _figure(path, (12, 7.5) if detection else (9, 6)) as figure:
+    with figure_file(path, (12, 7.5) if detection else (9, 6)) as figure:
         if not detection:
             _classes(figure.subplots(), splits, "pictures")
             return
@@ -68,7 +68,7 @@ def labels_figure(path: Path, splits: Mapping[str, Content], image_size: int) ->
 
 def coverage_figure(path: Path, best_iou: Mapping[int, Floats], image_size: int) -> None:
     """Draw the share of training boxes by the IoU of their best anchor, for several input sizes; one PNG."""
-    with _figure(path, (7, 4.5)) as figure:
+    with figure_file(path, (7, 4.5)) as figure:
         axes = figure.subplots()
         for size, iou_N in sorted(best_iou.items()):
             chosen = size == image_size
@@ -90,7 +90,7 @@ def sensitivity_figure(
     """Draw the loss with one group of layers in integers, for each, between that of floats and of all in integers."""
     names = [*alone, "all groups"]
     losses = np.array([scores["eval_loss"] for scores in (*alone.values(), whole)])
-    with _figure(path, (7, 1.6 + 0.34 * len(names))) as figure:
+    with figure_file(path, (7, 1.6 + 0.34 * len(names))) as figure:
         axes = figure.subplots()
         y = np.arange(len(names))
         colours = [_COLOURS["train"]] * len(alone) + ["#777777"]
@@ -109,7 +109,7 @@ def sensitivity_figure(
         axes.set_title("What each group of layers costs in integers", loc="left", pad=16)
 
 
-class _figure:  # used as a function
+class figure_file:  # used as a function
     """A figure that is written to `path` at the end of the block; matplotlib's global state stays as it is."""
 
     def __init__(self, path: Path, inches: tuple[float, float]) -> None:

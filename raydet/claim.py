@@ -26,18 +26,30 @@ def claimed(plan: Plan) -> Iterator[None]:
         Refused: another process is at this run, or another thread of this one. ConfigError: the folder cannot be made.
     """
     folder = plan.folder
-    if folder in _HELD:
-        raise Refused(f"{folder} is being trained by this process already")
     made = [path for path in (folder, *folder.parents) if not path.exists()]
-    with _open_lock(folder) as lock:
-        _take(lock, folder)
-        _HELD.add(folder)
+    with held(folder):
         try:
             _write_identity(plan)
             yield
         except BaseException:
             _take_back(made)
             raise
+
+
+@contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """Hold `folder`, which is made where it is missing, for this process.
+
+    Raises:
+        Refused: another process holds it, or another thread of this one. ConfigError: it cannot be made.
+    """
+    if folder in _HELD:
+        raise Refused(f"{folder} is being trained by this process already")
+    with _open_lock(folder) as lock:
+        _take(lock, folder)
+        _HELD.add(folder)
+        try:
+            yield
         finally:
             _HELD.discard(folder)
 

@@ -9,9 +9,10 @@ import json
 import os
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -24,7 +25,14 @@ from raydet.plan import Plan, describe_start, make_plan, read_result, write_resu
 from raydet.precision import prepare_device
 from raydet.ray_session import Session, check_scaling, ray_session
 from raydet.restore import CHECKPOINTS, find_checkpoint
+from raydet.sinks import replace_file
 from raydet.worker import train
+
+Work = Callable[[Config, Path, Peers, Callable[[dict[str, float]], None], int | None], None]
+"""What a worker does: `worker.train`, or another with its arguments."""
+
+_ABORT_S = 20
+"""How long Ray Train's controller may take to end its workers before it is killed."""
 
 
 @dataclass(frozen=True)
@@ -43,13 +51,51 @@ class Result:
     """As it was run."""
 
 
-def fit(cfg: Config, *, out: TextIO | None = None) -> Result:
+class Cancelled(RuntimeError):
+    """A `fit` that was ended by its Cancel."""
+
+
+class Cancel:
+    """Ends a `fit` under Ray from another thread; the run is left as by Ctrl-C, and the same call continues it."""
+
+    def __init__(self) -> None:
+        self.called = False
+        self.controller: Any = None
+
+    def __call__(self) -> None:
+        """End it now, and give back its machines."""
+        self.called = True
+        _end(self.controller)
+
+    def watch(self, controller: Any) -> None:
+        """Take note of the Ray actor that runs the training."""
+        self.controller = controller
+        if self.called:
+            _end(controller)
+
+
+def _end(controller: Any) -> None:
+    """End Ray Train's controller with its workers and their placement group, which killing it would leave behind."""
+    import ray
+
+    if controller is None:
+        return
+    try:
+        ray.get(controller.abort.remote(), timeout=_ABORT_S)
+    except (ray.exceptions.RayActorError, ray.exceptions.TaskCancelledError):
+        return  # that is how it ends
+    except Exception:  # busy, e.g. waiting for room
+        ray.kill(controller)
+
+
+def fit(cfg: Config, *, out: TextIO | None = None, cancel: Cancel | None = None) -> Result:
     """Train as `cfg` says, on this machine or a cluster, and return the result.
 
     The same call again continues a run that was interrupted, and returns at once from one that is finished.
 
     Args:
         out: where progress is shown. None: standard error.
+        cancel: for another thread, to end this call; it then raises Cancelled. Not without Ray.
 
     Raises:
         ConfigError: a value that cannot be used, or another configuration under this run's name.
@@ -69,7 +115,7 @@ def fit(cfg: Config, *, out: TextIO | None = None) -> Result:
         elif in_process:
             _here(plan, out)
         else:
-            _on_ray(plan, out)
+            _on_ray(plan, out, cancel or Cancel())
         return _result(plan)
 
 
@@ -120,14 +166,14 @@ def _here(plan: Plan, out: TextIO) -> None:
         train(plan.cfg, plan.folder, Peers(device=device), lambda metrics: None, threads=threads)
 
 
-def _on_ray(plan: Plan, out: TextIO) -> None:
+def _on_ray(plan: Plan, out: TextIO, cancel: Cancel) -> None:
     """Train in Ray Train workers, with restarts from the newest checkpoint."""
     allowed, shown = plan.cfg.run.max_failures, _first_step(plan)
     with ray_session(plan.cfg) as session:
         for failures in range(1, allowed + 2):
             try:
                 with _shown(plan, out, shown):
-                    _attempt(plan, session)
+                    attempt(plan, session, cancel)
                 return
             except LostWorkers as lost:
                 shown = max(shown, _last_step(plan.folder))  # what the next attempt repeats is not shown again
@@ -140,28 +186,20 @@ def _on_ray(plan: Plan, out: TextIO) -> None:
                 print(f"restart   {failures} of {allowed}, from the newest checkpoint: {lost}", file=out, flush=True)
 
 
-def _attempt(plan: Plan, session: Session) -> None:
-    """Run one Ray Train run to its end.
+def attempt(plan: Plan, session: Session, cancel: Cancel, work: Work = train) -> None:
+    """Run `work` on the plan's Ray Train workers, once and to its end.
 
     Raises:
         LostWorkers: a restart may help. Others: it would not.
     """
     import ray.train
-    from ray.train.torch import TorchConfig, TorchTrainer
+    from ray.train.torch import TorchConfig
 
     cfg = plan.cfg
     ray_folder = plan.folder / "ray"
     number = 1 + len(list(ray_folder.glob("attempt_*")))
-
-    class Trainer(TorchTrainer):  # type: ignore[misc]
-        controller: Any = None
-
-        def _register_sigint_handler(self, controller: Any) -> None:
-            # Ray's would stay installed, and end the process with code 1 and no word. Python's own raises here.
-            self.controller = controller
-
-    trainer = Trainer(
-        _work,
+    trainer = _trainer_class(cancel)(
+        partial(_work, work),
         train_loop_config={"config": to_dict(cfg), "folder": str(plan.folder)},
         torch_config=TorchConfig(timeout_s=int(cfg.scaling.timeout_s)),
         scaling_config=ray.train.ScalingConfig(
@@ -178,17 +216,41 @@ def _attempt(plan: Plan, session: Session) -> None:
     )
     try:
         trainer.fit()
-    except ray.train.TrainingFailedError as error:
-        raise verdict(causes_of(error), str(error)) from error
-    except ray.exceptions.RayError as error:  # the controller itself is gone
-        raise LostWorkers(describe("Ray Train's controller", error)) from error
-    except BaseException:  # Ctrl-C: a Ray that outlives this call must not train on
-        if trainer.controller is not None:
-            ray.kill(trainer.controller)
+    except BaseException as error:
+        _end(cancel.controller)  # Ctrl-C: a Ray that outlives this call must not train on
+        if cancel.called:
+            raise Cancelled(f"{plan.folder} was cancelled") from error
+        if isinstance(error, ray.train.TrainingFailedError):
+            raise verdict(causes_of(error), str(error)) from error
+        if isinstance(error, ray.exceptions.RayError):  # the controller itself is gone
+            raise LostWorkers(describe("Ray Train's controller", error)) from error
         raise
 
 
-def _work(payload: Mapping[str, Any]) -> None:
+def _trainer_class(cancel: Cancel) -> Any:
+    """Return Ray's trainer, whose controller `cancel` gets to know.
+
+    Ray 2.60 hands it out in the main thread only, to a handler of Ctrl-C that would stay installed and end the process
+    with code 1 and no word. Python's own raises here, and a search has its trials in another thread.
+    """
+    import ray
+    from ray.train.torch import TorchTrainer
+    from ray.train.v2._internal.constants import get_env_vars_to_propagate
+    from ray.train.v2._internal.execution.controller import TrainController
+
+    class Trainer(TorchTrainer):  # type: ignore[misc]
+        def _initialize_and_run_controller(self, **arguments: Any) -> Any:
+            here = {"ray.io/node-id": ray.get_runtime_context().get_node_id()}
+            runtime = {"env_vars": get_env_vars_to_propagate()}
+            actor: Any = ray.remote(num_cpus=0, label_selector=here, runtime_env=runtime)(TrainController)
+            cancel.watch(actor.remote(**arguments))
+            ray.get(cancel.controller.run.remote())
+            return ray.get(cancel.controller.get_result.remote())
+
+    return Trainer
+
+
+def _work(work: Work, payload: Mapping[str, Any]) -> None:
     """What Ray Train calls in each worker."""
     import ray
     import ray.train
@@ -202,5 +264,33 @@ def _work(payload: Mapping[str, Any]) -> None:
             "run was started; name one on a file system that all machines share"
         )
     peers = Peers(context.get_world_rank(), context.get_world_size(), get_device())
+    if peers.rank == 0:
+        _note_group(folder / "ray" / f"{context.get_experiment_name()}.group")
     cpus = int(ray.get_runtime_context().get_assigned_resources().get("CPU", 1))
-    train(cfg, folder, peers, ray.train.report, cfg.scaling.threads or max(1, cpus - cfg.data.workers))
+    work(cfg, folder, peers, ray.train.report, cfg.scaling.threads or max(1, cpus - cfg.data.workers))
+
+
+def _note_group(path: Path) -> None:
+    """Write down the placement group of the workers, for whoever finds it left behind."""
+    import ray
+
+    group = ray.util.get_current_placement_group()
+    if group is not None:
+        with suppress(OSError):
+            replace_file(path, group.id.hex())
+
+
+def release(folder: Path) -> None:
+    """Give back the machines that a killed process's workers of the run in `folder` still hold.
+
+    Ray removes such a placement group when the job ends; where there is no dashboard, not before (ray 2.60).
+    """
+    import ray
+    from ray.util.placement_group import PlacementGroup, placement_group_table, remove_placement_group
+
+    for path in (folder / "ray").glob("*.group"):
+        group = PlacementGroup(ray.PlacementGroupID.from_hex(path.read_text()))
+        with suppress(ray.exceptions.RayError, ValueError):
+            if placement_group_table(group).get("state") not in (None, "REMOVED"):
+                remove_placement_group(group)
+        path.unlink(missing_ok=True)

@@ -32,6 +32,10 @@ _ENVIRONMENT = {
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # prints a harmless error in every run
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # Ray's next default; saves a warning
     "RAY_worker_niceness": "0",  # Ray's default of 15 makes workers lose every fight for a core
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # raydet writes all there is to write
+    "RAY_AIR_NEW_OUTPUT": "0",  # else Ray Tune prints a table of its settings
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C is answered by raydet
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # a trial that fails has no score
     "OMP_WAIT_POLICY": "PASSIVE",  # spinning threads make a busy machine several times slower
 }
 _OBJECT_STORE_BYTES = 200 * 2**20

@@ -30,7 +30,7 @@ def per_worker(cfg: Config, nodes: Sequence[Resources], own: bool) -> dict[str, 
         own: nothing else runs there, so CPU workers may share all of it.
     """
     s = cfg.scaling
-    gpu = {"GPU": 1.0} if s.use_gpu else {}
+    gpu = {"GPU": s.gpus_per_worker} if s.use_gpu else {}
     if s.cpus_per_worker is not None:
         return {"CPU": float(s.cpus_per_worker), **gpu}
     # An elastic run must be able to start with the fewest; on a machine of its own it starts with the most.

@@ -1,6 +1,7 @@
 """What one worker does in a run: open data, take up the newest checkpoint, train, write, save. Knows no Ray."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -36,25 +37,9 @@ def train(
         tell: called with an epoch's metrics on every worker, once an epoch.
         threads: CPU threads for torch in this worker; None: as many as torch takes by itself.
     """
-    _prepare(cfg, peers, threads)
-    train_index, val_index = open_split(cfg, "train"), open_split(cfg, "val")
-    check_same_classes(train_index, val_index)
-    model = build_model(cfg, train_index.num_classes)
-    task = make_task(cfg, model, peers.device)
-    newest = peers.share(_newest(folder) if peers.rank == 0 else None)
-    train_loader = TrainLoader(cfg, train_index, peers.rank, peers.world)
-    if newest is None:
-        load_weights(cfg, model)
-        if uncalibrated(model):
-            calibrate_on(train_index, cfg, model, task, peers)
-    state = new_state(cfg, model, len(task.loss_names), peers.device)
-    state.extra = {
-        "config": to_dict(cfg),
-        "classes": {"names": list(train_index.class_names), "ids": [int(i) for i in train_index.category_ids]},
-    }
-    if newest is not None:
-        _restore(state, Path(newest))
-    _show_data(cfg, folder, peers, state, train_index, val_index, train_loader)
+    made = set_up(cfg, folder, peers, threads)
+    task, state, val_index, train_loader = made.task, made.state, made.val_index, made.loader
+    _show_data(cfg, folder, peers, state, made.train_index, val_index, train_loader)
     val_loader = EvalLoader(cfg, val_index, peers.rank, peers.world)
 
     def evaluate(evaluated: torch.nn.Module) -> dict[str, float]:
@@ -75,6 +60,41 @@ def train(
     finally:
         train_loader.close()
         val_loader.close()
+
+
+@dataclass(frozen=True)
+class Made:
+    """What a worker trains with."""
+
+    train_index: Index
+    val_index: Index
+    task: Task
+    state: State
+    loader: TrainLoader
+    """To be closed."""
+
+
+def set_up(cfg: Config, folder: Path, peers: Peers, threads: int | None) -> Made:
+    """Return what `train`, whose arguments these are, begins with."""
+    _prepare(cfg, peers, threads)
+    train_index, val_index = open_split(cfg, "train"), open_split(cfg, "val")
+    check_same_classes(train_index, val_index)
+    model = build_model(cfg, train_index.num_classes)
+    task = make_task(cfg, model, peers.device)
+    newest = peers.share(_newest(folder) if peers.rank == 0 else None)
+    loader = TrainLoader(cfg, train_index, peers.rank, peers.world)
+    if newest is None:
+        load_weights(cfg, model)
+        if uncalibrated(model):
+            calibrate_on(train_index, cfg, model, task, peers)
+    state = new_state(cfg, model, len(task.loss_names), peers.device)
+    state.extra = {
+        "config": to_dict(cfg),
+        "classes": {"names": list(train_index.class_names), "ids": [int(i) for i in train_index.category_ids]},
+    }
+    if newest is not None:
+        _restore(state, Path(newest))
+    return Made(train_index, val_index, task, state, loader)
 
 
 def _prepare(cfg: Config, peers: Peers, threads: int | None) -> None:

@@ -40,7 +40,9 @@ class Scaling:
     num_workers: int | tuple[int, int] = 1
     """Training workers (processes), or (fewest, most) for an elastic run; 0: train in this process, without Ray."""
     use_gpu: bool = False
-    """One GPU per worker (NCCL); False: CPUs (gloo)."""
+    """GPUs (NCCL); False: CPUs (gloo)."""
+    gpus_per_worker: float = 1.0
+    """use_gpu: GPUs per worker. A part of one, e.g. 0.25, lets a search's trials (of one worker each) share a GPU."""
     cpus_per_worker: int | None = None
     """CPUs reserved per worker. None: 1 + data.workers on a GPU, an even share of the machine on CPUs."""
     threads: int | None = None
@@ -57,6 +59,12 @@ class Scaling:
             f"scaling.num_workers must be >= 0, or two numbers 0 < fewest <= most, got {self.num_workers}",
         )
         positive("scaling", self, "cpus_per_worker", "threads", "timeout_s")
+        share = self.gpus_per_worker
+        require(
+            0 < share <= 1 and (share == 1 or high == 1),
+            f"scaling.gpus_per_worker must be in (0, 1], and 1 with more than one worker (NCCL), got {share} with "
+            f"num_workers={self.num_workers}",
+        )
 
     @property
     def worker_range(self) -> tuple[int, int]:
