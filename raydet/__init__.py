@@ -18,6 +18,8 @@ _LATER = {
     "recipe": "recipes",
     "fit": "cluster",
     "Result": "cluster",
+    "tune": "tuning",
+    "TuneResult": "tuning",
     "evaluate": "evaluation",
     "predict": "prediction",
     "export": "exporting",

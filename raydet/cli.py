@@ -27,6 +27,7 @@ _ABOUT = """\
 raydet trains EfficientNet classifiers and EfficientDet detectors on Ray, from a laptop to a cluster.
 
   raydet fit RECIPE [--section.field value ...]      train; the same command again continues
+  raydet tune RECIPE --space lr_wd                   search for better settings, many trials side by side
   raydet evaluate CHECKPOINT [--split val]           score a checkpoint, or a run's best
   raydet check RECIPE-or-DATA                        look for what is wrong with a data set
   raydet predict CHECKPOINT IMAGES... [--out DIR]    find things in pictures
@@ -75,7 +76,7 @@ def run(words: Sequence[str]) -> int:
         return _verb(words[0])(list(words[1:])) or DONE
     except KeyboardInterrupt:
         code, what = (TERMINATED, "terminated") if _received else (INTERRUPTED, "interrupted")
-        message = what + ("; the same command continues from the last checkpoint" if words[0] == "fit" else "")
+        message = what + ("; the same command continues where it was left" if words[0] in ("fit", "tune") else "")
     except BrokenPipeError:  # `raydet ... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
@@ -154,6 +155,56 @@ def _fit(words: list[str]) -> None:
     return None
 
 
+def _tune(words: list[str]) -> None:
+    parser = new_parser("tune", "Search for better settings; trial 1 is the recipe. The same command again continues.")
+    parser.add_argument("recipe", nargs="?", help="where the settings start from; see raydet fit --help")
+    parser.add_argument("--from", dest="base", metavar="CONFIG", help="start from a config.json or best.json instead")
+    parser.add_argument("--space", help="what is searched: a name, see below, or a Python file with space(cfg)")
+    parser.add_argument("--set", dest="sets", action="append", default=[], metavar="KEY=FUNCTION(...)", help="a range")
+    parser.add_argument("--num-samples", type=int, default=20, help="trials, the default included; of pbt at a time")
+    parser.add_argument("--algorithm", default="tpe", help="tpe, random or pbt (population based training)")
+    parser.add_argument("--scheduler", default="asha", help="asha: stop trials early that do worse; none: never")
+    parser.add_argument("--objective", dest="objectives", action="append", default=[], help="latency_ms or size_mb")
+    parser.add_argument("--concurrent", type=int, help="trials at a time; as many as have room by default")
+    parser.add_argument("--budget", help="wall time for the whole search: 45m, 2h, 1d")
+    parser.add_argument("--confirm", type=int, default=0, help="repeat default and best with so many other seeds")
+    parser.add_argument("--patience", type=int, help="end after so many trials that do not beat the default")
+    parser.add_argument("--warm-start", metavar="FOLDER", help="try the best points of an earlier search first")
+    options, rest = parse(parser, words)
+    if options.help:
+        return _tune_help(parser)
+    cfg = _config(options.recipe, options.base, rest)
+    if (options.space or "").replace("-", "_") == "lr_range_test":
+        from raydet.tuning.range_test import lr_range_test
+
+        found = lr_range_test(cfg)
+        figures = {
+            "optim.lr": found.suggestion,
+            "why": found.why,
+            "table": str(found.table),
+            "figure": str(found.figure),
+        }
+        return print_result(figures, options.json)
+    from raydet.tuning.search import tune
+    from raydet.tuning.told import as_values, lines
+
+    told = {k: v for k, v in vars(options).items() if k not in ("help", "json", "recipe", "base", "space")}
+    result = tune(cfg, options.space, **told)
+    if options.json:
+        return print_result(as_values(result), True)
+    return print("\n".join(lines(result)))
+
+
+def _tune_help(parser: argparse.ArgumentParser) -> None:
+    from raydet.search_spaces import SPACES
+
+    print(parser.format_help())
+    print("spaces:")
+    for name, what in SPACES.items():
+        print(f"  {name:14} {what}")
+    print(f"  {'lr-range-test':14} no search: one short run that suggests a learning rate")
+
+
 def _config(recipe: str | None, base: str | None, rest: list[str]) -> Config:
     from raydet import recipes
     from raydet.arguments import parse_changes
@@ -189,6 +240,7 @@ def _fit_help(parser: argparse.ArgumentParser, recipe: str | None) -> None:
 
 VERBS: dict[str, Callable[[list[str]], int | None]] = {
     "fit": _fit,
+    "tune": _tune,
     "evaluate": verbs.evaluate,
     "predict": verbs.predict,
     "export": verbs.export,

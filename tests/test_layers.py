@@ -33,18 +33,20 @@ LAYERS = (
     ("findings",),
     ("check_report",),
     ("worker",),
+    ("lr_range",),
     ("plan",),
     ("claim",),
     ("failures", "resources", "spread"),
     ("dryrun", "ray_session"),
     ("cluster", "checking"),
     ("bench", "search_spaces"),
+    ("tuning",),
     ("verbs",),
     ("cli",),
     ("__main__",),
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
-RAY = {"cluster", "ray_session", "search_spaces", "spread"}
+RAY = {"cluster", "ray_session", "search_spaces", "spread", "tuning"}
 FILES = sorted(p for d in ("raydet", "ops", "search_spaces") for p in (ROOT / d).rglob("*.py"))
 
 

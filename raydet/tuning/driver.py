@@ -1,0 +1,251 @@
+"""One session of a search: a Ray, Ray Tune on it, what is shown meanwhile, what is written at the end."""
+
+import logging
+import signal
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, TextIO
+
+from raydet.config import override
+from raydet.log import clock
+from raydet.ray_session import ray_session
+from raydet.resources import Resources, cores, room, wanted_address
+from raydet.tuning.figures import draw
+from raydet.tuning.folders import donations_of, repeats_of
+from raydet.tuning.hparams import write_hparams
+from raydet.tuning.live import Show
+from raydet.tuning.record import Record
+from raydet.tuning.results import write
+from raydet.tuning.rows import Search
+from raydet.tuning.setting import Setting
+from raydet.tuning.summary import write_summary
+
+if TYPE_CHECKING:
+    from raydet.tuning.ends import Ends
+    from raydet.tuning.proposals import Feed, Proposals
+
+_TRIAL_BYTES = 256 * 2**20
+"""Memory that a trial's own actor reserves: it must reserve something, and a CPU would be one less for its workers."""
+
+
+_HEAD = "node:__internal_head__"
+"""A resource of which every cluster has 1.0. Ray Train's own actors take some, 0.001 each."""
+
+
+class Driver:
+    """One session of a search."""
+
+    def __init__(self, setting: Setting, out: TextIO) -> None:
+        self.given, self.setting, self.out = setting, reserving(setting), out
+        self.record = Record(self.setting)
+        self.spent = self.record.spent()
+        """Wall time of earlier sessions."""
+        self.concurrent = setting.concurrent or 1
+        self.proposals: Proposals | None = None
+        self.ends: Ends | None = None
+        self._started = clock()
+
+    def run(self) -> Search:
+        """Try what is left to be tried, write what was found, and return it.
+
+        Raises:
+            KeyboardInterrupt: after that, where it was interrupted.
+        """
+        try:
+            if self.record.complete() and not self.unrepeated():
+                print("finished  nothing left to try", file=self.out, flush=True)
+            else:
+                with ray_session(self.setting.cfg), _hushed():
+                    self._on_ray()
+        finally:
+            self.record.spent(self.spent + clock() - self._started)
+            search = self.read()
+            write(search)
+        draw(search)
+        write_hparams(search)
+        write_summary(search)
+        return search
+
+    def read(self) -> Search:
+        """Return all that is known now; from any thread."""
+        setting, proposals = self.setting, self.proposals
+        with proposals.lock if proposals is not None else threading.Lock():
+            live = frozenset() if proposals is None else proposals.live_numbers()
+            rows = list(self.record.rows(live))
+        if proposals is not None:
+            rows = [proposals.costed(row) if row.number in live else row for row in rows]
+        donations = [d for row in rows for d in donations_of(setting, row.number)] if setting.algorithm == "pbt" else []
+        return Search(
+            folder=setting.folder,
+            cfg=self.given.cfg,
+            space=setting.space,
+            algorithm=setting.algorithm,
+            scheduler="pbt" if setting.algorithm == "pbt" else setting.scheduler,
+            score=setting.score,
+            objectives=setting.objectives,
+            num_samples=setting.num_samples,
+            concurrent=self.concurrent,
+            device="GPU" if setting.cfg.scaling.use_gpu else "CPU",
+            rows=tuple(rows),
+            repeats=repeats_of(setting),
+            donations=tuple(sorted(donations, key=lambda d: (d.epoch, d.number))),
+            seconds=self.spent + clock() - self._started,
+            ended=None if self.ends is None else self.ends.reason,
+        )
+
+    def unrepeated(self) -> list[tuple[int, int, dict[str, Any]]]:
+        """Return number, seed and values of the runs that --confirm asks for and that are not there."""
+        best = self.read().best
+        if best is None or best.score is None or not self.setting.confirm:
+            return []
+        done = {(repeat.number, repeat.seed) for repeat in repeats_of(self.setting)}
+        first = self.setting.cfg.run.seed + 1
+        return [
+            (number, seed, self.record.params(number))
+            for seed in range(first, first + self.setting.confirm)
+            for number in sorted({1, best.number})
+            if (number, seed) not in done
+        ]
+
+    def _on_ray(self) -> None:
+        from raydet.tuning.ends import Ends, deadline
+        from raydet.tuning.proposals import Proposals, Repeats
+        from raydet.tuning.schedulers import make_scheduler
+
+        self.concurrent = self._room()
+        at = deadline(self.setting.budget_s, self.spent)
+        self.ends = Ends(self.read, self.setting.patience, at)
+        self.proposals = Proposals(self.record, self._at_once(), self.ends.may_start)
+        with _interrupts(self.ends), self._shown():
+            ended = [row for row in self.record.rows() if row.state not in ("waiting", "failed")]
+            if not self.record.complete():
+                self._tune(self.proposals, make_scheduler(self.setting, ended))
+            if not self.ends.over and self.unrepeated():
+                repeats = Repeats(self.unrepeated(), self.concurrent)
+                self._tune(repeats, make_scheduler(replace(self.setting, algorithm="tpe", scheduler="none")))
+                for error in repeats.errors:
+                    print(f"repeat    failed: {error}", file=self.out, flush=True)
+        if self.ends.interrupted:
+            raise KeyboardInterrupt
+
+    def _at_once(self) -> int:
+        """Return how many trials Ray Tune is to have: of PBT all, for it lets them take turns."""
+        return self.setting.num_samples if self.setting.algorithm == "pbt" else self.concurrent
+
+    def _reserved(self, feed: "Feed") -> dict[str, float]:
+        """Return what a trial's own actor reserves; where more wait than have room, so much that the others wait."""
+        most, reserved = self.concurrent, {"memory": float(_TRIAL_BYTES)}
+        return reserved if feed.concurrent <= most else reserved | {_HEAD: (1 / most + 1 / (most + 1)) / 2}
+
+    def _room(self) -> int:
+        """Return how many trials to train at a time."""
+        import ray
+
+        nodes: list[Resources] = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        s = self.setting.cfg.scaling
+        wanted = {"CPU": float(s.cpus_per_worker or 1), **({"GPU": s.gpus_per_worker} if s.use_gpu else {})}
+        most = max(1, room(nodes, wanted) // max(1, s.worker_range[1]))
+        asked = self.setting.concurrent
+        if asked is not None and asked > most:
+            print(f"note      room for {most} trials at a time, not {asked}", file=self.out, flush=True)
+        return min(most, asked or most, self.setting.num_samples)
+
+    def _tune(self, feed: "Feed", scheduler: Any) -> None:
+        """Let Ray Tune run what `feed` hands out."""
+        from ray import tune
+
+        from raydet.tuning.proposals import Clocks
+        from raydet.tuning.trial import Trial
+
+        assert self.ends is not None
+        self.ends.feed = feed
+        folder = self.setting.folder / "ray"
+        name = f"tune_{1 + len(list(folder.glob('tune_*'))):03d}"
+        trainable = tune.with_parameters(Trial, setting=self.setting)
+        tuner = tune.Tuner(
+            tune.with_resources(trainable, self._reserved(feed)),
+            tune_config=tune.TuneConfig(
+                search_alg=feed,
+                scheduler=scheduler,
+                trial_name_creator=_name,
+                trial_dirname_creator=_name,
+            ),
+            run_config=tune.RunConfig(
+                name=name,
+                storage_path=str(folder),
+                verbose=0,
+                stop=self.ends,
+                failure_config=tune.FailureConfig(max_failures=self.setting.cfg.run.max_failures),
+                callbacks=[Clocks(feed)],
+                checkpoint_config=tune.CheckpointConfig(num_to_keep=4),
+            ),
+        )
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Consider boosting PBT")
+            tuner.fit()
+
+    @contextmanager
+    def _shown(self) -> Iterator[None]:
+        """Show the search while the body runs."""
+        stop = threading.Event()
+        show = Show(self.read, self.out, self.setting.budget_s)
+        viewer = threading.Thread(target=show.follow, args=(stop,), name="raydet-search", daemon=True)
+        viewer.start()
+        try:
+            yield
+        finally:
+            stop.set()
+            viewer.join(timeout=10)
+
+
+def _name(trial: Any) -> str:
+    return f"trial_{trial.trial_id}"
+
+
+def reserving(setting: Setting) -> Setting:
+    """Return the setting with the CPUs that each worker reserves: on a machine's CPUs as few as it has threads.
+
+    Several trials side by side use a machine better than one that has all of it: small nets gain little from threads.
+    """
+    s = setting.cfg.scaling
+    if s.cpus_per_worker is not None or s.use_gpu or wanted_address(setting.cfg) is not None:
+        return setting
+    cpus = min(s.threads or 1, max(1, cores() // max(1, s.worker_range[1])))
+    return replace(setting, cfg=override(setting.cfg, {"scaling.cpus_per_worker": cpus}))
+
+
+@contextmanager
+def _hushed() -> Iterator[None]:
+    """Keep Ray Tune's own notes from the terminal: everything is shown by raydet."""
+    logger = logging.getLogger("ray.tune")
+    before = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
+
+
+@contextmanager
+def _interrupts(ends: "Ends") -> Iterator[None]:
+    """Answer Ctrl-C and SIGTERM by leaving the trials in order; a second one ends at once."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def note(number: int, frame: Any) -> None:
+        ends.interrupted = True
+        for which, handler in before.items():
+            signal.signal(which, handler)
+
+    for number in before:
+        signal.signal(number, note)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,94 @@
+"""When a search ends before its trials do: Ctrl-C, the budget, a default that nothing beats, trials that all fail."""
+
+import statistics
+from collections.abc import Callable
+
+from ray.tune import Stopper
+
+from raydet.log import clock
+from raydet.tuning.proposals import Feed, Unkept
+from raydet.tuning.rows import Row, Search
+
+_ALL_FAILED = 3
+"""So many trials that fail, and none that does not, end the search: it is not for their values."""
+_CLOSING_S = 20.0
+"""Time kept of a budget for ending the trials and drawing the figures; at most a twentieth of it."""
+
+
+class Ends(Unkept, Stopper):  # type: ignore[misc]
+    """Asked by Ray Tune all the time; where it says so, all trials are left as they are."""
+
+    def __init__(self, read: Callable[[], Search], patience: int | None, deadline: float | None) -> None:
+        """Take the conditions; `deadline` is on `log.clock`."""
+        self.feed: Feed | None = None
+        self.interrupted = False
+        """Set from a signal's handler."""
+        self.reason: str | None = None
+        self._read, self._patience, self._deadline = read, patience, deadline
+        self._next = 0.0
+
+    def __call__(self, trial_id: str, result: object) -> bool:
+        """Stop no single trial."""
+        return False
+
+    def stop_all(self) -> bool:
+        """Return whether the search ends now."""
+        if self.reason is None and self.interrupted:
+            self.reason = "interrupted"
+        if self.reason is None and clock() >= self._next:  # reading all trials takes a while
+            self._next = clock() + 1.0
+            self.reason = self._why()
+        if self.reason is not None and self.feed is not None:
+            self.feed.stopping = True
+        return self.reason is not None
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing more is to be tried."""
+        return self.reason is not None and not self.reason.endswith("beaten the default")
+
+    def may_start(self) -> bool:
+        """Whether there is time for a new trial to get as far as the shortest did."""
+        if self.reason is not None:
+            return False
+        if self._deadline is None:
+            return True
+        took = [row.seconds for row in self._read().rows if row.state in ("finished", "stopped")]
+        return clock() + min(took, default=0.0) < self._deadline
+
+    def _why(self) -> str | None:
+        if self._deadline is not None and clock() > self._deadline:
+            return "the budget is used up"
+        search = self._read()
+        return all_failed(search) or (None if self._patience is None else unbeaten(search, self._patience))
+
+
+def all_failed(search: Search) -> str | None:
+    """Return what to say where the first trials have all failed."""
+    failed = [row for row in search.rows if row.state == "failed"]
+    if len(failed) < min(_ALL_FAILED, search.num_samples) or any(row.curve for row in search.rows):
+        return None
+    return f"the first {len(failed)} trials have all failed; the last: {failed[-1].error}"
+
+
+def unbeaten(search: Search, patience: int) -> str | None:
+    """Return what to say where the default has ended, and so many others have without beating it."""
+    default = search.default
+    if default is None or default.state not in ("finished", "diverged") or default.score is None:
+        return None
+    others = [row for row in search.rows if row.number > 1 and row.state not in ("running", "waiting")]
+    if len(others) < patience or any((row.score or 0.0) > default.score for row in others):
+        return None
+    return f"{len(others)} trials have not beaten the default"
+
+
+def deadline(budget_s: float | None, spent_s: float) -> float | None:
+    """Return the time on `log.clock` at which trials must be left."""
+    if budget_s is None:
+        return None
+    return clock() + budget_s - spent_s - min(_CLOSING_S, budget_s / 20)
+
+
+def typical_seconds(rows: tuple[Row, ...]) -> float:
+    """Return the median time of the trials that were trained to their end; 0 where there is none."""
+    return statistics.median([row.seconds for row in rows if row.state == "finished"] or [0.0])

@@ -1,0 +1,73 @@
+"""Where the trials of a search lie, and what their folders tell."""
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from raydet.tuning.rows import Donation, Repeat
+from raydet.tuning.setting import Setting
+
+
+def devices(setting: Setting) -> float:
+    """Return how many GPUs, or CPUs where there are none, a trial reserves."""
+    s = setting.cfg.scaling
+    return s.worker_range[1] * (s.gpus_per_worker if s.use_gpu else float(s.cpus_per_worker or 1))
+
+
+def run_name(number: int, generation: int = 0, seed: int | None = None) -> str:
+    """Return the name of a trial's run: 0003; 0003-g1 after PBT's first change; 0003-seed44 of a repeat."""
+    return f"{number:04d}" + (f"-g{generation}" if generation else "") + ("" if seed is None else f"-seed{seed}")
+
+
+def generation(setting: Setting, number: int) -> int:
+    """Return how often PBT has let the trial begin anew."""
+    found = (setting.folder / "trials").glob(f"{run_name(number)}-g*/donation.json")
+    return max((int(path.parent.name.rpartition("-g")[2]) for path in found), default=0)
+
+
+def newest_folder(setting: Setting, number: int) -> Path:
+    """Return the folder of the trial's run."""
+    return setting.folder / "trials" / run_name(number, generation(setting, number))
+
+
+def donations_of(setting: Setting, number: int) -> list[Donation]:
+    """Return PBT's changes of a trial, in order."""
+    folders = (setting.folder / "trials" / run_name(number, g) for g in range(1, generation(setting, number) + 1))
+    paths = (folder / "donation.json" for folder in folders)
+    return [Donation(**json.loads(path.read_text())) for path in paths if path.is_file()]
+
+
+def repeats_of(setting: Setting) -> tuple[Repeat, ...]:
+    """Return the runs of other seeds that have ended."""
+    found = []
+    for path in sorted((setting.folder / "trials").glob("*-seed*/result.json")):
+        number, _, seed = path.parent.name.partition("-seed")
+        score = json.loads(path.read_text())["metrics"][setting.score]
+        found.append(Repeat(number=int(number), seed=int(seed), score=score))
+    return tuple(found)
+
+
+def read_curve(folder: Path, score: str) -> tuple[tuple[tuple[int, float], ...], int]:
+    """Return ((epochs done, score), ...) of a run's evaluations, and the epochs it has trained."""
+    curve, epochs = [], 0
+    for line in evaluations(folder):
+        epochs = int(line["epoch"])
+        if isinstance(line.get(score), (int, float)):
+            curve.append((epochs, float(line[score])))
+    return tuple(curve), epochs
+
+
+def evaluations(folder: Path) -> Iterator[Mapping[str, Any]]:
+    """Yield the whole lines of a run's metrics.jsonl: one an epoch."""
+    try:
+        text = (folder / "metrics.jsonl").read_text()
+    except OSError:
+        return
+    for line in text.split("\n")[:-1]:
+        try:
+            row = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(row, dict) and "epoch" in row:
+            yield row

@@ -1,0 +1,295 @@
+"""What a search will take: time and device-hours of a full trial and of what is left, from the first steps on.
+
+A full trial is the median of what the trials say: a finished one what it took, a running one its start-up and, for the
+rest, the pace of its steps. What is left is dealt out to `concurrent` places as they fall free, the longest bound with
+each trial trained to its end. With ASHA most are stopped early. Asynchronous successive halving (arXiv:1810.05934)
+with reduction factor 4 has rungs at 1, 4, 16, ... times its first epochs, and a trial that reaches one goes on if it is
+not below the 75th percentile of those that were there before: the first always, of the next more than a quarter. How
+much that leaves is tried out on trials in random order (12 trials of 9 epochs: 0.43 of all epochs; a quarter at each
+rung would leave 0.24). It is the share to expect before a trial has ended, and counts as one trial beside the measured
+ones, for those that end first are the ones that were stopped. Given up: that the first measured shares are low all the
+same; that a searcher's later trials are better than its first; that other values take another time.
+"""
+
+import bisect
+import functools
+import heapq
+import math
+import random
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean, median
+
+from raydet.config import ConfigError
+from raydet.dll import clock
+from raydet.progress import Board, Tail, duration, number
+from raydet.tuning.folders import devices
+from raydet.tuning.rows import RAN, Row, Search
+from raydet.tuning.setting import REDUCTION, Setting
+
+_ORDERS = 200
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Pace:
+    """How far a trial has come in its present session on workers, as of the last step that was seen."""
+
+    seconds: float
+    """Since it was given workers, start-up included."""
+    share: float
+    """Of all its steps, 0 to 1, earlier sessions included."""
+    startup_s: float
+    """Of `seconds`, those before its first step."""
+    from_share: float = 0.0
+    """What earlier sessions had done."""
+
+    @property
+    def full_s(self) -> float | None:
+        """Seconds of the whole trial, made in one session; None before its first step."""
+        if self.share <= self.from_share:
+            return None
+        return self.startup_s + (self.seconds - self.startup_s) / (self.share - self.from_share)
+
+    @property
+    def left_s(self) -> float | None:
+        """Seconds that it has yet to train."""
+        return None if self.full_s is None else (self.full_s - self.startup_s) * max(0.0, 1 - self.share)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Forecast:
+    """Time and cost."""
+
+    trial_s: float
+    """Of a trial trained to its end."""
+    trial_device_hours: float
+    trials: int
+    """Of the whole search."""
+    concurrent: int
+    device: str
+    left_s: float
+    """What the search is expected to take yet."""
+    most_s: float
+    """The same, if no further trial is stopped early."""
+    left_device_hours: float
+    most_device_hours: float
+    stops_early: bool
+    """Whether the two can differ."""
+
+
+def forecast(search: Search, steps: Mapping[int, Pace]) -> Forecast | None:
+    """Return what the search will take; None before a trial has made a step.
+
+    Args:
+        steps: number -> pace, of running trials; of others it does no harm.
+    """
+    trial_s = _full_s(search, steps)
+    if trial_s is None:
+        return None
+    stops = search.scheduler == "asha"
+    share = _expected_share(search) if stops else 1.0
+    startup_s = median([pace.startup_s for pace in steps.values()] or [0.0])
+    running, waiting = _left(search, steps, trial_s, startup_s)
+    # Of a trial that goes on, the rest is as likely to be cut short as a whole one: halving repeats itself.
+    most = _places(search.concurrent, running, waiting)
+    expected = _places(search.concurrent, (s * share for s in running), (s * share for s in waiting))
+    hours_a_s = devices(_setting(search)) / 3600
+    total = sum(running) + sum(waiting)
+    return Forecast(
+        trial_s=trial_s,
+        trial_device_hours=trial_s * hours_a_s,
+        trials=search.num_samples,
+        concurrent=search.concurrent,
+        device=search.device,
+        left_s=expected,
+        most_s=most,
+        left_device_hours=total * share * hours_a_s,
+        most_device_hours=total * hours_a_s,
+        stops_early=stops,
+    )
+
+
+def line(found: Forecast) -> str:
+    """Return the forecast in one line."""
+    left = f"about {duration(found.left_s)}"
+    cost = f"{hours(found.left_device_hours)} {found.device}-hours"
+    if found.stops_early:
+        left += f", at most {duration(found.most_s)}"
+        cost += f", at most {hours(found.most_device_hours)}"
+    many = f"{found.trials} trials, {found.concurrent} at a time" if found.trials > 1 else "1 trial"
+    return f"forecast  {trial_line(found)}; {many}: {left} more ({cost})"
+
+
+def trial_line(found: Forecast) -> str:
+    """Return what a full trial takes, in words."""
+    return f"a full trial takes {duration(found.trial_s)} and {hours(found.trial_device_hours)} {found.device}-hours"
+
+
+def hours(value: float) -> str:
+    """Return device-hours with as many digits as say something."""
+    return f"{value:.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
+
+
+def epochs_of(search: Search, row: Row) -> int:
+    """Return the epochs of this trial trained to its end; schedule.epochs may be searched."""
+    searched = row.params.get("schedule.epochs")
+    if not isinstance(searched, int | float):
+        return search.total_epochs
+    return max(1, int(searched) + search.cfg.schedule.cooldown_epochs)
+
+
+@functools.cache
+def asha_share(trials: int, epochs: int, grace: int = 1) -> float:
+    """Return the share of all epochs that ASHA trains of so many trials, on average over random orders of them.
+
+    Args:
+        grace: epochs of the first rung.
+    """
+    draw, trained = random.Random(0), 0
+    for _ in range(_ORDERS):
+        reached: dict[int, list[float]] = {}
+        for _ in range(trials):
+            score, rung = draw.random(), grace
+            while rung < epochs:
+                others = reached.setdefault(rung, [])
+                stops = score < _bar(others)
+                bisect.insort(others, score)
+                if stops:
+                    break
+                rung *= REDUCTION
+            trained += min(rung, epochs)
+    return trained / (_ORDERS * trials * epochs)
+
+
+def _bar(scores: Sequence[float]) -> float:
+    """Return what a trial must reach to go on past a rung where others, sorted, had these scores."""
+    if not scores:
+        return -math.inf
+    place = (1 - 1 / REDUCTION) * (len(scores) - 1)
+    low = int(place)
+    above = scores[min(low + 1, len(scores) - 1)]
+    return scores[low] + (place - low) * (above - scores[low])
+
+
+def _full_s(search: Search, steps: Mapping[int, Pace]) -> float | None:
+    finished = [row.seconds for row in search.rows if row.state == "finished" and row.seconds > 0]
+    going = {row.number for row in search.rows if row.state == "running"}
+    paces = [pace.full_s for n, pace in steps.items() if n in going and pace.full_s is not None]
+    if finished or paces:
+        return median([*finished, *paces])
+    others = [  # too long by what start-up is repeated
+        row.seconds * epochs_of(search, row) / row.epochs for row in search.rows if row.epochs > 0 and row.seconds > 0
+    ]
+    return median(others) if others else None
+
+
+def _expected_share(search: Search) -> float:
+    ended = [min(1.0, row.epochs / epochs_of(search, row)) for row in search.rows if row.state in RAN]
+    setting = _setting(search)
+    before = asha_share(search.num_samples, setting.total_epochs, setting.grace_epochs)
+    return fmean([before, *ended])
+
+
+def _left(
+    search: Search, steps: Mapping[int, Pace], trial_s: float, startup_s: float
+) -> tuple[list[float], list[float]]:
+    """Return the seconds left of each running trial and of each that is still to run."""
+    running: list[float] = []
+    waiting: list[float] = []
+    for row in search.rows:
+        if row.state not in ("running", "waiting"):
+            continue
+        pace = steps.get(row.number) if row.state == "running" else None
+        if pace is not None and pace.left_s is not None:
+            running.append(pace.left_s)
+            continue
+        done = min(1.0, row.epochs / epochs_of(search, row))
+        rest = trial_s * (1 - done) + (startup_s if done else 0.0)
+        (running if row.state == "running" else waiting).append(rest)
+    to_come = max(0, search.num_samples - len(search.rows)) if search.ended is None else 0
+    return running, waiting + [trial_s] * to_come
+
+
+def _places(concurrent: int, running: Iterable[float], waiting: Iterable[float]) -> float:
+    """Return when the last trial ends, if each that waits takes the place that falls free first."""
+    ends = sorted(running)
+    ends += [0.0] * (max(1, concurrent) - len(ends))
+    heapq.heapify(ends)
+    for seconds in waiting:
+        heapq.heappush(ends, heapq.heappop(ends) + seconds)
+    return max(ends)
+
+
+def _setting(search: Search) -> Setting:
+    return Setting(cfg=search.cfg, space=search.space, num_samples=search.num_samples)
+
+
+class Watch:
+    """Follows one trial's files through a session on workers. Make it before they write; then poll now and then."""
+
+    def __init__(
+        self, folder: Path, task: str, total_epochs: int, done_epochs: int = 0, time: Callable[[], float] = clock
+    ) -> None:
+        self._board = Board(folder, task, total_epochs, time=time)
+        self._log = Tail(folder / "log.json")
+        self._begun_s: float | None = None
+        self._from = min(1.0, done_epochs / total_epochs)
+        self._at_s, self._share = 0.0, self._from
+
+    def poll(self) -> Pace | None:
+        """Read on; None before the trial has made a step."""
+        board = self._board
+        if self._begun_s is None and self._log.lines():  # its head is written when the data and the model stand
+            self._begun_s = board.elapsed_s
+        rows = board.poll()
+        epochs = max((number(row, "epoch") or 0.0 for row in rows), default=0.0)
+        share = board.done / (board.steps * board.epochs) if board.steps else 0.0
+        share = max(share, epochs / board.epochs)
+        if share > self._share or rows:  # a row comes when the epoch is evaluated: that takes time too
+            self._share, self._at_s = min(1.0, max(share, self._share)), board.elapsed_s
+        if self._begun_s is None or self._share <= self._from:
+            return None
+        return Pace(seconds=self._at_s, share=self._share, startup_s=self._begun_s, from_share=self._from)
+
+
+class Paces:
+    """The paces of a search's running trials, session by session."""
+
+    def __init__(self, time: Callable[[], float] = clock) -> None:
+        self._time = time
+        self._watches: dict[Path, Watch] = {}
+
+    def poll(self, search: Search) -> dict[int, Pace]:
+        """Return number -> pace of the running trials that have made a step since they were seen to run."""
+        running = [row for row in search.rows if row.state == "running"]
+        folders = {row.folder for row in running}
+        self._watches = {folder: watch for folder, watch in self._watches.items() if folder in folders}
+        for row in running:
+            if row.folder not in self._watches:  # PBT takes a new folder each time a trial begins anew
+                total = epochs_of(search, row)
+                self._watches[row.folder] = Watch(row.folder, search.cfg.task, total, row.epochs, self._time)
+        polled = {row.number: self._watches[row.folder].poll() for row in running}
+        return {n: pace for n, pace in polled.items() if pace is not None}
+
+
+_UNITS = {"d": 86400, "h": 3600, "m": 60, "s": 1}
+_BUDGET = re.compile("".join(rf"(?:([0-9]+(?:\.[0-9]+)?){unit})?" for unit in _UNITS))
+_ALLOWED = "a time with its units, e.g. 2h, 90m, 1h30m, 45s, 1.5h or 2d"
+
+
+def parse_budget(text: str) -> float:
+    """Return the seconds that `text` stands for.
+
+    Raises:
+        ConfigError: no such time.
+    """
+    found = _BUDGET.fullmatch(text.strip().lower())
+    parts = found.groups() if found is not None else ()
+    seconds = sum(float(part or 0) * unit for part, unit in zip(parts, _UNITS.values(), strict=False))
+    if 0 < seconds < math.inf:
+        return seconds
+    if re.fullmatch(r"[0-9]+(\.[0-9]+)?", text.strip()):
+        raise ConfigError(f"--budget {text}: of what unit? Write e.g. {text.strip()}m; allowed is {_ALLOWED}")
+    raise ConfigError(f"--budget must be {_ALLOWED}; larger units first, more than nothing; got {text!r}")

@@ -1,0 +1,254 @@
+"""The record of a search: an Optuna study in the search's folder, and the trials' own run folders. Ray keeps nothing.
+
+Ray Tune's own snapshots come every so often, so that a killed driver forgets trials; they are unpickled to be read; and
+they leave out what the scheduler knew (ray 2.60). Optuna's journal has every proposal and every end as it happens, a
+trial's metrics.jsonl every evaluation; a search that is taken up is put together from these.
+"""
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from raydet.config import ConfigError
+from raydet.sinks import LineFile
+from raydet.tuning.folders import devices, donations_of, newest_folder, read_curve
+from raydet.tuning.rows import Row, State
+from raydet.tuning.setting import Setting
+
+if TYPE_CHECKING:
+    from optuna.distributions import BaseDistribution
+    from optuna.study import Study
+    from optuna.trial import FrozenTrial
+
+JOURNAL = "optuna.journal"
+_WARM_POINTS = 5
+"""Of an earlier search so many of the best are tried first."""
+
+
+class Record:
+    """One search's trials; used by the driver only."""
+
+    def __init__(self, setting: Setting) -> None:
+        self.setting = setting
+        with _quiet():
+            self.study = _open_study(setting)
+        self._distributions = _distributions(setting)
+        self._ended: dict[int, Row] = {}
+        self._mend()
+        for point in [*setting.space.points, *_warm_points(setting)]:
+            with _quiet():
+                self.study.enqueue_trial(point, skip_if_exists=True)
+
+    def propose(self) -> int | None:
+        """Ask for a new trial and return its number; None if there are as many as are wanted.
+
+        Each proposal has a seed of its own, made of the search's and its number, so that a search that was taken up
+        does not draw its first points once more.
+        """
+        if self.asked >= self.setting.num_samples:
+            return None
+        self.study.sampler = _sampler(self.setting, self.asked + 1)
+        with _quiet():
+            trial = self.study.ask(self._distributions)
+        return trial.number + 1
+
+    def unfinished(self) -> list[int]:
+        """Return the numbers of the trials that were begun and have not ended."""
+        from optuna.trial import TrialState
+
+        return [t.number + 1 for t in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))]
+
+    @property
+    def asked(self) -> int:
+        """How many trials were proposed so far."""
+        return len(self._asked())
+
+    def complete(self) -> bool:
+        """Whether there are as many trials as are wanted, and all have ended."""
+        return self.asked >= self.setting.num_samples and not self.unfinished()
+
+    def report(self, number: int, epoch: int, score: float, seconds: float) -> None:
+        """Take down an evaluation; `seconds` is the trial's wall time so far, all sessions together."""
+        from optuna.trial import Trial
+
+        frozen = self._trial(number)
+        if not self.setting.objectives and epoch not in frozen.intermediate_values:
+            Trial(self.study, frozen._trial_id).report(score, epoch)
+        self._note(number, seconds=round(seconds, 1))
+
+    def end(self, number: int, state: State, *, seconds: float, error: str | None = None, **values: float) -> None:
+        """Take down a trial's end. A diverged one counts as score 0, so that the search learns to keep away."""
+        from optuna.trial import TrialState
+
+        row = self.row(number, frozenset())
+        self._note(number, seconds=round(seconds, 1), error=error, values=values, raydet_state=state)
+        told, score = TrialState.COMPLETE, row.score
+        if state == "diverged":
+            score = 0.0
+        if state == "failed" or score is None or (self.setting.objectives and state != "finished"):
+            told, score = TrialState.FAIL, None
+        elif state == "stopped":
+            told = TrialState.PRUNED
+        scores = None if score is None else [score, *(values[name] for name in self.setting.objectives)]
+        with _quiet():
+            self.study.tell(number - 1, scores if told == TrialState.COMPLETE else None, told, skip_if_finished=True)
+
+    def params(self, number: int) -> dict[str, Any]:
+        """Return the values that the trial was proposed with, as the space has them; of PBT those it has now."""
+        donations = donations_of(self.setting, number)
+        return donations[-1].after if donations else dict(self._trial(number).params)
+
+    def seconds(self, number: int) -> float:
+        """Return the trial's wall time so far."""
+        return float(self._trial(number).user_attrs.get("seconds", 0.0))
+
+    def spent(self, seconds: float | None = None) -> float:
+        """Return the search's wall time in earlier sessions; first set it, if one is given."""
+        if seconds is not None:
+            self.study.set_user_attr("seconds", round(seconds, 1))
+        return float(self.study.user_attrs.get("seconds", 0.0))
+
+    def rows(self, live: frozenset[int] = frozenset()) -> tuple[Row, ...]:
+        """Return all trials; those in `live` are on workers now."""
+        return tuple(self.row(trial.number + 1, live) for trial in self._asked())
+
+    def row(self, number: int, live: frozenset[int]) -> Row:
+        """Return one trial."""
+        if number in self._ended:
+            return self._ended[number]
+        trial = self._trial(number)
+        notes = trial.user_attrs
+        state: State = notes.get("raydet_state", "running" if number in live else "waiting")
+        folder, seconds = newest_folder(self.setting, number), float(notes.get("seconds", 0.0))
+        curve, epochs = read_curve(folder, self.setting.score)
+        row = Row(
+            number=number,
+            state=state,
+            params=self.params(number),
+            folder=folder,
+            curve=curve,
+            epochs=epochs,
+            seconds=seconds,
+            device_hours=seconds / 3600 * devices(self.setting),
+            values=dict(notes.get("values") or {}),
+            error=notes.get("error"),
+        )
+        if trial.state.is_finished() and "raydet_state" in notes:
+            self._ended[number] = row
+        return row
+
+    def _trial(self, number: int) -> "FrozenTrial":
+        return self.study.get_trials(deepcopy=False)[number - 1]
+
+    def _asked(self) -> "list[FrozenTrial]":
+        """Return all trials but points that wait to be tried."""
+        from optuna.trial import TrialState
+
+        return [t for t in self.study.get_trials(deepcopy=False) if t.state != TrialState.WAITING]
+
+    def _note(self, number: int, **values: Any) -> None:
+        trial_id = self._trial(number)._trial_id
+        for name, value in values.items():
+            if value not in (None, {}):
+                self.study._storage.set_trial_user_attr(trial_id, name, value)
+
+    def _mend(self) -> None:
+        """Put right what a kill left: values that were not all drawn; an end that was noted and not told."""
+        from optuna.trial import Trial
+
+        for number in self.unfinished():
+            frozen = self._trial(number)
+            self.study.sampler = _sampler(self.setting, number)
+            trial = Trial(self.study, frozen._trial_id)
+            with _quiet():
+                for key in [key for key in self._distributions if key not in frozen.params]:
+                    trial._suggest(key, self._distributions[key])  # what `ask` does for each
+            notes = frozen.user_attrs
+            if "raydet_state" in notes:
+                values = notes.get("values") or {}
+                self.end(number, notes["raydet_state"], seconds=notes["seconds"], error=notes.get("error"), **values)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep Optuna's notes of each trial and its warnings of experimental parts from the terminal."""
+    import optuna
+
+    before = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        optuna.logging.set_verbosity(before)
+
+
+def open_storage(folder: Path) -> Any:
+    """Return the storage in a search's folder. What a kill left is put right first: a torn line, a lock."""
+    from optuna.storages import JournalStorage
+    from optuna.storages.journal import JournalFileBackend
+
+    path = folder / JOURNAL
+    LineFile(path).close()  # cuts the torn line: the next one would be appended to it, and none could be read any more
+    path.with_name(f"{JOURNAL}.lock").unlink(missing_ok=True)  # the search's folder is held, so nobody is writing
+    return JournalStorage(JournalFileBackend(str(path)))
+
+
+def _open_study(setting: Setting) -> "Study":
+    import optuna
+
+    directions: list[Literal["maximize", "minimize"]] = ["maximize"]
+    directions += ["minimize"] * len(setting.objectives)
+    study = optuna.create_study(
+        storage=open_storage(setting.folder),
+        study_name=setting.cfg.run.name,
+        directions=directions,
+        load_if_exists=True,
+    )
+    study.set_metric_names([setting.score, *setting.objectives])
+    return study
+
+
+def _distributions(setting: Setting) -> "dict[str, BaseDistribution]":
+    from ray.tune.search.optuna import OptunaSearch
+
+    return dict(OptunaSearch.convert_search_space(dict(setting.space.domains)))
+
+
+def _sampler(setting: Setting, number: int) -> Any:
+    import numpy as np
+    from optuna.samplers import RandomSampler, TPESampler
+
+    seed = int(np.random.default_rng([setting.cfg.run.seed, number]).integers(2**32))
+    if setting.algorithm != "tpe":
+        return RandomSampler(seed=seed)
+    with _quiet():
+        return TPESampler(seed=seed, multivariate=True)
+
+
+def _warm_points(setting: Setting) -> list[dict[str, Any]]:
+    """Return the best points of an earlier search that lie in this one's space; keys it lacks have the default."""
+    import optuna
+
+    from raydet.search_spaces.domains import holds
+
+    if setting.warm_start is None:
+        return []
+    try:
+        with _quiet():
+            storage = open_storage(setting.warm_start)
+            study = optuna.load_study(study_name=None, storage=storage)
+    except (ValueError, KeyError) as error:
+        raise ConfigError(f"warm_start={setting.warm_start}: its optuna.journal cannot be read: {error}") from error
+    done = [t for t in study.trials if t.values and t.state.is_finished()]
+    done.sort(key=lambda t: t.values[0], reverse=True)
+    own = setting.space.points[0]
+    points: list[dict[str, Any]] = []
+    for trial in done:
+        inside = {k: v for k, v in trial.params.items() if k in own and holds(setting.space.domains[k], v)}
+        if inside and len(points) < _WARM_POINTS:
+            points.append(own | inside)
+    return points

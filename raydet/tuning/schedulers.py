@@ -1,0 +1,90 @@
+"""Who decides which trials go on: Ray Tune's ASHA and PBT, made from a Setting."""
+
+from collections.abc import Mapping, Sequence
+from types import SimpleNamespace
+from typing import Any
+
+from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, PopulationBasedTraining, TrialScheduler
+from ray.tune.search.sample import Categorical, Domain, Integer
+
+from raydet.search_spaces.domains import bounds
+from raydet.tuning.folders import run_name
+from raydet.tuning.rows import Row
+from raydet.tuning.setting import REDUCTION, Setting
+
+
+def make_scheduler(setting: Setting, rows: Sequence[Row] = ()) -> TrialScheduler:
+    """Return the scheduler.
+
+    Args:
+        rows: trials that have ended in an earlier session; ASHA compares with them.
+    """
+    if setting.algorithm == "pbt":
+        return make_pbt(setting)
+    if setting.scheduler == "none":
+        return FIFOScheduler()
+    asha = Asha(
+        time_attr="epoch",
+        metric="score",
+        mode="max",
+        max_t=setting.total_epochs,
+        grace_period=setting.grace_epochs,
+        reduction_factor=REDUCTION,
+    )
+    for row in rows:
+        replay(asha, row)
+    return asha
+
+
+class Asha(ASHAScheduler):  # type: ignore[misc]
+    """Asynchronous successive halving (arXiv:1810.05934), in the form that stops; trial 1 is never stopped.
+
+    Ray's is kept because it is. Trial 1 is what all others are compared with at the end, so it must get there.
+    """
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: Mapping[str, Any]) -> str:
+        """Return whether the trial goes on."""
+        decision: str = super().on_trial_result(tune_controller, trial, result)
+        if trial.trial_id == run_name(1) and not result.get("done"):
+            return str(TrialScheduler.CONTINUE)
+        return decision
+
+
+def replay(asha: ASHAScheduler, row: Row) -> None:
+    """Tell ASHA what a trial of an earlier session has reached: Ray restores a scheduler without its memory."""
+    trial, best = SimpleNamespace(trial_id=run_name(row.number)), 0.0
+    asha.on_trial_add(None, trial)
+    for epoch, score in row.curve:
+        best = max(best, score)
+        asha.on_trial_result(None, trial, {"epoch": epoch, "score": best})
+
+
+def make_pbt(setting: Setting) -> PopulationBasedTraining:
+    """Return population based training (arXiv:1711.09846): the worst quarter goes on from the best, values changed."""
+    domains = setting.space.domains
+    few = setting.num_samples < 4
+    return PopulationBasedTraining(
+        time_attr="epoch",
+        metric="score",
+        mode="max",
+        perturbation_interval=setting.interval_epochs,
+        burn_in_period=setting.grace_epochs,
+        hyperparam_mutations={key: mutation(domain) for key, domain in domains.items()},
+        quantile_fraction=0.5 if few else 0.25,
+        custom_explore_fn=lambda values: {**values, **{key: inside(domains[key], values[key]) for key in domains}},
+        log_config=False,
+    )
+
+
+def mutation(domain: Domain) -> Any:
+    """Return what PBT draws from; a choice as a list, or its values would be multiplied."""
+    return list(domain.categories) if isinstance(domain, Categorical) else domain
+
+
+def inside(domain: Domain, value: Any) -> Any:
+    """Return the value of the domain that is nearest: PBT multiplies by 0.8 and 1.2, whatever the bounds are."""
+    if isinstance(domain, Categorical):
+        return value
+    low, high = bounds(domain)
+    value = min(max(value, low), high)
+    return round(value) if isinstance(domain, Integer) else float(value)

@@ -1,0 +1,48 @@
+"""What `raydet tune` says at the end of a search: the result, and what to do with it."""
+
+from typing import Any
+
+from raydet.tuning.live import counted, short_names, values_text
+from raydet.tuning.results import score_text
+from raydet.tuning.search import TuneResult
+
+
+def as_values(result: TuneResult) -> dict[str, Any]:
+    """Return the result for `--json`."""
+    search, best = result.search, result.best
+    default = search.default
+    return {
+        "search": str(result.dir),
+        "best": best.number,
+        search.score: best.score,
+        "default": None if default is None else default.score,
+        "params": best.params,
+        **best.values,
+        "verdict": None if result.gain is None else result.gain.verdict,
+        "trials": len(search.rows),
+        "epochs": sum(row.epochs for row in search.rows),
+        "config": str(result.dir / "best.json"),
+        "ended": search.ended,
+    }
+
+
+def lines(result: TuneResult) -> list[str]:
+    """Return the result in words."""
+    search, best, folder = result.search, result.best, result.dir
+    values = values_text(best.params, short_names(search.space.keys))
+    told = [f"best      trial {best.number}: {search.score} {score_text(search.score, best.score)}  {values}"]
+    if best.number == 1:
+        told.append("          this is the default: nothing tried was better")
+    elif search.default is not None:
+        told.append(f"default   trial 1: {search.score} {score_text(search.score, search.default.score)}")
+    if result.gain is not None:
+        told.append(f"verdict   {result.gain.verdict}")
+    told += [f"ended     {search.ended}; the same command goes on"] if search.ended else []
+    return [
+        *told,
+        f"trials    {counted(search)}",
+        f"train it  raydet fit --from {folder}/best.json",
+        f"look at   {folder}/summary.md",
+        f"          optuna-dashboard {folder}/optuna.journal",
+        f"          tensorboard --logdir {folder}/trials",
+    ]

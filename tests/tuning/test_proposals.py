@@ -1,0 +1,121 @@
+"""What Ray Tune is handed: how many at a time, begun ones first, and what it says of them taken down."""
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from raydet.tuning import proposals
+from raydet.tuning.proposals import Feed, Proposals, Repeats
+from raydet.tuning.record import Record
+from tests.tuning.test_record import evaluated, new
+
+
+class Clock:
+    now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    found = Clock()
+    monkeypatch.setattr(proposals, "clock", found)
+    return found
+
+
+def handed(feed: Feed) -> str | None:
+    """Do what next_trial does, without making one of Ray Tune's trials."""
+    found = feed.next_name()
+    if found is None:
+        return None
+    feed.live.add(found[0])
+    return found[0]
+
+
+def feed_of(tmp_path: Path, concurrent: int = 2, may_start: bool = True, **told: Any) -> Proposals:
+    return Proposals(Record(new(tmp_path, num_samples=3, **told)), concurrent, lambda: may_start)
+
+
+def test_trials_are_handed_out_until_there_are_enough(tmp_path: Path) -> None:
+    feed = feed_of(tmp_path)
+    assert [handed(feed) for _ in range(4)] == ["0001", "0002", "0003", None]
+    assert feed.is_finished()
+
+
+def test_no_more_than_have_room(tmp_path: Path) -> None:
+    feed = feed_of(tmp_path, concurrent=1)
+    feed.live.add("0001")
+    assert feed.next_trial() is None and not feed.is_finished()
+
+
+def test_trials_that_were_begun_come_first(tmp_path: Path) -> None:
+    first = feed_of(tmp_path)
+    handed(first), handed(first)
+    again = Proposals(Record(new(tmp_path, num_samples=3)), 2, lambda: True)
+    assert [handed(again) for _ in range(4)] == ["0001", "0002", "0003", None]
+
+
+def test_without_time_only_what_was_begun_goes_on(tmp_path: Path) -> None:
+    handed(feed_of(tmp_path))
+    again = Proposals(Record(new(tmp_path, num_samples=3)), 2, lambda: False)
+    assert [handed(again), handed(again)] == ["0001", None] and again.is_finished()
+
+
+@pytest.mark.parametrize(
+    ("result", "error", "state"),
+    [
+        ({"done": True, "finished": True, "score": 0.5}, False, "finished"),
+        ({"done": True, "finished": False, "failed": "x", "diverged": True}, False, "diverged"),
+        ({"done": True, "finished": False, "failed": "DataError: x", "diverged": False}, False, "failed"),
+        ({"done": True, "finished": False, "score": 0.5}, False, "stopped"),
+        (None, True, "failed"),
+    ],
+)
+def test_an_end_is_taken_down_as_what_it_is(
+    tmp_path: Path, result: dict[str, Any] | None, error: bool, state: str
+) -> None:
+    feed = feed_of(tmp_path)
+    name = handed(feed)
+    assert name == "0001"
+    evaluated(feed.record.setting, 1, 0.5)
+    feed.on_trial_result(name, {"epoch": 1, "score": 0.5})
+    feed.on_trial_complete(name, result, error)
+    row = feed.record.rows()[0]
+    assert row.state == state and not feed.live
+    assert (row.error is not None) == (state in ("diverged", "failed"))
+
+
+def test_what_is_left_when_the_search_ends_is_unfinished(tmp_path: Path) -> None:
+    feed = feed_of(tmp_path)
+    name = handed(feed)
+    feed.stopping = True
+    feed.on_trial_complete(str(name), {"done": True, "epoch": 1, "score": 0.4})
+    assert feed.record.unfinished() == [1] and feed.next_trial() is None and feed.is_finished()
+
+
+def test_a_trial_s_time_counts_only_while_it_is_on_workers(tmp_path: Path, clock: Clock) -> None:
+    feed = feed_of(tmp_path)
+    name = str(handed(feed))
+    for running, seconds in (((), 5), ((name,), 7), ((), 11), ((name,), 2)):
+        feed.note(frozenset(running))
+        clock.now += seconds
+    assert feed.seconds(name) == 9 and feed.live_numbers() == {1}
+    feed.record.report(1, 1, 0.5, feed.seconds(name))
+    again = Proposals(Record(new(tmp_path, num_samples=3)), 2, lambda: True)
+    assert again.seconds(str(handed(again))) == 9
+
+
+def test_repeats_have_a_name_with_their_seed_and_tell_what_failed() -> None:
+    feed = Repeats([(1, 43, {"optim.lr": 0.1}), (7, 43, {"optim.lr": 0.2})], 2)
+    assert feed.next_name() == ("0001-seed43", {"optim.lr": 0.1})
+    feed.live.add("0001-seed43")
+    feed.on_trial_complete("0001-seed43", {"failed": "DataError: x"})
+    assert feed.errors == ["0001-seed43: DataError: x"] and not feed.is_finished()
+    assert feed.next_name() is not None and feed.is_finished()
+
+
+def test_ray_tune_s_snapshot_keeps_nothing_of_them(tmp_path: Path) -> None:
+    assert type(pickle.loads(pickle.dumps(feed_of(tmp_path)))) is object
