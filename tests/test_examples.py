@@ -93,3 +93,12 @@ def test_integers(toy_classification: Path, tmp_path: Path) -> None:
     out = run_script("integers.py", *words, cwd=tmp_path)
     assert out.startswith("without training: {'quantization.") and "of the float file: {" in out
     assert (tmp_path / "integers.onnx").is_file()
+
+
+@pytest.mark.slow
+def test_search(toy_classification: Path, tmp_path: Path) -> None:
+    tiny = "--schedule.epochs 1 --schedule.warmup_epochs 0 --data.workers 0"
+    more = ["--num-samples", "2", "--data.root", str(toy_classification)]
+    out = run_script("search.py", "demo_classification", *more, *settings(tiny, tmp_path), cwd=tmp_path)
+    assert "best: trial" in out and "trained once more: {" in out
+    assert read_result(tmp_path / "demo_classification-lr_wd-best") is not None

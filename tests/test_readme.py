@@ -59,6 +59,10 @@ HERE = {
     "raydet export": "test_integers",
     "raydet evaluate digits.onnx": "test_integers",
     "raydet bench quantization": "test_integers",
+    "raydet tune demo_classification --space lr_wd": "test_search",
+    "raydet fit --from": "test_search",
+    "raydet tune demo_detection --set": "test_search_by_ranges",
+    "raydet tune demo_classification --space lr-range-test": "test_the_range_test",
     "raydet predict": "test_the_python_block_then_evaluate_and_predict",
     "raydet fit demo_classification --scaling.num_workers 2": "tests/test_cluster.py",
     "ray job submit": "tests/test_job.py",
@@ -217,3 +221,35 @@ def test_every_link_leads_somewhere() -> None:
     for target in re.findall(r"\]\(([^)#]+)\)", README):
         if "://" not in target:
             assert (ROOT / target).exists(), target
+
+
+TINY = "--schedule.epochs 1 --schedule.warmup_epochs 0 --data.workers 0"
+
+
+@pytest.mark.slow
+def test_search(toy_classification: Path, tmp_path: Path) -> None:
+    words = readme_command("raydet tune demo_classification --space lr_wd")
+    words[words.index("--num-samples") + 1], words[words.index("--confirm") + 1] = "2", "1"
+    tiny = [*TINY.split(), "--data.root", str(toy_classification), "--set", "ema.decay=choice(0.99, none)"]
+    out = raydet([*words, *tiny], tmp_path)
+    assert "best      trial" in out and "train it  raydet fit --from" in out
+    words = readme_command("raydet fit --from")
+    assert (tmp_path / words[words.index("--from") + 1]).is_file()
+    raydet([*words, "--scaling.num_workers", "0"], tmp_path)
+    assert (tmp_path / "runs" / "demo_classification-lr_wd-best" / "result.json").is_file()
+
+
+@pytest.mark.slow
+def test_search_by_ranges(toy_detection: Path, tmp_path: Path) -> None:
+    words = readme_command("raydet tune demo_detection --set")
+    words[words.index("--num-samples") + 1] = "1"
+    tiny = [*TINY.split(), "--data.root", str(toy_detection), "--model.image_size", "64"]
+    raydet([*words, *tiny, "--evaluation.recalibrate_bn", "0", "--json"], tmp_path)
+    assert (tmp_path / "runs" / "demo_detection-set" / "best.json").is_file()
+
+
+@pytest.mark.slow
+def test_the_range_test(toy_classification: Path, tmp_path: Path) -> None:
+    words = readme_command("raydet tune demo_classification --space lr-range-test")
+    out = raydet([*words, "--data.workers", "0", "--data.root", str(toy_classification), "--json"], tmp_path)
+    assert Path(json.loads(out)["figure"]).is_file()

@@ -11,17 +11,8 @@ import pytest
 
 from raydet.console import render
 from raydet.tuning.forecast import Pace, forecast
-from raydet.tuning.live import (
-    Show,
-    below_table,
-    fitting,
-    plain_events,
-    short_names,
-    shown,
-    table,
-    value_text,
-    values_text,
-)
+from raydet.tuning.live import Show, below_table, fitting, plain_events, short_names, shown, table, values_text
+from raydet.tuning.live import value_text as text_of
 from raydet.tuning.rows import Donation, Row, Search
 from tests.tuning.made import made, row_of
 
@@ -106,10 +97,6 @@ def test_a_detectors_score_has_three_digits_and_a_classifiers_is_in_percent(tmp_
     assert " 1.000 " in drawn(replace(now, score="AP"))[2]
 
 
-def test_pbt_shows_the_values_that_a_trial_has_now(tmp_path: Path) -> None:
-    assert "lr 0.002" in drawn(search(tmp_path, running(1, params={"optim.lr": 0.002}), algorithm="pbt"))[2]
-
-
 # --- values
 
 
@@ -120,7 +107,6 @@ def test_pbt_shows_the_values_that_a_trial_has_now(tmp_path: Path) -> None:
         (1e-4, "1e-4"),
         (2.34e-7, "2.34e-7"),
         (0.9998, "0.9998"),
-        (0.9, "0.9"),
         (1.0, "1"),
         (0.0, "0"),
         (-0.00005, "-5e-5"),
@@ -131,12 +117,11 @@ def test_pbt_shows_the_values_that_a_trial_has_now(tmp_path: Path) -> None:
         (3, "3"),
         (True, "true"),
         (None, "none"),
-        ("sgd", "sgd"),
         ("0.1,2.0", "0.1,2.0"),
     ],
 )
 def test_a_value_has_as_many_digits_as_say_something(value: object, text: str) -> None:
-    assert value_text(value) == text
+    assert text_of(value) == text
 
 
 def test_a_key_is_named_by_its_end_unless_two_end_alike() -> None:
