@@ -141,33 +141,33 @@ def epochs_of(search: Search, row: Row) -> int:
 
 
 @functools.cache
-def asha_share(trials: int, epochs: int, grace: int = 1) -> float:
+def asha_share(trials: int, epochs: int, rungs: tuple[int, ...], reduction: int = REDUCTION) -> float:
     """Return the share of all epochs that ASHA trains of so many trials, on average over random orders of them.
 
     Args:
-        grace: epochs of the first rung.
+        rungs: epochs done at which trials are compared.
+        reduction: of those at a rung one in so many goes on.
     """
     draw, trained = random.Random(0), 0
     for _ in range(_ORDERS):
-        reached: dict[int, list[float]] = {}
+        reached: dict[int, list[float]] = {rung: [] for rung in rungs}
         for _ in range(trials):
-            score, rung = draw.random(), grace
-            while rung < epochs:
-                others = reached.setdefault(rung, [])
-                stops = score < _bar(others)
+            score, end = draw.random(), epochs
+            for rung, others in reached.items():
+                stops = score < _bar(others, reduction)
                 bisect.insort(others, score)
                 if stops:
+                    end = rung
                     break
-                rung *= REDUCTION
-            trained += min(rung, epochs)
+            trained += end
     return trained / (_ORDERS * trials * epochs)
 
 
-def _bar(scores: Sequence[float]) -> float:
+def _bar(scores: Sequence[float], reduction: int) -> float:
     """Return what a trial must reach to go on past a rung where others, sorted, had these scores."""
     if not scores:
         return -math.inf
-    place = (1 - 1 / REDUCTION) * (len(scores) - 1)
+    place = (1 - 1 / reduction) * (len(scores) - 1)
     low = int(place)
     above = scores[min(low + 1, len(scores) - 1)]
     return scores[low] + (place - low) * (above - scores[low])
@@ -188,7 +188,7 @@ def _full_s(search: Search, steps: Mapping[int, Pace]) -> float | None:
 def _expected_share(search: Search) -> float:
     ended = [min(1.0, row.epochs / epochs_of(search, row)) for row in search.rows if row.state in RAN]
     setting = _setting(search)
-    before = asha_share(search.num_samples, setting.total_epochs, setting.grace_epochs)
+    before = asha_share(search.num_samples, setting.total_epochs, setting.rungs, setting.reduction)
     return fmean([before, *ended])
 
 

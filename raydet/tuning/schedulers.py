@@ -1,5 +1,6 @@
 """Who decides which trials go on: Ray Tune's ASHA and PBT, made from a Setting."""
 
+import math
 from collections.abc import Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any
@@ -10,7 +11,7 @@ from ray.tune.search.sample import Categorical, Domain, Integer
 from raydet.search_spaces.domains import bounds
 from raydet.tuning.folders import run_name
 from raydet.tuning.rows import Row
-from raydet.tuning.setting import REDUCTION, Setting
+from raydet.tuning.setting import Setting
 
 
 def make_scheduler(setting: Setting, rows: Sequence[Row] = ()) -> TrialScheduler:
@@ -23,14 +24,7 @@ def make_scheduler(setting: Setting, rows: Sequence[Row] = ()) -> TrialScheduler
         return make_pbt(setting)
     if setting.scheduler == "none":
         return FIFOScheduler()
-    asha = Asha(
-        time_attr="epoch",
-        metric="score",
-        mode="max",
-        max_t=setting.total_epochs,
-        grace_period=setting.grace_epochs,
-        reduction_factor=REDUCTION,
-    )
+    asha = Asha(setting)
     for row in rows:
         replay(asha, row)
     return asha
@@ -39,18 +33,30 @@ def make_scheduler(setting: Setting, rows: Sequence[Row] = ()) -> TrialScheduler
 class Asha(ASHAScheduler):  # type: ignore[misc]
     """Asynchronous successive halving (arXiv:1810.05934), in the form that stops; trial 1 is never stopped.
 
-    Ray's is kept because it is. Trial 1 is what all others are compared with at the end, so it must get there.
+    Trial 1 is what all others are compared with at the end, so it must get there. In Ray's the share that goes on also
+    says how far apart rungs are: of 3 epochs only the first would be one. So its clock runs faster in short trials.
     """
+
+    def __init__(self, setting: Setting) -> None:
+        self._grace, reduction = setting.grace_epochs, setting.reduction
+        self._haste = math.log(reduction) / math.log(setting.spacing)
+        last = max(1.0, self._time(setting.total_epochs))
+        super().__init__("time", "score", "max", max_t=last, grace_period=1, reduction_factor=reduction)
+
+    def _time(self, epoch: float) -> float:
+        """Return the time that grows by the reduction from rung to rung, from 1 at the first."""
+        return float((epoch / self._grace) ** self._haste + 1e-9)
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: Mapping[str, Any]) -> str:
         """Return whether the trial goes on."""
+        result = {**result, "time": self._time(result["epoch"])}
         decision: str = super().on_trial_result(tune_controller, trial, result)
         if trial.trial_id == run_name(1) and not result.get("done"):
             return str(TrialScheduler.CONTINUE)
         return decision
 
 
-def replay(asha: ASHAScheduler, row: Row) -> None:
+def replay(asha: Asha, row: Row) -> None:
     """Tell ASHA what a trial of an earlier session has reached: Ray restores a scheduler without its memory."""
     trial, best = SimpleNamespace(trial_id=run_name(row.number)), 0.0
     asha.on_trial_add(None, trial)

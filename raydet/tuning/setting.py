@@ -18,7 +18,7 @@ from raydet.tuning.objectives import OBJECTIVES
 ALGORITHMS = ("tpe", "random", "pbt")
 SCHEDULERS = ("asha", "none")
 REDUCTION = 4
-"""Of the trials at a rung one in so many goes on, and the next rung is so many times later (arXiv:1810.05934)."""
+"""Of the trials at a rung one in so many goes on, and the next is as many times later (arXiv:1810.05934, 4 there)."""
 
 _MAY_DIFFER = ("run.max_failures", "run.keep", "run.log_steps", "data.workers", "data.prefetch", "data.eval_batch_size")
 _CHANGES_IN_A_RUN = ("optim", "augment", "loss", "ema")
@@ -67,6 +67,23 @@ class Setting:
         """Epochs before a trial can be stopped: the warm-up, and a sixteenth of the longest trial."""
         least = max(1, math.ceil(self.cfg.schedule.warmup_epochs), self.cfg.run.eval_after)
         return min(max(least, math.ceil(self.total_epochs / REDUCTION**2)), self.total_epochs)
+
+    @property
+    def reduction(self) -> int:
+        """Of the trials at a rung one in so many goes on. In short trials, where the first is late, it is one in 8."""
+        return REDUCTION if self.total_epochs >= REDUCTION * self.grace_epochs else 2 * REDUCTION
+
+    @property
+    def spacing(self) -> float:
+        """How many times later the next rung is: REDUCTION, and less in short trials, so that all have two."""
+        length = self.total_epochs / self.grace_epochs
+        return REDUCTION if length == 1 else min(REDUCTION, math.sqrt(length))
+
+    @property
+    def rungs(self) -> tuple[int, ...]:
+        """Epochs done at which trials are compared and stopped."""
+        places = (self.grace_epochs * self.spacing**k for k in range(32))
+        return tuple(math.ceil(place - 1e-6) for place in places if place < self.total_epochs - 1e-6)
 
     @property
     def interval_epochs(self) -> int:

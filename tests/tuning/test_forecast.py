@@ -92,10 +92,10 @@ def test_nothing_more_comes_once_the_search_has_ended(tmp_path: Path) -> None:
 def test_with_asha_less_is_expected_than_the_bound_and_measured_shares_count(tmp_path: Path) -> None:
     fields = {"scheduler": "asha", "num_samples": 20}
     before = told(forecast(search(tmp_path, running(1), **fields), {1: Pace(seconds=10, share=0.1, startup_s=0)}))
-    assert before.left_s == pytest.approx(before.most_s * asha_share(20, 10, 1))
+    assert before.left_s == pytest.approx(before.most_s * asha_share(20, 10, (1, 4)))
     rows = [row_of(n, "stopped", epochs=1, seconds=10.0) for n in range(1, 11)]
     after = told(forecast(search(tmp_path, *rows, **fields), {}))
-    assert after.left_s / after.most_s == pytest.approx((asha_share(20, 10, 1) + 10 * 0.1) / 11)
+    assert after.left_s / after.most_s == pytest.approx((asha_share(20, 10, (1, 4)) + 10 * 0.1) / 11)
 
 
 def test_two_hundred_trials_and_huge_numbers_give_finite_figures(tmp_path: Path) -> None:
@@ -107,18 +107,22 @@ def test_two_hundred_trials_and_huge_numbers_give_finite_figures(tmp_path: Path)
 def test_the_share_of_asha_lies_between_halving_at_each_rung_and_all() -> None:
     """12 trials: all do 1 epoch, 3 reach the 4th, 0.75 the 9th; or more, for early ones are measured against few."""
     halving = (12 * 1 + 3 * 3 + 0.75 * 5) / (12 * 9)
-    assert halving < asha_share(12, 9) < 0.5
-    assert asha_share(12, 9) == pytest.approx(0.427, abs=0.02)
-    shares = [asha_share(trials, 64) for trials in (1, 2, 5, 20, 100, 500)]
+    assert halving < asha_share(12, 9, (1, 4)) < 0.5
+    assert asha_share(12, 9, (1, 4)) == pytest.approx(0.427, abs=0.02)
+    shares = [asha_share(trials, 64, (1, 4, 16)) for trials in (1, 2, 5, 20, 100, 500)]
     assert shares == sorted(shares, reverse=True), "the more there are, the sooner most are stopped"
 
 
 def test_of_two_trials_the_second_goes_on_half_the_time() -> None:
-    assert asha_share(2, 4) == pytest.approx((4 + 1 + 0.5 * 3) / 8, rel=0.03)
+    assert asha_share(2, 4, (1,)) == pytest.approx((4 + 1 + 0.5 * 3) / 8, rel=0.03)
 
 
 def test_one_trial_or_one_rung_is_trained_whole() -> None:
-    assert asha_share(1, 9) == asha_share(12, 1) == asha_share(12, 4, grace=4) == 1
+    assert asha_share(1, 9, (1, 3)) == asha_share(12, 1, ()) == asha_share(12, 4, ()) == 1
+
+
+def test_the_sharper_the_selection_the_less_is_trained() -> None:
+    assert asha_share(12, 3, (1, 2), 8) < asha_share(12, 3, (1, 2), 4) < asha_share(12, 3, (1,), 4)
 
 
 def test_the_line_says_what_a_trial_takes_and_what_is_left(tmp_path: Path) -> None:

@@ -89,3 +89,22 @@ def test_pbt_draws_choices_and_does_not_multiply_them() -> None:
 def test_pbt_changes_about_ten_times_in_a_run(epochs: int, interval: int, tmp_path: Path) -> None:
     pbt = make_pbt(setting(epochs, algorithm="pbt", num_samples=4))
     assert pbt._perturbation_interval == interval
+
+
+def falls_out_at(found: Setting, epoch: int) -> bool:
+    """Whether ASHA stops a trial that was the best until then and is the worst now."""
+    asha = make_scheduler(found)
+    assert isinstance(asha, Asha)
+    for number in range(2, 12):
+        for earlier in range(1, epoch + 1):
+            reported(asha, number, earlier, 0.9)
+    assert all(reported(asha, 77, earlier, 0.95) == GO_ON for earlier in range(1, epoch))
+    return reported(asha, 77, epoch, 0.1) == STOP
+
+
+@pytest.mark.parametrize("epochs", [2, 3, 4, 10, 16, 64])
+def test_trials_are_compared_at_the_setting_s_rungs(epochs: int) -> None:
+    found = setting(epochs)
+    assert tuple(epoch for epoch in range(1, epochs) if falls_out_at(found, epoch)) == tuple(
+        rung for rung in found.rungs if rung < epochs
+    )

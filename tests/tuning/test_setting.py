@@ -83,6 +83,17 @@ def test_no_trial_is_stopped_in_its_warm_up_or_before_it_is_scored(
     assert make_setting(override(cfg, changes), "wd").grace_epochs == grace
 
 
+@pytest.mark.parametrize(
+    ("epochs", "rungs", "reduction"),
+    [(1, (), 8), (2, (1, 2), 8), (3, (1, 2), 8), (4, (1, 2), 4), (10, (1, 4), 4), (16, (1, 4), 4), (64, (4, 16), 4)],
+)
+def test_all_but_the_shortest_trials_are_compared_twice(
+    cfg: Config, epochs: int, rungs: tuple[int, ...], reduction: int
+) -> None:
+    found = make_setting(override(cfg, {"schedule.epochs": epochs}), "wd")
+    assert (found.rungs, found.reduction) == (rungs, reduction)
+
+
 def test_the_longest_trial_counts_where_epochs_are_searched(cfg: Config) -> None:
     assert make_setting(cfg, None, ["schedule.epochs=randint(2, 9)"]).total_epochs == 8
 
