@@ -20,6 +20,11 @@ from raydet.verbs import new_parser, parse, print_result
 DONE, FAILED, USAGE, REFUSED, BAD_DATA, STORAGE_FULL, INTERRUPTED, TERMINATED = 0, 1, 2, 3, 65, 75, 130, 143
 """Exit codes. 2: bad configuration or usage; 3: refused for safety; 130: ended by Ctrl-C; 143: by SIGTERM."""
 
+_GOES_ON = {
+    "fit": "; the same command continues from the last checkpoint",
+    "tune": "; the same command continues where it was left",
+}
+
 MOST_LINES = 6
 """An error is no longer than this."""
 
@@ -76,7 +81,7 @@ def run(words: Sequence[str]) -> int:
         return _verb(words[0])(list(words[1:])) or DONE
     except KeyboardInterrupt:
         code, what = (TERMINATED, "terminated") if _received else (INTERRUPTED, "interrupted")
-        message = what + ("; the same command continues where it was left" if words[0] in ("fit", "tune") else "")
+        message = what + _GOES_ON.get(words[0], "")
     except BrokenPipeError:  # `raydet ... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED

@@ -22,19 +22,20 @@ def cores() -> int:
     return len(os.sched_getaffinity(0))
 
 
-def per_worker(cfg: Config, nodes: Sequence[Resources], own: bool) -> dict[str, float]:
+def per_worker(cfg: Config, nodes: Sequence[Resources], own: bool, workers: int | None = None) -> dict[str, float]:
     """Return the resources to reserve for one worker.
 
     Args:
         nodes: what each machine of the cluster has.
         own: nothing else runs there, so CPU workers may share all of it.
+        workers: so many are to have room. None: those of the run.
     """
     s = cfg.scaling
     gpu = {"GPU": s.gpus_per_worker} if s.use_gpu else {}
     if s.cpus_per_worker is not None:
         return {"CPU": float(s.cpus_per_worker), **gpu}
     # An elastic run must be able to start with the fewest; on a machine of its own it starts with the most.
-    share = _share(nodes, s.worker_range[1 if own else 0], gpu)
+    share = _share(nodes, workers or s.worker_range[1 if own else 0], gpu)
     wanted = 1 + cfg.data.workers  # loader processes live outside Ray's accounts, so they are reserved here
     return {"CPU": float(share if own and not s.use_gpu else min(wanted, share)), **gpu}
 

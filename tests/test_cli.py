@@ -34,13 +34,15 @@ def flags(verb: str, capsys: pytest.CaptureFixture[str]) -> set[str]:
 
 def test_the_verbs_are_those_released() -> None:
     """A verb may be added, none may go."""
-    assert {"fit", "evaluate", "predict", "export", "bench"} <= set(cli.VERBS)
+    assert {"fit", "tune", "evaluate", "predict", "export", "check", "bench"} <= set(cli.VERBS)
 
 
 @pytest.mark.parametrize(
     ("verb", "released"),
     [
         ("fit", {"--help", "--json", "--from", "--dry-run"}),
+        ("tune", {"--help", "--json", "--from", "--space", "--set", "--num-samples", "--algorithm", "--scheduler"}),
+        ("tune", {"--objective", "--concurrent", "--budget", "--confirm", "--patience", "--warm-start"}),
         ("evaluate", {"--help", "--json", "--split"}),
         ("predict", {"--help", "--json", "--out", "--score"}),
         ("export", {"--help", "--json", "--target", "--nms", "--images"}),
@@ -59,7 +61,7 @@ def test_the_exit_codes_are_those_released() -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--help"], ["--version"], ["fit", "--help"], ["fti"], ["fit", "no_such_recipe"]]
+    "arguments", [["--help"], ["--version"], ["fit", "--help"], ["tune", "--help"], ["fti"], ["fit", "no_such_recipe"]]
 )
 def test_help_and_usage_errors_load_nothing_heavy(arguments: list[str]) -> None:
     code = (
@@ -121,6 +123,14 @@ def refused(arguments: list[str], capsys: pytest.CaptureFixture[str], storage: P
         (["fit", "demo_classification", "--run.name", "../up"], 2, "run.name must be"),
         (["fit", "demo_classification", "--run.storage_path", "s3://b/p"], 2, "run.storage_path must be a folder"),
         (["fit", "demo_classification", "--data.root", "/no/such"], 65, "/no/such"),
+        (["tune", "demo_classification"], 2, "nothing to search: give a space (lr, wd, lr_wd"),
+        (["tune", "demo_classification", "--space", "lrwd"], 2, "no search space 'lrwd'; did you mean lr_wd"),
+        (["tune", "demo_classification", "--space", "detector"], 2, "space detector needs a detector"),
+        (["tune", "demo_classification", "--set", "optim.lrr=uniform(0, 1)"], 2, "did you mean optim.lr"),
+        (["tune", "demo_classification", "--space", "lr", "--algorithm", "bayes"], 2, "algorithm must be one of tpe"),
+        (["tune", "demo_classification", "--space", "lr", "--budget", "120"], 2, "120"),
+        (["tune", "demo_classification", "--space", "lr", "--num-samples", "0"], 2, "num_samples must be a whole"),
+        (["tune", "demo_classification", "--space", "lr", "--data.root", "/no/such"], 65, "/no/such"),
         (["evaluate", "/no/such"], 2, "no checkpoint, run folder or recipe '/no/such'"),
         (["evaluate"], 2, "checkpoint"),
         (["export", "/no/such", "x.onnx"], 2, "no checkpoint, run folder or recipe '/no/such'"),

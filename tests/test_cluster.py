@@ -183,6 +183,20 @@ def test_cpus_are_shared_so_that_all_workers_have_room(
     check_room(cfg, machines, wanted)
 
 
+def test_a_worker_may_take_a_part_of_a_gpu(classification: Config) -> None:
+    cfg = override(classification, {"scaling.num_workers": 1, "scaling.use_gpu": True, "scaling.gpus_per_worker": 0.25})
+    wanted = per_worker(cfg, [{"CPU": 8.0, "GPU": 1.0}], False)
+    assert wanted == {"CPU": 1.0, "GPU": 0.25} and room([{"CPU": 8.0, "GPU": 1.0}], wanted) == 4
+
+
+def test_cpus_are_left_for_as_many_workers_as_are_to_have_room(classification: Config) -> None:
+    """Of a search that is one a trial: eight GPUs and sixteen cores are eight trials, not one with nine cores."""
+    cfg = override(classification, {"data.workers": 8, "scaling.num_workers": 1, "scaling.use_gpu": True})
+    machine = {"CPU": 16.0, "GPU": 8.0}
+    assert per_worker(cfg, [machine], False) == {"CPU": 9.0, "GPU": 1.0}
+    assert per_worker(cfg, [machine], False, workers=8) == {"CPU": 2.0, "GPU": 1.0}
+
+
 def test_a_gpu_worker_takes_its_cpus_from_a_machine_with_a_gpu(classification: Config) -> None:
     cfg = override(classification, {"data.workers": 7, "scaling.num_workers": 4, "scaling.use_gpu": True})
     machines = [{"CPU": 64.0}, {"CPU": 16.0, "GPU": 4.0}]

@@ -83,6 +83,8 @@ def test_numpy_scalars_and_whole_numbers_are_taken() -> None:
         ({"model.name": "efficientnet_b0"}, "data.format"),
         ({"model.sync_bn": True}, "SyncBatchNorm"),
         ({"precision.mode": "fp16"}, "scaling.use_gpu"),
+        ({"scaling.gpus_per_worker": 0.0}, "scaling.gpus_per_worker must be in"),
+        ({"scaling.gpus_per_worker": 0.5, "scaling.num_workers": 2}, "scaling.gpus_per_worker must be in"),
         ({"model.name": "efficientnet_b0", "data.format": "folder", "model.backbone_weights": "x"}, "model.weights"),
     ],
 )

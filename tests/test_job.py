@@ -20,7 +20,7 @@ from ray.job_submission import JobStatus, JobSubmissionClient
 
 from raydet import checkpoints
 from raydet.config import Config, load, override
-from tests.commands import LIMIT_S, ROOT, begun, descendants, environment, psutil, raydet, until, words
+from tests.commands import LIMIT_S, ROOT, begun, descendants, environment, kill, psutil, raydet, running, until, words
 
 pytestmark = pytest.mark.slow
 
@@ -158,6 +158,33 @@ def test_a_driver_outside_a_job_joins_the_cluster_from_any_folder(
     assert list(elsewhere.iterdir()) == []
     last = checkpoints.newest(folder / "checkpoints")
     assert last is not None and last.step == 10 and load(folder / "config.json").global_batch == 12
+
+
+def test_a_search_whose_driver_is_killed_leaves_nothing_on_the_cluster_and_goes_on(
+    classification: Config, cluster: Cluster, tmp_path: Path
+) -> None:
+    env = {**cluster.env, "PYTHONPATH": str(ROOT), "RAY_ADDRESS": cluster.address}
+    cfg = override(classification, {"scaling.num_workers": 1, "schedule.epochs": 6, "scaling.cpus_per_worker": 1})
+    told = ["tune", *words(cfg), "--set", "optim.lr=loguniform(1e-4, 1e-1)", "--num-samples", "2"]
+    metrics = Path(cfg.run.storage_path) / cfg.run.name / "trials" / "0001" / "metrics.jsonl"
+    with running(told, tmp_path, env) as process:
+        until(lambda: metrics.is_file(), "an epoch of the first trial")
+        kill(process.pid)
+    before = metrics.read_text()
+    done = raydet(*told, "--json", cwd=tmp_path, env=env)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["trials"] == 2 and metrics.read_text().startswith(before)
+    look = (
+        "import ray; from ray.util.placement_group import placement_group_table as table\n"
+        f"ray.init(address={cluster.address!r}, log_to_driver=False, logging_level='ERROR')\n"
+        "print([g['state'] for g in table().values() if g['state'] != 'REMOVED'], ray.available_resources()['CPU'])"
+    )
+    found = ""
+    for _ in range(20):  # what the driver's job held goes some seconds after it
+        found = subprocess.run([sys.executable, "-c", look], capture_output=True, text=True, env=env, check=True).stdout
+        if found.strip() == "[] 1.0":
+            break
+    assert found.strip() == "[] 1.0"
 
 
 def test_workers_that_find_no_room_in_the_cluster_are_refused(

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 from raydet.config import override
 from raydet.log import clock
 from raydet.ray_session import ray_session
-from raydet.resources import Resources, cores, room, wanted_address
+from raydet.resources import Resources, cores, per_worker, room, wanted_address
 from raydet.tuning.figures import draw
 from raydet.tuning.folders import donations_of, repeats_of
 from raydet.tuning.hparams import write_hparams
@@ -115,6 +115,7 @@ class Driver:
         from raydet.tuning.proposals import Proposals, Repeats
         from raydet.tuning.schedulers import make_scheduler
 
+        self.setting = self.record.setting = placed(self.setting)
         self.concurrent = self._room()
         at = deadline(self.setting.budget_s, self.spent)
         self.ends = Ends(self.read, self.setting.patience, at)
@@ -124,7 +125,9 @@ class Driver:
             if not self.record.complete():
                 self._tune(self.proposals, make_scheduler(self.setting, ended))
             if not self.ends.over and self.unrepeated():
-                repeats = Repeats(self.unrepeated(), self.concurrent)
+                wanted = self.unrepeated()
+                print(f"repeats   {len(wanted)} runs of default and best with other seeds", file=self.out, flush=True)
+                repeats = Repeats(wanted, self.concurrent)
                 self._tune(repeats, make_scheduler(replace(self.setting, algorithm="tpe", scheduler="none")))
                 for error in repeats.errors:
                     print(f"repeat    failed: {error}", file=self.out, flush=True)
@@ -142,12 +145,8 @@ class Driver:
 
     def _room(self) -> int:
         """Return how many trials to train at a time."""
-        import ray
-
-        nodes: list[Resources] = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-        s = self.setting.cfg.scaling
-        wanted = {"CPU": float(s.cpus_per_worker or 1), **({"GPU": s.gpus_per_worker} if s.use_gpu else {})}
-        most = max(1, room(nodes, wanted) // max(1, s.worker_range[1]))
+        nodes, cfg = machines(), self.setting.cfg
+        most = max(1, room(nodes, per_worker(cfg, nodes, False)) // cfg.scaling.worker_range[1])
         asked = self.setting.concurrent
         if asked is not None and asked > most:
             print(f"note      room for {most} trials at a time, not {asked}", file=self.out, flush=True)
@@ -199,6 +198,24 @@ class Driver:
         finally:
             stop.set()
             viewer.join(timeout=10)
+
+
+def machines() -> list[Resources]:
+    """Return what each machine of the Ray that was joined has."""
+    import ray
+
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+
+
+def placed(setting: Setting) -> Setting:
+    """Return the setting with the CPUs that each worker reserves, so that trials fill the GPUs and no CPU is short."""
+    cfg, nodes = setting.cfg, machines()
+    s = cfg.scaling
+    if s.cpus_per_worker is not None:
+        return setting
+    slots = room(nodes, {"GPU": s.gpus_per_worker}) if s.use_gpu else None
+    cpus = max(1, int(per_worker(cfg, nodes, False, slots)["CPU"]))
+    return replace(setting, cfg=override(cfg, {"scaling.cpus_per_worker": cpus}))
 
 
 def _name(trial: Any) -> str:

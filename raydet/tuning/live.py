@@ -21,6 +21,7 @@ from raydet.data.errors import one_line
 from raydet.dll import clock
 from raydet.progress import duration
 from raydet.tuning.forecast import Forecast, Pace, Paces, epochs_of, forecast, hours, line, trial_line
+from raydet.tuning.results import score_text
 from raydet.tuning.rows import Donation, Row, Search
 
 POLL_S = 0.5
@@ -144,7 +145,7 @@ def _cells(search: Search, row: Row, pace: Pace | None, short: Mapping[str, str]
     return {
         "state": row.state,
         "epochs": f"{done}/{epochs_of(search, row)}",
-        "score": "-" if row.score is None else _score_text(search, row.score),
+        "score": "-" if row.score is None else score_text(search.score, row.score),
         "values": one_line(row.error or "failed", 200) if row.state == "failed" else values_text(row.params, short),
         "left": duration(pace.left_s) if running and pace is not None else "starting" if running else "-",
         "hours": hours(row.device_hours) if row.device_hours else "-",
@@ -211,15 +212,10 @@ def standing(search: Search) -> str:
     best, default = search.best, search.default
     if best is None or best.score is None:
         return ""
-    told = f"best {search.score} {_score_text(search, best.score)}, trial {best.number}"
+    told = f"best {search.score} {score_text(search.score, best.score)}, trial {best.number}"
     if default is None or default.score is None or best.number == default.number:
         return told
-    return f"{told}; default {_score_text(search, default.score)}"
-
-
-def _score_text(search: Search, score: float) -> str:
-    """Return a score as people write it: accuracies in percent, as elsewhere."""
-    return f"{100 * score:.2f} %" if search.score.startswith("top") else f"{score:.3f}"
+    return f"{told}; default {score_text(search.score, default.score)}"
 
 
 def _clocks(search: Search, budget_s: float | None) -> list[str]:
@@ -265,7 +261,7 @@ def _end(search: Search, row: Row) -> str:
     parts = [f"trial {row.number} of {search.num_samples}", _SAID.get(row.state, row.state)]
     if row.score is not None and row.state != "failed":
         best = search.best is not None and search.best.number == row.number
-        parts.append(f"{search.score} {_score_text(search, row.score)}" + (", best so far" if best else ""))
+        parts.append(f"{search.score} {score_text(search.score, row.score)}" + (", best so far" if best else ""))
     parts += [f"epoch {row.epochs}/{epochs_of(search, row)}", duration(row.seconds)]
     return "  ".join([*parts, *([one_line(row.error, 500)] if row.error else [])])
 
