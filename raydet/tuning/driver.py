@@ -7,8 +7,11 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
+from raydet.checkpoints import StorageFull
+from raydet.cluster import release
 from raydet.config import override
 from raydet.log import clock
 from raydet.ray_session import ray_session
@@ -122,7 +125,7 @@ class Driver:
         self.proposals = Proposals(self.record, self._at_once(), self.ends.may_start)
         with _interrupts(self.ends), self._shown():
             ended = [row for row in self.record.rows() if row.state not in ("waiting", "failed")]
-            if not self.record.complete():
+            if not self.record.complete() and not self.ends.stop_all():
                 self._tune(self.proposals, make_scheduler(self.setting, ended))
             if not self.ends.over and self.unrepeated():
                 wanted = self.unrepeated()
@@ -133,6 +136,9 @@ class Driver:
                     print(f"repeat    failed: {error}", file=self.out, flush=True)
         if self.ends.interrupted:
             raise KeyboardInterrupt
+        if self.proposals.full is not None:
+            path, need, free = self.proposals.full
+            raise StorageFull(Path(path), need, free)
 
     def _at_once(self) -> int:
         """Return how many trials Ray Tune is to have: of PBT all, for it lets them take turns."""
@@ -185,6 +191,8 @@ class Driver:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Consider boosting PBT")
             tuner.fit()
+        for path in self.setting.folder.glob("trials/*"):
+            release(path)  # Tune waits five seconds for trials to end in order, and then kills them
 
     @contextmanager
     def _shown(self) -> Iterator[None]:

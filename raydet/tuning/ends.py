@@ -57,6 +57,8 @@ class Ends(Unkept, Stopper):  # type: ignore[misc]
         return clock() + min(took, default=0.0) < self._deadline
 
     def _why(self) -> str | None:
+        if self.feed is not None and self.feed.full is not None:
+            return "the disk is full"
         if self._deadline is not None and clock() > self._deadline:
             return "the budget is used up"
         search = self._read()

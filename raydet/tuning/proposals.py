@@ -34,6 +34,8 @@ class Feed(Unkept, SearchAlgorithm):  # type: ignore[misc]
         self.concurrent = concurrent
         self.stopping = False
         """Set where all that runs is to be left as it is."""
+        self.full: tuple[str, int, int] | None = None
+        """Where there was no room for a checkpoint, the bytes it needs, the bytes that are free."""
         self.live: set[str] = set()
         """Names of the trials that Ray Tune has; PBT lets some of them wait."""
         self.running: frozenset[str] = frozenset()
@@ -144,7 +146,9 @@ class Proposals(Feed):
         self.live.remove(trial_id)
         result = result or {}
         with self.lock:
-            if result.get("done") and ("failed" in result or result.get("finished")):
+            if "full" in result:
+                self.full = result["full"]  # and the trial goes on when there is room
+            elif result.get("done") and ("failed" in result or result.get("finished")):
                 state, values = _state(result), dict(result.get("values") or {})
                 self.record.end(int(trial_id), state, seconds=seconds, error=result.get("failed"), **values)
             elif error:

@@ -17,6 +17,7 @@ from typing import Any
 from ray import tune
 
 from raydet import checkpoints
+from raydet.checkpoints import StorageFull
 from raydet.cluster import Cancel, Cancelled, Result, fit, release
 from raydet.config import Config, load, override, to_dict
 from raydet.plan import Refused
@@ -91,6 +92,9 @@ class Trial(tune.Trainable):  # type: ignore[misc]
 
         Its keys: score (the best so far), epoch, finished; where it went wrong failed (why) and diverged.
         """
+        if self.run is None and not (self.setting.folder / "search.json").is_file():
+            place = f"run.storage_path={self.setting.cfg.run.storage_path}"
+            return self._failed(f"ConfigError: {place}: on {os.uname().nodename} this is another folder")
         if self.run is None:
             self.run = self._start()
         while True:
@@ -161,9 +165,14 @@ class Trial(tune.Trainable):  # type: ignore[misc]
             assert result is not None
             said |= {"score": result.metrics[self.setting.score], "values": self.run.values}
             return {**said, "finished": True, "done": True}
+        if isinstance(error, StorageFull):
+            return {"epoch": self.told, "full": (str(error.path), error.need_bytes, error.free_bytes), "done": True}
         diverged = isinstance(error, FAULTS_OF_VALUES)
         why = " ".join(f"{'' if diverged else type(error).__name__ + ': '}{error}".split())
-        return {**said, "failed": why, "diverged": diverged, "finished": False, "done": True}
+        return said | self._failed(why, diverged)
+
+    def _failed(self, why: str, diverged: bool = False) -> dict[str, Any]:
+        return {"epoch": self.told, "failed": why, "diverged": diverged, "finished": False, "done": True}
 
 
 def _copy_newest(folder: Path, into: Path) -> int:

@@ -71,6 +71,13 @@ def test_past_the_budget_all_is_left_and_nothing_is_begun(tmp_path: Path, monkey
     assert watcher.stop_all() and feed.stopping and watcher.reason == "the budget is used up" and watcher.over
 
 
+def test_a_full_disk_ends_it(tmp_path: Path) -> None:
+    watcher = Ends(lambda: search(tmp_path), None, None)
+    watcher.feed = feed = Feed(2)
+    feed.full = ("/there", 9, 1)
+    assert watcher.stop_all() and watcher.reason == "the disk is full" and watcher.over
+
+
 def test_an_interruption_ends_it_at_once(tmp_path: Path) -> None:
     watcher = Ends(lambda: search(tmp_path), None, None)
     watcher.interrupted = True

@@ -88,6 +88,13 @@ def test_an_end_is_taken_down_as_what_it_is(
     assert (row.error is not None) == (state in ("diverged", "failed"))
 
 
+def test_a_full_disk_leaves_the_trial_unfinished(tmp_path: Path) -> None:
+    feed = feed_of(tmp_path)
+    name = str(handed(feed))
+    feed.on_trial_complete(name, {"done": True, "epoch": 0, "full": ("/there", 9, 1)})
+    assert feed.full == ("/there", 9, 1) and feed.record.unfinished() == [1]
+
+
 def test_what_is_left_when_the_search_ends_is_unfinished(tmp_path: Path) -> None:
     feed = feed_of(tmp_path)
     name = handed(feed)

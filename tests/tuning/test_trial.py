@@ -14,7 +14,7 @@ from raydet.cluster import Cancelled, fit
 from raydet.config import Config, load, override
 from raydet.data import DataError
 from raydet.tuning.folders import donations_of, newest_folder
-from raydet.tuning.setting import Setting, make_setting
+from raydet.tuning.setting import Setting, make_setting, write_identity
 from raydet.tuning.trial import Trial, clone
 from tests.tuning.test_record import evaluated
 
@@ -22,7 +22,10 @@ from tests.tuning.test_record import evaluated
 @pytest.fixture
 def setting(classification: Config) -> Setting:
     cfg = override(classification, {"scaling.num_workers": 1, "run.name": "search"})
-    return make_setting(cfg, None, ["optim.lr=loguniform(1e-4, 1e-1)"], algorithm="pbt", num_samples=2)
+    setting = make_setting(cfg, None, ["optim.lr=loguniform(1e-4, 1e-1)"], algorithm="pbt", num_samples=2)
+    setting.folder.mkdir(parents=True)
+    write_identity(setting)
+    return setting
 
 
 def trial_of(setting: Setting, number: int, **run: Any) -> Trial:
@@ -76,6 +79,19 @@ def test_how_a_run_has_failed_is_told_in_one_line(
     found = trial.step()
     assert (found["failed"], found["diverged"], found["done"], found["finished"]) == (told, diverged, True, False)
     assert "score" not in found
+
+
+def test_a_full_disk_is_not_a_failure_of_the_trial(setting: Setting) -> None:
+    trial = trial_of(setting, 3)
+    trial.run.error = checkpoints.StorageFull(Path("/there"), 9, 1)
+    assert trial.step() == {"epoch": 0, "full": ("/there", 9, 1), "done": True}
+
+
+def test_a_machine_that_does_not_see_the_search_s_folder_is_told(setting: Setting) -> None:
+    trial = trial_of(setting, 3)
+    trial.run = None
+    (setting.folder / "search.json").unlink()
+    assert "this is another folder" in trial.step()["failed"]
 
 
 def test_a_run_that_was_cancelled_has_no_end(setting: Setting) -> None:
