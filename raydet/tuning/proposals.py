@@ -149,7 +149,8 @@ class Proposals(Feed):
             if "full" in result:
                 self.full = result["full"]  # and the trial goes on when there is room
             elif result.get("done") and ("failed" in result or result.get("finished")):
-                state, values = _state(result), dict(result.get("values") or {})
+                state = _state(result)
+                values = {name: result[name] for name in self.record.setting.objectives if name in result}
                 self.record.end(int(trial_id), state, seconds=seconds, error=result.get("failed"), **values)
             elif error:
                 lost = "its process died more often than run.max_failures, perhaps for want of memory"

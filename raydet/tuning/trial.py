@@ -24,7 +24,7 @@ from raydet.plan import Refused
 from raydet.restore import CHECKPOINTS
 from raydet.search_spaces.checked import own_point
 from raydet.sinks import make_folder, replace_file
-from raydet.tuning.folders import evaluations, generation, newest_folder, run_name
+from raydet.tuning.folders import donations_of, evaluations, generation, newest_folder, run_name
 from raydet.tuning.objectives import measure
 from raydet.tuning.setting import Setting
 
@@ -117,7 +117,10 @@ class Trial(tune.Trainable):  # type: ignore[misc]
         """Go on from another trial's checkpoint; from its own, which its folder has anyway, as without."""
         whose = json.loads(Path(checkpoint_dir, "whose.json").read_text())
         self.told = whose["epoch"]
-        if whose["number"] != self.number or whose["params"] != self.params:
+        if whose["number"] == self.number and whose["params"] == self.params:
+            return
+        known = donations_of(self.setting, self.number)[-1:]
+        if [(one.donor, one.epoch, one.after) for one in known] != [(whose["number"], whose["epoch"], self.params)]:
             clone(self.setting, self.number, whose, self.params, Path(checkpoint_dir))
 
     def cleanup(self) -> None:
@@ -163,8 +166,8 @@ class Trial(tune.Trainable):  # type: ignore[misc]
         if error is None:
             result = self.run.result
             assert result is not None
-            said |= {"score": result.metrics[self.setting.score], "values": self.run.values}
-            return {**said, "finished": True, "done": True}
+            said |= {"score": result.metrics[self.setting.score], "finished": True, "done": True}
+            return said | self.run.values  # flat, as Tune makes them anyway
         if isinstance(error, StorageFull):
             return {"epoch": self.told, "full": (str(error.path), error.need_bytes, error.free_bytes), "done": True}
         diverged = isinstance(error, FAULTS_OF_VALUES)

@@ -126,3 +126,12 @@ def test_repeats_have_a_name_with_their_seed_and_tell_what_failed() -> None:
 
 def test_ray_tune_s_snapshot_keeps_nothing_of_them(tmp_path: Path) -> None:
     assert type(pickle.loads(pickle.dumps(feed_of(tmp_path)))) is object
+
+
+def test_what_else_was_measured_is_taken_down(tmp_path: Path) -> None:
+    """Ray Tune flattens what a trial returns before it hands it on."""
+    feed = feed_of(tmp_path, objectives=["size_mb"])
+    name = str(handed(feed))
+    evaluated(feed.record.setting, 1, 0.5)
+    feed.on_trial_complete(name, {"done": True, "finished": True, "score": 0.5, "size_mb": 2.5, "config/optim.lr": 1})
+    assert feed.record.rows()[0].values == {"size_mb": 2.5} and feed.record.study.trials[0].values == [0.5, 2.5]

@@ -59,9 +59,9 @@ def test_a_torn_line_and_epochs_without_a_score_are_passed_over(setting: Setting
 def test_the_last_evaluation_waits_for_the_run_s_own_end(setting: Setting) -> None:
     trial = trial_of(setting, 3)
     evaluated(setting, 3, 0.2, 0.5)  # of 2 epochs
-    trial.run.result = SimpleNamespace(metrics={"top1": 0.5})
+    trial.run.result, trial.run.values = SimpleNamespace(metrics={"top1": 0.5}), {"size_mb": 2.5}
     assert trial.step() == {"score": 0.2, "epoch": 1, "finished": False}
-    assert trial.step() == {"score": 0.5, "epoch": 2, "finished": True, "done": True, "values": {}}
+    assert trial.step() == {"score": 0.5, "epoch": 2, "finished": True, "done": True, "size_mb": 2.5}
 
 
 @pytest.mark.parametrize(
@@ -138,3 +138,24 @@ def test_a_clone_goes_on_from_the_donor_s_weights_with_its_own_values(setting: S
     step = max(float((ours[k] - before[k]).abs().max()) for k in ours if ours[k].is_floating_point())
     far = max(float((ours[k] - other[k]).abs().max()) for k in ours if ours[k].is_floating_point())
     assert 0 < step < far and all(torch.isfinite(t).all() for t in ours.values())
+
+
+def test_a_trial_restarted_from_the_checkpoint_it_was_given_goes_on_with_its_own_run(
+    setting: Setting, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tune restores a trial from its last checkpoint, which after an exploit is the donor's."""
+    cloned: list[int] = []
+    monkeypatch.setattr("raydet.tuning.trial.clone", lambda setting, number, *rest: cloned.append(number))
+    whose = {"number": 1, "epoch": 4, "params": {"optim.lr": 0.3}}
+    (tmp_path / "whose.json").write_text(json.dumps(whose))
+    trial_of(setting, 3).load_checkpoint(str(tmp_path))
+    assert cloned == [3]
+    told = {"number": 3, "epoch": 4, "donor": 1, "before": {"optim.lr": 0.1}, "after": {"optim.lr": 0.01}}
+    folder = setting.folder / "trials" / "0003-g1"
+    folder.mkdir(parents=True)
+    (folder / "donation.json").write_text(json.dumps(told))
+    trial_of(setting, 3).load_checkpoint(str(tmp_path))
+    assert cloned == [3]
+    (tmp_path / "whose.json").write_text(json.dumps(whose | {"epoch": 8}))
+    trial_of(setting, 3).load_checkpoint(str(tmp_path))
+    assert cloned == [3, 3]
