@@ -179,17 +179,8 @@ def _tune(words: list[str]) -> None:
     if options.help:
         return _tune_help(parser)
     cfg = _config(options.recipe, options.base, rest)
-    if (options.space or "").replace("-", "_") == "lr_range_test":
-        from raydet.tuning.range_test import lr_range_test
-
-        found = lr_range_test(cfg)
-        figures = {
-            "optim.lr": found.suggestion,
-            "why": found.why,
-            "table": str(found.table),
-            "figure": str(found.figure),
-        }
-        return print_result(figures, options.json)
+    if nearest((options.space or "").replace("-", "_"), ["lr_range_test"], 1):
+        return _range_test(options, cfg, parser)
     from raydet.tuning.search import tune
     from raydet.tuning.told import as_values, lines
 
@@ -198,6 +189,21 @@ def _tune(words: list[str]) -> None:
     if options.json:
         return print_result(as_values(result), True)
     return print("\n".join(lines(result)))
+
+
+def _range_test(options: Any, cfg: Config, parser: argparse.ArgumentParser) -> None:
+    if options.space.replace("-", "_") != "lr_range_test":
+        raise ConfigError(f"no search space {options.space!r}; did you mean lr-range-test?")
+    for action in parser._actions:
+        name = action.dest
+        if name not in ("help", "json", "recipe", "base", "space") and getattr(options, name) != action.default:
+            raise ConfigError(f"{action.option_strings[0]}: lr-range-test is one short run and no search; leave it out")
+    from raydet.tuning.range_test import lr_range_test
+
+    found = lr_range_test(cfg)  # says itself what it found
+    if options.json:
+        places = {"table": str(found.table), "figure": str(found.figure)}
+        print_result({"optim.lr": found.suggestion, "why": found.why, **places}, True)
 
 
 def _tune_help(parser: argparse.ArgumentParser) -> None:

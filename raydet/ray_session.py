@@ -12,7 +12,6 @@ import shutil
 import signal
 import socket
 import sys
-import tempfile
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -21,6 +20,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from raydet import ray_folder
 from raydet.config import Config, ConfigError
 from raydet.failures import RunFailed
 from raydet.resources import check_machine, check_room, cores, per_worker, wanted_address
@@ -40,9 +40,6 @@ _ENVIRONMENT = {
 }
 _OBJECT_STORE_BYTES = 200 * 2**20
 """No data travels through Ray's object store. Its own choice, 30 % of memory, is more than a container's /dev/shm."""
-_LONGEST_TEMP = 40
-"""Ray appends about 65 characters to its folder's name, and a socket's path may have 107."""
-
 CHECKOUT = Path(__file__).resolve().parents[1]
 """Where the package `raydet` is found."""
 
@@ -145,7 +142,7 @@ def _started(cfg: Config) -> Iterator[Session]:
     _give_token()
     # Workers must find a bare checkout whatever their working directory is; they inherit this.
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [*_import_path(), os.environ.get("PYTHONPATH")]))
-    folder = _temp_folder()
+    folder = ray_folder.make()
     remove, keep = partial(shutil.rmtree, folder, ignore_errors=True), False
     atexit.register(remove)  # also where a second signal breaks off the end of this function
     try:
@@ -157,16 +154,11 @@ def _started(cfg: Config) -> Iterator[Session]:
     finally:
         if keep:
             atexit.unregister(remove)
+            ray_folder.disown(folder)
         ray.shutdown(wait_for_processes=True)
         if not keep:
             remove()
             atexit.unregister(remove)
-
-
-def _temp_folder() -> str:
-    places = [os.environ.get("RAY_TMPDIR"), tempfile.gettempdir(), "/tmp"]
-    base = next(p for p in places if (p and len(p) + len("/raydet-abcdefgh") <= _LONGEST_TEMP) or p == "/tmp")
-    return tempfile.mkdtemp(prefix="raydet-", dir=base)
 
 
 def _init_local(cfg: Config, folder: str) -> Any:

@@ -10,10 +10,11 @@ Listing needs no Ray; `get` imports it.
 """
 
 import importlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from raydet.config import Config, ConfigError, nearest
 from raydet.search_spaces.checked import Space, checked, sample
@@ -34,13 +35,14 @@ SPACES: dict[str, str] = {
 """Name of each space -> what it searches."""
 
 
-def get(name: str | None, cfg: Config, sets: Sequence[str] = ()) -> Space:
+def get(name: "str | Mapping[str, Any] | None", cfg: Config, sets: Sequence[str] = ()) -> Space:
     """Return a space round `cfg`, checked: every key exists, every value passes `override`, the first point is `cfg`.
 
     Args:
         name: one of SPACES, or the path of a Python file with `space(cfg)` and, if it likes, `points(cfg)`: what to try
             next after the configuration's own values (keys it leaves out have these), and `fits(cfg)`, which raises
-            ConfigError. **The file is executed**, as `python FILE` would. None: what `sets` say and no more.
+            ConfigError. **The file is executed**, as `python FILE` would. Or the dict that `space(cfg)` would return.
+            None: what `sets` say and no more.
         sets: `KEY=FUNCTION(...)`, e.g. `optim.lr=loguniform(1e-3, 1e-1)`, added or put in place of the space's own. Of
             the space's further points those that no longer lie inside are left out.
 
@@ -49,7 +51,10 @@ def get(name: str | None, cfg: Config, sets: Sequence[str] = ()) -> Space:
     """
     if name is None and not sets:
         raise ConfigError(f"nothing to search: give a space ({', '.join(SPACES)}, a file) or --set KEY=FUNCTION(...)")
-    space = Space(name="set", domains={}, points=[]) if name is None else _named(name, cfg)
+    if isinstance(name, str):
+        space = _named(name, cfg)
+    else:
+        space = Space(name="set", domains={} if name is None else plain_space(name, "of your own"), points=[])
     put = dict(parse_set(text, cfg) for text in sets)
     return checked(replace(space, domains=space.domains | put), cfg, lenient=put)
 

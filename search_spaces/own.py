@@ -24,7 +24,7 @@ def load(path: Path) -> ModuleType:
     sys.modules[found.name] = module  # dataclasses look their module up there
     try:
         found.loader.exec_module(module)
-    except Exception as error:  # the user's own code can raise anything
+    except (Exception, SystemExit) as error:  # the user's own code can raise anything
         del sys.modules[found.name]
         raise ConfigError(f"search space {path}: {type(error).__name__}: {error}") from error
     if not callable(getattr(module, "space", None)):
@@ -47,5 +47,5 @@ def ask(module: ModuleType, function: str, cfg: Config) -> Any:
         return getattr(module, function)(cfg)
     except ConfigError:
         raise
-    except Exception as error:  # the user's own code can raise anything
+    except (Exception, SystemExit) as error:  # the user's own code can raise anything
         raise ConfigError(f"{module.__file__}: {function}(cfg): {type(error).__name__}: {error}") from error

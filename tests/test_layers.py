@@ -36,7 +36,7 @@ LAYERS = (
     ("lr_range",),
     ("plan",),
     ("claim",),
-    ("failures", "resources", "spread"),
+    ("failures", "ray_folder", "resources", "spread"),
     ("dryrun", "ray_session"),
     ("cluster", "checking"),
     ("bench", "search_spaces"),

@@ -19,6 +19,7 @@ from raydet.resources import Resources, cores, per_worker, room, wanted_address
 from raydet.tuning.figures import draw
 from raydet.tuning.folders import donations_of, repeats_of
 from raydet.tuning.hparams import write_hparams
+from raydet.tuning.interrupts import interrupts
 from raydet.tuning.live import Show
 from raydet.tuning.record import Record
 from raydet.tuning.results import write
@@ -64,9 +65,7 @@ class Driver:
                 with ray_session(self.setting.cfg), _hushed():
                     self._on_ray()
         finally:
-            self.record.spent(self.spent + clock() - self._started)
-            search = self.read()
-            write(search)
+            search = self._save()
         draw(search)
         write_hparams(search)
         write_summary(search)
@@ -99,6 +98,19 @@ class Driver:
             ended=None if self.ends is None else self.ends.reason,
         )
 
+    def _save(self) -> Search:
+        """Write all but the figures."""
+        self._keep()
+        search = self.read()
+        write(search)
+        return search
+
+    def _keep(self) -> None:
+        """Take down what was spent, for a kill would lose it."""
+        self.record.spent(self.spent + clock() - self._started)
+        if self.proposals is not None:
+            self.proposals.keep()
+
     def unrepeated(self) -> list[tuple[int, int, dict[str, Any]]]:
         """Return number, seed and values of the runs that --confirm asks for and that are not there."""
         best = self.read().best
@@ -121,9 +133,9 @@ class Driver:
         self.setting = self.record.setting = placed(self.setting)
         self.concurrent = self._room()
         at = deadline(self.setting.budget_s, self.spent)
-        self.ends = Ends(self.read, self.setting.patience, at)
+        self.ends = Ends(self.read, self.setting.patience, at, self._keep)
         self.proposals = Proposals(self.record, self._at_once(), self.ends.may_start)
-        with _interrupts(self.ends), self._shown():
+        with interrupts(self.ends, self._save), self._shown():
             ended = [row for row in self.record.rows() if row.state not in ("waiting", "failed")]
             if not self.record.complete() and not self.ends.stop_all():
                 self._tune(self.proposals, make_scheduler(self.setting, ended))
@@ -135,6 +147,7 @@ class Driver:
                 for error in repeats.errors:
                     print(f"repeat    failed: {error}", file=self.out, flush=True)
         if self.ends.interrupted:
+            signal.raise_signal(self.ends.interrupted)  # for whoever answered it before
             raise KeyboardInterrupt
         if self.proposals.full is not None:
             path, need, free = self.proposals.full
@@ -252,25 +265,3 @@ def _hushed() -> Iterator[None]:
         yield
     finally:
         logger.setLevel(before)
-
-
-@contextmanager
-def _interrupts(ends: "Ends") -> Iterator[None]:
-    """Answer Ctrl-C and SIGTERM by leaving the trials in order; a second one ends at once."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-
-    def note(number: int, frame: Any) -> None:
-        ends.interrupted = True
-        for which, handler in before.items():
-            signal.signal(which, handler)
-
-    for number in before:
-        signal.signal(number, note)
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

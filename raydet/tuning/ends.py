@@ -11,6 +11,8 @@ from raydet.tuning.rows import Row, Search
 
 _ALL_FAILED = 3
 """So many trials that fail, and none that does not, end the search: it is not for their values."""
+_KEEP_S = 10.0
+"""How often times are written down."""
 _CLOSING_S = 20.0
 """Time kept of a budget for ending the trials and drawing the figures; at most a twentieth of it."""
 
@@ -18,14 +20,25 @@ _CLOSING_S = 20.0
 class Ends(Unkept, Stopper):  # type: ignore[misc]
     """Asked by Ray Tune all the time; where it says so, all trials are left as they are."""
 
-    def __init__(self, read: Callable[[], Search], patience: int | None, deadline: float | None) -> None:
-        """Take the conditions; `deadline` is on `log.clock`."""
+    def __init__(
+        self,
+        read: Callable[[], Search],
+        patience: int | None,
+        deadline: float | None,
+        keep: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Take the conditions.
+
+        Args:
+            deadline: on `log.clock`.
+            keep: called every so often, to take down what a kill would lose.
+        """
         self.feed: Feed | None = None
-        self.interrupted = False
-        """Set from a signal's handler."""
+        self.interrupted = 0
+        """The signal that asks for an end; set from its handler."""
         self.reason: str | None = None
         self._read, self._patience, self._deadline = read, patience, deadline
-        self._next = 0.0
+        self._next, self._keep, self._keep_at = 0.0, keep, clock() + _KEEP_S
 
     def __call__(self, trial_id: str, result: object) -> bool:
         """Stop no single trial."""
@@ -38,6 +51,9 @@ class Ends(Unkept, Stopper):  # type: ignore[misc]
         if self.reason is None and clock() >= self._next:  # reading all trials takes a while
             self._next = clock() + 1.0
             self.reason = self._why()
+            if clock() >= self._keep_at:
+                self._keep_at = clock() + _KEEP_S
+                self._keep()
         if self.reason is not None and self.feed is not None:
             self.feed.stopping = True
         return self.reason is not None

@@ -38,6 +38,14 @@ def donations_of(setting: Setting, number: int) -> list[Donation]:
     return [Donation(**json.loads(path.read_text())) for path in paths if path.is_file()]
 
 
+def spent_epochs(setting: Setting, number: int) -> int:
+    """Return the epochs that a trial has trained in all its stages, without those it took over."""
+    folders = [setting.folder / "trials" / run_name(number, g) for g in range(generation(setting, number) + 1)]
+    inherited = [0, *(donation.epoch for donation in donations_of(setting, number))]
+    trained = (read_curve(folder, setting.score)[1] for folder in folders)
+    return sum(max(0, epochs - before) for epochs, before in zip(trained, inherited, strict=True))
+
+
 def repeats_of(setting: Setting) -> tuple[Repeat, ...]:
     """Return the runs of other seeds that have ended."""
     found = []

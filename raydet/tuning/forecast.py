@@ -285,6 +285,7 @@ def parse_budget(text: str) -> float:
     Raises:
         ConfigError: no such time.
     """
+    text = str(text)
     found = _BUDGET.fullmatch(text.strip().lower())
     parts = found.groups() if found is not None else ()
     seconds = sum(float(part or 0) * unit for part, unit in zip(parts, _UNITS.values(), strict=False))

@@ -155,8 +155,16 @@ class Proposals(Feed):
             elif error:
                 lost = "its process died more often than run.max_failures, perhaps for want of memory"
                 self.record.end(int(trial_id), "failed", seconds=seconds, error=lost)
-            elif not self.stopping:
+            elif self.stopping:
+                self.record.keep(int(trial_id), seconds)
+            else:
                 self.record.end(int(trial_id), "stopped", seconds=seconds)
+
+    def keep(self) -> None:
+        """Take down what the live trials have cost, for a kill would lose it."""
+        with self.lock:
+            for number in self.live_numbers():
+                self.record.keep(number, self.seconds(run_name(number)))
 
     def seconds(self, trial_id: str) -> float:
         """Return a trial's wall time so far, all sessions together."""

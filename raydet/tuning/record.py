@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from raydet.config import ConfigError
 from raydet.sinks import LineFile
-from raydet.tuning.folders import devices, donations_of, newest_folder, read_curve
+from raydet.tuning.folders import devices, donations_of, newest_folder, read_curve, spent_epochs
 from raydet.tuning.rows import Row, State
 from raydet.tuning.setting import Setting
 
@@ -76,6 +76,10 @@ class Record:
         frozen = self._trial(number)
         if not self.setting.objectives and epoch not in frozen.intermediate_values:
             Trial(self.study, frozen._trial_id).report(score, epoch)
+        self.keep(number, seconds)
+
+    def keep(self, number: int, seconds: float) -> None:
+        """Take down a trial's wall time so far, all sessions together."""
         self._note(number, seconds=round(seconds, 1))
 
     def end(self, number: int, state: State, *, seconds: float, error: str | None = None, **values: float) -> None:
@@ -123,6 +127,7 @@ class Record:
         state: State = notes.get("raydet_state", "running" if number in live else "waiting")
         folder, seconds = newest_folder(self.setting, number), float(notes.get("seconds", 0.0))
         curve, epochs = read_curve(folder, self.setting.score)
+        donations = donations_of(self.setting, number)
         row = Row(
             number=number,
             state=state,
@@ -130,6 +135,8 @@ class Record:
             folder=folder,
             curve=curve,
             epochs=epochs,
+            since=donations[-1].epoch if donations else 0,
+            spent=spent_epochs(self.setting, number) if donations else None,
             seconds=seconds,
             device_hours=seconds / 3600 * devices(self.setting),
             values=dict(notes.get("values") or {}),

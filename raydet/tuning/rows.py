@@ -37,15 +37,22 @@ class Row:
     """GPU-hours where workers have GPUs, else CPU-hours: reserved devices times `seconds`."""
     values: dict[str, float] = field(default_factory=dict)
     """Further objectives of a multi-objective search, e.g. {"latency_ms": 3.1}; of finished trials only."""
+    since: int = 0
+    """PBT: epochs done when it last took over another's weights; what it inherited says nothing of its values."""
+    spent: int | None = None
+    """PBT: epochs trained in all its stages. None: `epochs`."""
     error: str | None = None
     """Why it failed or diverged, in one line."""
 
     @property
     def score(self) -> float | None:
-        """The best so far: of the checkpoint that is kept as best. 0 where it diverged; None before any."""
+        """The best so far: of the checkpoint that is kept as best. 0 where it diverged; None before any.
+
+        Of PBT the best since it last took over another's weights.
+        """
         if self.state == "diverged":
             return 0.0
-        return max((score for _, score in self.curve), default=None)
+        return max((score for epoch, score in self.curve if epoch > self.since), default=None)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

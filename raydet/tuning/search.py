@@ -4,10 +4,10 @@ Trial 1 is the configuration itself. The same call again goes on where a search 
 """
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from raydet.claim import held
 from raydet.config import Config
@@ -19,7 +19,7 @@ from raydet.tuning.folders import run_name
 from raydet.tuning.forecast import parse_budget
 from raydet.tuning.results import Gain, best_config, frame, gain
 from raydet.tuning.rows import Row, Search
-from raydet.tuning.setting import Setting, make_setting, write_identity
+from raydet.tuning.setting import Setting, check_identity, make_setting, write_identity
 
 if TYPE_CHECKING:
     import pandas
@@ -50,7 +50,7 @@ class TuneResult:
 
 def tune(
     cfg: Config,
-    space: str | None = None,
+    space: str | Mapping[str, Any] | None = None,
     *,
     sets: Sequence[str] = (),
     num_samples: int = 20,
@@ -67,7 +67,8 @@ def tune(
     """Search for better values than those of `cfg`, and return the best found.
 
     Args:
-        space: name of a search space (raydet.search_spaces.SPACES) or a Python file with `space(cfg)`.
+        space: name of a search space (raydet.search_spaces.SPACES), a Python file with `space(cfg)`, or a dict of
+            dotted keys to ray.tune domains, e.g. {"optim.lr": tune.loguniform(1e-3, 1e-1)}.
         sets: `KEY=FUNCTION(...)`, e.g. `optim.lr=loguniform(1e-3, 1e-1)`: added to the space, or all of it.
         num_samples: trials, trial 1 included; of pbt the population.
         algorithm: tpe (Optuna's, multivariate), random, or pbt (population based training).
@@ -100,11 +101,12 @@ def tune(
         patience=patience,
         warm_start=warm_start,
     )
+    check_identity(setting)
     plan = make_plan(setting.trial(run_name(1), setting.space.points[0]))
     check_scaling(setting.cfg)
     with held(setting.folder):
         write_identity(setting)
-        lines = describe_start(plan)[1:]
+        lines = [line for line in describe_start(plan)[1:] if not line.startswith("continue")]  # trial 1, that is
         print("\n".join([f"search    {setting.folder}", *lines, *_describe(setting)]), file=out, flush=True)
         found = Driver(setting, out).run()
     return _result(setting, found)

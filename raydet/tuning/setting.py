@@ -99,7 +99,7 @@ class Setting:
 
 def make_setting(
     cfg: Config,
-    space: str | None,
+    space: str | Mapping[str, Any] | None,
     sets: Sequence[str] = (),
     *,
     num_samples: int = 20,
@@ -114,6 +114,11 @@ def make_setting(
     Raises:
         ConfigError: whatever of it cannot be.
     """
+    if not isinstance(cfg, Config):
+        raise ConfigError(f"tune needs a Config, e.g. raydet.recipe('demo_classification'), got {cfg!r}")
+    if space is not None and not isinstance(space, (str, Mapping)):
+        raise ConfigError(f"space must be a name, a file or a dict of dotted keys to ray.tune domains, got {space!r}")
+    sets, objectives = _listed(sets), _listed(objectives)
     _one_of("algorithm", algorithm, ALGORITHMS)
     _one_of("scheduler", scheduler, SCHEDULERS)
     for name in objectives:
@@ -142,9 +147,13 @@ def make_setting(
     return setting
 
 
-def _one_of(what: str, value: str, known: Sequence[str] | Mapping[str, Any]) -> None:
+def _listed(value: Sequence[str]) -> Sequence[str]:
+    return (value,) if isinstance(value, str) else value
+
+
+def _one_of(what: str, value: Any, known: Sequence[str] | Mapping[str, Any]) -> None:
     if value not in known:
-        close = nearest(value, known, 1)
+        close = nearest(str(value), known, 1)
         hint = f"; did you mean {close[0]}?" if close else ""
         raise ConfigError(f"{what} must be one of {', '.join(known)}, got {value!r}{hint}")
 
@@ -194,18 +203,22 @@ def identity(setting: Setting) -> dict[str, Any]:
 
 def write_identity(setting: Setting) -> None:
     """Write search.json; raise ConfigError where another search lies under this name."""
+    check_identity(setting)
+    replace_file(setting.folder / "search.json", json.dumps(identity(setting), indent=2) + "\n")
+
+
+def check_identity(setting: Setting) -> None:
+    """Raise ConfigError where another search, or anything else, lies under this name."""
     path = setting.folder / "search.json"
-    mine = identity(setting)
     if path.exists():
-        told = _changed(json.loads(path.read_text()), mine)
+        told = _changed(json.loads(path.read_text()), identity(setting))
         if told:
             raise ConfigError(
                 f"run.name={setting.cfg.run.name} is another search in {setting.folder.parent}: {'; '.join(told[:4])}. "
                 "Choose another run.name, or repeat the old command to continue it, or remove that folder"
             )
-    elif any(path.name != ".lock" for path in setting.folder.iterdir()):
+    elif setting.folder.is_dir() and any(path.name != ".lock" for path in setting.folder.iterdir()):
         raise ConfigError(f"run.name: {setting.folder} exists and is not a search of raydet; choose another run.name")
-    replace_file(path, json.dumps(mine, indent=2) + "\n")
 
 
 def _changed(old: dict[str, Any], new: dict[str, Any]) -> list[str]:

@@ -3,14 +3,15 @@
 from typing import Any
 
 from raydet.tuning.live import counted, short_names, values_text
-from raydet.tuning.results import score_text
+from raydet.tuning.results import default_run, score_text
+from raydet.tuning.rows import RAN
 from raydet.tuning.search import TuneResult
 
 
 def as_values(result: TuneResult) -> dict[str, Any]:
     """Return the result for `--json`."""
     search, best = result.search, result.best
-    default = search.default
+    default = default_run(search)
     return {
         "search": str(result.dir),
         "best": best.number,
@@ -31,10 +32,13 @@ def lines(result: TuneResult) -> list[str]:
     search, best, folder = result.search, result.best, result.dir
     values = values_text(best.params, short_names(search.space.keys))
     told = [f"best      trial {best.number}: {search.score} {score_text(search.score, best.score)}  {values}"]
-    if best.number == 1:
+    scores = {row.score for row in search.rows if row.state in RAN}
+    if len(scores) == 1 and len(search.rows) > 1:
+        told.append("          all trials have this score: the search tells nothing")
+    elif best.number == 1:
         told.append("          this is the default: nothing tried was better")
-    elif search.default is not None:
-        told.append(f"default   trial 1: {search.score} {score_text(search.score, search.default.score)}")
+    elif (default := default_run(search)) is not None:
+        told.append(f"default   trial 1: {search.score} {score_text(search.score, default.score)}")
     if result.gain is not None:
         told.append(f"verdict   {result.gain.verdict}")
     told += [f"ended     {search.ended}; the same command goes on"] if search.ended else []

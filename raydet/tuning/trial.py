@@ -24,7 +24,7 @@ from raydet.plan import Refused
 from raydet.restore import CHECKPOINTS
 from raydet.search_spaces.checked import own_point
 from raydet.sinks import make_folder, replace_file
-from raydet.tuning.folders import donations_of, evaluations, generation, newest_folder, run_name
+from raydet.tuning.folders import donations_of, evaluations, generation, newest_folder, read_curve, run_name
 from raydet.tuning.objectives import measure
 from raydet.tuning.setting import Setting
 
@@ -147,15 +147,19 @@ class Trial(tune.Trainable):  # type: ignore[misc]
     def _next(self) -> dict[str, Any] | None:
         """Return the first evaluation that was not handed on yet; the score is the best up to there."""
         best: float | None = None
-        for line in evaluations(self._folder()):
-            score = line.get(self.setting.score)
-            if not isinstance(score, (int, float)):
+        for epoch, score in read_curve(self._folder(), self.setting.score)[0]:
+            if epoch <= self._since():
                 continue
             best = score if best is None else max(best, score)
-            if line["epoch"] > self.told:
-                self.told = int(line["epoch"])
-                return {"score": best, "epoch": self.told, "finished": False}
+            if epoch > self.told:
+                self.told = epoch
+                return {"score": best, "epoch": epoch, "finished": False}
         return None
+
+    def _since(self) -> int:
+        """Return the epochs done when PBT last gave it another's weights."""
+        known = donations_of(self.setting, self.number) if self.seed is None else []
+        return known[-1].epoch if known else 0
 
     def _end(self, found: dict[str, Any] | None) -> dict[str, Any]:
         assert self.run is not None
@@ -164,9 +168,9 @@ class Trial(tune.Trainable):  # type: ignore[misc]
             raise error
         said = found or {"epoch": self.told}
         if error is None:
-            result = self.run.result
-            assert result is not None
-            said |= {"score": result.metrics[self.setting.score], "finished": True, "done": True}
+            curve = read_curve(self._folder(), self.setting.score)[0]
+            best = max((score for epoch, score in curve if epoch > self._since()), default=None)
+            said |= {"score": best, "finished": True, "done": True}
             return said | self.run.values  # flat, as Tune makes them anyway
         if isinstance(error, StorageFull):
             return {"epoch": self.told, "full": (str(error.path), error.need_bytes, error.free_bytes), "done": True}

@@ -80,7 +80,7 @@ def test_a_full_disk_ends_it(tmp_path: Path) -> None:
 
 def test_an_interruption_ends_it_at_once(tmp_path: Path) -> None:
     watcher = Ends(lambda: search(tmp_path), None, None)
-    watcher.interrupted = True
+    watcher.interrupted = 2
     assert watcher.stop_all() and watcher.reason == "interrupted" and watcher.over
 
 
