@@ -131,6 +131,12 @@ def refused(arguments: list[str], capsys: pytest.CaptureFixture[str], storage: P
         (["tune", "demo_classification", "--space", "lr", "--budget", "120"], 2, "120"),
         (["tune", "demo_classification", "--space", "lr", "--num-samples", "0"], 2, "num_samples must be a whole"),
         (["tune", "demo_classification", "--space", "lr", "--data.root", "/no/such"], 65, "/no/such"),
+        (["tune", "demo_classification", "--space", "lr-range-tst"], 2, "did you mean lr-range-test?"),
+        (
+            ["tune", "demo_classification", "--space", "lr-range-test", "--budget", "2m"],
+            2,
+            "--budget: lr-range-test is",
+        ),
         (["evaluate", "/no/such"], 2, "no checkpoint, run folder or recipe '/no/such'"),
         (["evaluate"], 2, "checkpoint"),
         (["export", "/no/such", "x.onnx"], 2, "no checkpoint, run folder or recipe '/no/such'"),

@@ -149,6 +149,30 @@ def test_a_loss_that_runs_away_gives_a_20th_of_that_rate_also_where_chance_hides
         assert lr is not None and 3e-3 < lr < 1.5e-2 and why.startswith("1/20 of the rate at which the loss ran away")
 
 
+def early(fall: float) -> tuple[Floats, Floats]:
+    """A loss of 2 that falls by this share round 1e-4, comes back round 2e-3 and runs away from 1e-1 on."""
+    lr_N, loss_N = curve(0.0)
+    x_N = np.log10(lr_N)
+    hollow_N = 1 / (1 + np.exp(-6 * (x_N + 4))) - 1 / (1 + np.exp(-6 * (x_N + 2.7)))
+    return lr_N, loss_N - 2 * fall * hollow_N
+
+
+@pytest.mark.parametrize("fall", [0.15, 0.3, 0.8])
+def test_a_loss_that_fell_and_rose_before_it_ran_away_gives_no_more_than_the_rate_with_the_lowest(fall: float) -> None:
+    lr_N, loss_N = early(fall)
+    for losses_N in (loss_N, np.append(loss_N[:-1], np.nan)):
+        lr, why = suggest(lr_N, losses_N)
+        lowest = lr_N[np.argmin(loss_N)]
+        assert lr == pytest.approx(lowest, rel=0.15) and 3e-4 < lowest < 1e-3
+        assert why.startswith("the rate with the lowest loss; 1/20 of ") and why.endswith("is above it")
+
+
+@pytest.mark.parametrize("fall", [0.0, 0.04, 0.08])
+def test_a_fall_of_less_than_a_tenth_does_not_bound_what_is_suggested(fall: float) -> None:
+    lr, why = suggest(*early(fall))
+    assert lr is not None and lr > 3e-3 and why.startswith("1/20 of the rate")
+
+
 @pytest.mark.parametrize("noise", [0.0, 0.05, 0.2])
 def test_where_it_does_not_run_away_a_clear_minimum_gives_a_tenth_of_its_rate(noise: float) -> None:
     for seed in range(5):

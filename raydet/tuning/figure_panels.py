@@ -10,6 +10,7 @@ from raydet.tuning.figure_axes import (
     DEFAULT,
     Scale,
     best_label,
+    label_score,
     legend_below,
     limit_scores,
     lowest,
@@ -22,15 +23,19 @@ from raydet.tuning.figure_axes import (
     show_scale,
     two_lines,
 )
-from raydet.tuning.importance import beyond_chance, importances
+from raydet.tuning.importance import MANY, beyond_chance, comparable, importances
 from raydet.tuning.results import default_run, percent_text
-from raydet.tuning.rows import RAN, Row, Search
+from raydet.tuning.rows import Row, Search
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.colors import Colormap
+    from matplotlib.figure import Figure
 
-_SPREAD = 0.5
-"""Part of a choice's place over which its trials are spread, so that they do not cover each other."""
+_SPREAD, _MANY = 0.25, 20
+"""Part of a choice's place over which its trials are spread, where there are many: they would cover each other."""
+_PALEST = 0.3
+"""Where the colours of scores begin: what lies before is hard to see on white."""
 
 
 def importance(search: Search, path: Path) -> bool:
@@ -48,10 +53,11 @@ def importance(search: Search, path: Path) -> bool:
         axes.set_xlim(0, 1.12 * max(shares.values()))
         axes.set_xticks([])
         axes.spines["bottom"].set_visible(False)
-        ran = sum(row.state in RAN for row in search.rows)
-        grey = "" if sure >= set(shares) else "; grey: chance does as well"
+        ran = len(comparable(search))
+        few = ": too few to tell much" if ran < MANY else ""
+        grey = "" if sure >= set(shares) else "\ngrey: chance does as well"
         axes.set_title("What sets the best third of the trials apart", loc="left")
-        axes.set_xlabel(f"share of each key, from {ran} trials{grey}", loc="left")
+        axes.set_xlabel(f"share of each key, from {ran} trials{few}{grey}", loc="left")
     return True
 
 
@@ -73,7 +79,8 @@ def slices(search: Search, path: Path) -> bool:
 def _slice(axes: "Axes", search: Search, rows: list[Row], key: str) -> None:
     scale = scale_of(search, key, [row.params.get(key) for row in rows])
     floor = limit_scores(axes, search, rows)
-    at = {row.number: place for row in rows if (place := _spread(scale, row, key)) is not None}
+    wide = _width(rows)
+    at = {row.number: place for row in rows if (place := _spread(scale, row, key, wide)) is not None}
     shown = [row for row in rows if row.number in at]
     scatter(axes, [at[row.number] for row in shown], shown, floor)
     best, default = search.best, default_run(search)
@@ -89,12 +96,16 @@ def _comparable(search: Search) -> list[Row]:
     return [] if search.algorithm == "pbt" else scored(search)
 
 
-def _spread(scale: Scale, row: Row, key: str) -> float | None:
+def _width(rows: list[Row]) -> float:
+    return _SPREAD if len(rows) > _MANY else 0.0
+
+
+def _spread(scale: Scale, row: Row, key: str, wide: float) -> float | None:
     """Return where a trial's value stands; in a choice moved a little aside, for each trial and key the same way."""
     place = scale.place(row.params.get(key)) if key in row.params else None
     if place is None or not scale.names:
         return place
-    return place + _SPREAD * random.Random(f"{row.number} {key}").uniform(-0.5, 0.5) / len(scale.names)
+    return place + wide * random.Random(f"{row.number} {key}").uniform(-0.5, 0.5) / len(scale.names)
 
 
 def parallel(search: Search, path: Path) -> bool:
@@ -108,21 +119,38 @@ def parallel(search: Search, path: Path) -> bool:
     scales[search.score] = Scale(False, (), floor, top if top > floor else floor + 1e-9)
     with figure_file(path, (max(7.0, min(1.5 * len(scales), 14)), 5)) as figure:
         axes = figure.subplots()
+        colours = _colours()
         for row in sorted(rows, key=lambda row: row.score or 0.0):
-            _line(axes, search, row, scales, floor)
+            _line(axes, search, row, scales, _width(rows), colours)
         _frame(axes, search, scales)
+        _colour_bar(figure, search, scales[search.score], colours, any((row.score or 0.0) < floor for row in rows))
         legend_below(figure)
     return True
 
 
-def _line(axes: "Axes", search: Search, row: Row, scales: dict[str, Scale], floor: float) -> None:
+def _colours() -> "Colormap":
+    """Return the colours of scores, from pale for the lowest to dark for the highest."""
     from matplotlib import colormaps
+    from matplotlib.colors import ListedColormap
 
-    score = max(row.score or 0.0, floor)
-    places = [_spread(scale, row, key) for key, scale in scales.items() if key != search.score]
-    end = scales[search.score].place(score) or 0.0
+    return ListedColormap([colormaps["cividis_r"](_PALEST + (1 - _PALEST) * i / 255) for i in range(256)])
+
+
+def _colour_bar(figure: "Figure", search: Search, scale: Scale, colours: "Colormap", below: bool) -> None:
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import Normalize
+
+    shown = ScalarMappable(Normalize(scale.low, scale.high), colours)
+    bar = figure.colorbar(shown, ax=figure.axes, extend="min" if below else "neither", pad=0.01)
+    label_score(bar.ax, search)
+
+
+def _line(axes: "Axes", search: Search, row: Row, scales: dict[str, Scale], wide: float, colours: "Colormap") -> None:
+    scale = scales[search.score]
+    places = [_spread(other, row, key, wide) for key, other in scales.items() if key != search.score]
+    end = scale.place(max(row.score or 0.0, scale.low)) or 0.0
     points = [(x, y) for x, y in enumerate([*places, end]) if y is not None]
-    style: dict[str, Any] = {"color": colormaps["cividis_r"](end), "lw": 1.0, "alpha": 0.75, "zorder": 2}
+    style: dict[str, Any] = {"color": colours(end), "lw": 1.0, "alpha": 0.75, "zorder": 2}
     if row == search.best:
         style = {"color": BEST, "lw": 2.8, "zorder": 5, "label": best_label(search)}
     elif row == default_run(search):

@@ -105,14 +105,23 @@ def curves(search: Search, path: Path) -> bool:
         for row in rows:
             colour, width, style, label, order = _line_of(search, row, len(rows))
             epochs, scores = zip(*row.curve, strict=True)
-            once = None if label in shown else label
-            shown.add(label)
+            if len(epochs) == 1:
+                style, label = "none", f"{label}, one evaluation"
+            ended = style == "none" or row.state in ("stopped", "diverged")
             axes.plot(
-                epochs, scores, color=colour, lw=width, ls=style, label=once, zorder=order, solid_capstyle="round"
+                epochs,
+                scores,
+                color=colour,
+                lw=width,
+                ls=style,
+                marker=SIGNS.get(row.state, ("o", ""))[0] if ended else None,
+                ms=5 if len(rows) <= 40 else 3,
+                markevery=[len(epochs) - 1],
+                label=None if label in shown else label,
+                zorder=order,
+                solid_capstyle="round",
             )
-            if row.state in ("stopped", "diverged") or len(epochs) == 1:
-                marker = SIGNS.get(row.state, ("o", ""))[0]
-                axes.plot(epochs[-1], scores[-1], marker, color=colour, ms=5 if len(rows) <= 40 else 3, zorder=order)
+            shown.add(label)
         whole_numbers(axes.xaxis)
         label_score(axes, search)
         axes.set_xlabel("epochs")

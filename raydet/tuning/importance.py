@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 FEWEST = 4
 """Trials below which nothing is said."""
+MANY = 20
+"""Trials below which the shares tell little."""
 _BEST = 1 / 3
 _DEALS = 39
 
@@ -35,7 +37,7 @@ def importances(search: Search) -> dict[str, float]:
 
     Empty with fewer than 4 trials to compare, if all have one score, or if values change while a trial runs (PBT).
     """
-    rows = _comparable(search)
+    rows = comparable(search)
     found = next(_ped_anova(search, rows, [_scores(rows)])) if rows else {}
     total = sum(found.values())
     if total <= 0:
@@ -49,7 +51,7 @@ def beyond_chance(search: Search) -> set[str]:
 
     In at most one of 39 deals may a key do as well, so of keys that do nothing one in twenty is named all the same.
     """
-    rows = _comparable(search)
+    rows = comparable(search)
     if not rows:
         return set()
     scores = _scores(rows)
@@ -58,7 +60,23 @@ def beyond_chance(search: Search) -> set[str]:
     return {key for key, value in found.items() if sum(one[key] >= value for one in dealt) <= 1}
 
 
-def _comparable(search: Search) -> list[Row]:
+def reservations(search: Search) -> list[str]:
+    """Return what must be said before the shares, in sentences: few trials, scores of trainings of other lengths."""
+    rows = comparable(search)
+    stopped = sum(row.state == "stopped" for row in rows)
+    said = []
+    if 0 < len(rows) < MANY:
+        said.append(f"Only {len(rows)} trials can be compared: below {MANY} the shares tell little.")
+    if stopped:
+        said.append(
+            f"{stopped} of the {len(rows)} trials compared were stopped early and count with the score they had then: "
+            "what starts slowly looks worse here than it is."
+        )
+    return said
+
+
+def comparable(search: Search) -> list[Row]:
+    """Return the trials that shares follow from; empty where nothing is said."""
     rows = [row for row in search.rows if row.state in RAN and row.score is not None]
     rows = [row for row in rows if all(key in row.params for key in search.space.keys)]
     return [] if len(rows) < FEWEST or search.algorithm == "pbt" else rows

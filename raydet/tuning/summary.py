@@ -10,9 +10,9 @@ from raydet.progress import duration
 from raydet.search_spaces import spelt
 from raydet.sinks import make_folder, replace_file
 from raydet.tuning.figures import FIGURES
-from raydet.tuning.importance import beyond_chance, importances
+from raydet.tuning.importance import beyond_chance, importances, reservations
 from raydet.tuning.results import Gain, Runs, default_run, difference_text, gain, pareto, percent_text, score_text
-from raydet.tuning.rows import Donation, Row, Search, State
+from raydet.tuning.rows import RAN, Donation, Row, Search, State
 
 _TOP, _ERRORS, _LINEAGE = 10, 20, 20
 _TEXT = 300
@@ -77,6 +77,9 @@ def _result(search: Search) -> list[str]:
     ended = [f"It ended early: {escaped(search.ended.rstrip('.'))}."] if search.ended else []
     if best is None:
         return ["No trial has a score.", *ended]
+    scores = [row.score for row in search.rows if row.state in RAN and row.score is not None]
+    if len(scores) > 1 and len(set(scores)) == 1:
+        return [_all_same(search, scores), *ended]
     score = f"{search.score} {score_text(search.score, best.score)}"
     found = gain(search)
     if best.number == 1 and default is not None:
@@ -95,6 +98,14 @@ def _result(search: Search) -> list[str]:
             " from its start is another one."
         )
     return [line, *ended]
+
+
+def _all_same(search: Search, scores: Sequence[float]) -> str:
+    score = f"{search.score} {score_text(search.score, scores[0])}"
+    return (
+        f"**All {len(scores)} trials that ended with a score have {score}: the search tells nothing of the values.** "
+        "Perhaps none of them learned: look at their losses in TensorBoard, and try more epochs or other ranges."
+    )
 
 
 def _spread(search: Search, found: Gain) -> str:
@@ -131,16 +142,23 @@ def _use(search: Search) -> list[str]:
 def _cost(search: Search) -> list[str]:
     states = Counter(row.state for row in search.rows)
     counts = ", ".join(f"{states[state]} {told}" for state, told in _STATES.items() if states[state])
-    used, full = sum(row.epochs for row in search.rows), full_epochs(search)
+    used = sum(row.epochs if row.spent is None else row.spent for row in search.rows)
+    full = full_epochs(search)
     hours = sum(row.device_hours for row in search.rows)
-    how = f"{search.algorithm}, early stopping: {search.scheduler}, {search.concurrent} at a time"
+    how = f"{search.algorithm}, {_scheduling(search)}, {search.concurrent} at a time"
     return [
         "## What it took",
         f"{len(search.rows)} of {search.num_samples} trials ({how}): {counts or 'none'}.",
         f"{used} epochs of the {full} that as many full runs take ({percent_text(used / max(1, full))}); "
-        f"{hours:.2f} {search.device}-hours; {duration(search.seconds)} from start to end."
+        f"{hours:.2f} {search.device}-hours; {duration(search.seconds)} spent searching."
         + (" Repeats with other seeds are not counted." if search.repeats else ""),
     ]
+
+
+def _scheduling(search: Search) -> str:
+    if search.algorithm == "pbt":
+        return "the worst going on from the weights of the best with changed values"
+    return "no early stopping" if search.scheduler == "none" else f"early stopping by {search.scheduler}"
 
 
 def full_epochs(search: Search) -> int:
@@ -151,15 +169,22 @@ def full_epochs(search: Search) -> int:
 
 
 def _searched(search: Search) -> list[str]:
-    shares, sure = importances(search), beyond_chance(search)
     if not search.space.keys:
         return []
-    told = {key: percent_text(share) + (" (chance)" if key not in sure else "") for key, share in shares.items()}
-    rows = [[key, spelt(domain), told.get(key, "-")] for key, domain in search.space.domains.items()]
-    note = (
-        "The share says what sets the best third of the trials apart. (chance): scores dealt out at random do as well."
-    )
-    return ["## What was searched", _table(["key", "range", "share"], rows), *([note] if shares else [])]
+    shares = importances(search)
+    domains = {key: spelt(domain) for key, domain in search.space.domains.items()}
+    if len(shares) < 2:  # of one key it would be all
+        return ["## What was searched", _table(["key", "range"], domains.items())]
+    sure = beyond_chance(search)
+    told = {key: percent_text(share) + ("" if key in sure else " (chance)") for key, share in shares.items()}
+    rows = [[key, domain, told[key]] for key, domain in domains.items()]
+    note = "The share says how much a key sets the best third of the trials apart."
+    if len(sure) < len(shares):
+        note += (
+            " (chance): with the scores dealt out at random among the trials, that key does as well. Each key has its"
+            " own chance, so of two equal shares one may be marked and the other not."
+        )
+    return ["## What was searched", *reservations(search), _table(["key", "range", "share"], rows), note]
 
 
 def _best_trials(search: Search) -> list[str]:

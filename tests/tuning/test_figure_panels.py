@@ -58,6 +58,31 @@ def test_one_line_for_each_trial_with_a_score(search: Search, figures: "list[Fig
     assert legend_of(figures[-1]) == ["default (trial 1)", "best (trial 3)"]
 
 
+def test_colours_of_scores_have_a_bar_and_none_is_pale(search: Search, figures: "list[Figure]", tmp_path: Path) -> None:
+    from matplotlib.colors import to_rgb
+
+    assert parallel(search, tmp_path / "x.png")
+    axes, bar = figures[-1].axes
+    assert bar.get_ylabel() == search.score
+    best = max(row.score or 0.0 for row in search.rows)
+    assert bar.get_ylim()[1] == pytest.approx(best)
+    lines = [to_rgb(line.get_color()) for line in axes.lines if len(line.get_xdata()) > 2]
+    light = [0.2126 * r + 0.7152 * g + 0.0722 * b for r, g, b in lines]
+    assert max(light) < 0.7, "on white"
+
+
+@pytest.mark.parametrize(("trials", "most"), [(20, 0.0), (60, 0.125 / 4)])
+def test_values_of_a_choice_stand_at_their_tick_and_are_spread_a_little_only_where_there_are_many(
+    tmp_path: Path, figures: "list[Figure]", trials: int, most: float
+) -> None:
+    search = made(tmp_path / "mine", trials)
+    assert slices(search, tmp_path / "x.png")
+    axes = figures[-1].axes[search.space.keys.index("ema.decay")]
+    xs = [x for points in axes.collections for x, _ in points.get_offsets()]
+    away = [min(abs(x - tick) for tick in axes.get_xticks()) for x in xs]
+    assert len(xs) > 10 and max(away) <= most + 1e-9 and (most == 0 or max(away) > most / 2)
+
+
 def test_one_key_is_no_figure_side_by_side(tmp_path: Path) -> None:
     assert not parallel(made(tmp_path / "mine", 12, space="lr"), tmp_path / "x.png")
 
@@ -89,6 +114,18 @@ def test_bars_are_the_shares_the_largest_on_top_and_grey_where_chance_does_as_we
     assert axes.get_yticklabels()[0].get_text() == "optim.lr" and axes.yaxis_inverted()
     assert "grey: chance does as well" in axes.get_xlabel()
     assert len({bar.get_facecolor() for bar in axes.patches}) == 2
+    assert overlaps(figures[-1]) == []
+
+
+@pytest.mark.parametrize(("trials", "few"), [(12, True), (30, False)])
+def test_under_the_bars_stands_from_how_many_trials_and_whether_they_are_few(
+    figures: "list[Figure]", tmp_path: Path, trials: int, few: bool
+) -> None:
+    search = made(tmp_path / "mine", trials)
+    assert importance(search, tmp_path / "x.png")
+    label = figures[-1].axes[0].get_xlabel()
+    ran = sum(row.state in ("finished", "stopped", "diverged") for row in search.rows)
+    assert f"from {ran} trials" in label and ("too few to tell much" in label) == few
     assert overlaps(figures[-1]) == []
 
 

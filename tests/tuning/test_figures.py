@@ -126,6 +126,21 @@ def test_every_curve_is_drawn_as_it_was(search: Search, figures: "list[Figure]",
         assert not row.curve or row.curve in lines
 
 
+@pytest.mark.parametrize("trials", [12, 60])
+def test_trials_with_one_evaluation_are_named_with_their_sign(
+    figures: "list[Figure]", tmp_path: Path, trials: int
+) -> None:
+    search = made(tmp_path / "mine", trials, space="lr")
+    once = tuple(replace(r, curve=r.curve[:1]) if r.state == "stopped" and r.number % 2 else r for r in search.rows)
+    assert curves(replace(search, rows=once), tmp_path / "x.png")
+    legend = figures[-1].legends[0]
+    named = dict(zip(legend_of(figures[-1]), legend.get_lines(), strict=True))
+    alone, line = named["stopped, one evaluation"], named["stopped"]
+    assert (alone.get_linestyle(), alone.get_marker()) == ("None", "v")
+    assert (line.get_linestyle(), line.get_marker()) == ("-", "v")
+    assert named["finished"].get_marker() == "None" and len(named) == len(set(named))
+
+
 def test_the_front_is_drawn_over_each_objective(search: Search, figures: "list[Figure]", tmp_path: Path) -> None:
     two = weighed(search, latency_ms=4.0, size_mb=20.0)
     assert front(two, tmp_path / "x.png")

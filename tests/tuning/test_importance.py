@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from raydet.tuning.importance import beyond_chance, importances
+from raydet.tuning.importance import beyond_chance, importances, reservations
 from raydet.tuning.rows import Search
 from tests.tuning.made import made, population
 
@@ -73,6 +73,24 @@ def test_where_all_scores_are_equal_nothing_is_said(many: Search) -> None:
 
 def test_of_values_that_change_on_the_way_nothing_is_said(tmp_path: Path) -> None:
     assert importances(population(tmp_path / "mine", 8)) == {}
+
+
+@pytest.mark.parametrize(("trials", "said"), [(4, True), (19, True), (20, False), (40, False)])
+def test_below_twenty_trials_it_is_said_that_they_tell_little(many: Search, trials: int, said: bool) -> None:
+    rows = tuple(replace(row, state="finished", curve=((10, 0.5),)) for row in many.rows[:trials])
+    few = [f"Only {trials} trials can be compared: below 20 the shares tell little."]
+    assert reservations(replace(many, rows=rows)) == (few if said else [])
+
+
+def test_scores_of_trials_stopped_on_the_way_are_said_to_be_mixed_with_the_others(many: Search) -> None:
+    stopped = sum(row.state == "stopped" for row in many.rows)
+    ran = sum(row.state in ("finished", "stopped", "diverged") for row in many.rows)
+    (said,) = reservations(many)
+    assert said.startswith(f"{stopped} of the {ran} trials compared were stopped early") and "starts slowly" in said
+
+
+def test_where_nothing_is_said_nothing_is_reserved(many: Search) -> None:
+    assert reservations(replace(many, rows=many.rows[:3])) == reservations(replace(many, rows=())) == []
 
 
 def test_all_kinds_of_values_can_be_compared(tmp_path: Path) -> None:

@@ -103,6 +103,14 @@ def test_what_is_left_when_the_search_ends_is_unfinished(tmp_path: Path) -> None
     assert feed.record.unfinished() == [1] and feed.next_trial() is None and feed.is_finished()
 
 
+def test_what_live_trials_have_cost_is_written_down_now_and_then(tmp_path: Path, clock: Clock) -> None:
+    feed = feed_of(tmp_path)
+    feed.note(frozenset({str(handed(feed))}))
+    clock.now += 25
+    feed.keep()
+    assert feed.record.rows()[0].seconds == 25
+
+
 def test_a_trial_s_time_counts_only_while_it_is_on_workers(tmp_path: Path, clock: Clock) -> None:
     feed = feed_of(tmp_path)
     name = str(handed(feed))

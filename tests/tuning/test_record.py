@@ -193,6 +193,29 @@ def test_the_time_of_earlier_sessions_is_kept(tmp_path: Path) -> None:
     assert Record(setting).spent() == 100.0 and Record(setting).seconds(1) == 12.3
 
 
+def test_of_pbt_only_what_came_after_the_last_takeover_counts(tmp_path: Path) -> None:
+    setting = new(tmp_path, space="lr", algorithm="pbt", num_samples=2)
+    record = Record(setting)
+    assert record.propose() == 1
+    evaluated(setting, 1, 0.1, 0.2, 0.3, 0.4)
+    folder = setting.folder / "trials" / "0001-g1"
+    folder.mkdir()
+    told = {"number": 1, "epoch": 2, "donor": 2, "before": {"optim.lr": 0.003}, "after": {"optim.lr": 0.001}}
+    (folder / "donation.json").write_text(json.dumps(told))
+    lines = [json.dumps({"epoch": epoch, "step": epoch, "top1": s}) for epoch, s in enumerate((0.9, 0.9, 0.5), 1)]
+    (folder / "metrics.jsonl").write_text("".join(line + "\n" for line in lines))
+    row = record.rows()[0]
+    assert (row.score, row.since, row.epochs, row.spent) == (0.5, 2, 3, 5) and row.params == {"optim.lr": 0.001}
+
+
+def test_what_an_interrupted_trial_has_cost_is_kept(tmp_path: Path) -> None:
+    setting = new(tmp_path)
+    record = Record(setting)
+    record.propose()
+    record.keep(1, 33.3)
+    assert Record(setting).rows()[0].seconds == 33.3
+
+
 # --- from an earlier search
 
 

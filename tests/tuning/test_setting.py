@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ray import tune
 
 from raydet.config import Config, ConfigError, override
 from raydet.recipes import recipe
@@ -44,6 +45,29 @@ def test_pbt_refuses_what_cannot_change_in_the_middle_of_a_run(cfg: Config, text
     key = text.partition("=")[0]
     with pytest.raises(ConfigError, match=f"{key} cannot change there"):
         make_setting(cfg, None, [text], algorithm="pbt", num_samples=4)
+
+
+@pytest.mark.parametrize(
+    ("told", "why"),
+    [
+        ({"cfg": "demo_classification"}, "tune needs a Config, e.g. raydet.recipe('demo_classification')"),
+        ({"space": 3}, "space must be a name, a file or a dict"),
+        ({"algorithm": None}, "algorithm must be one of"),
+        ({"space": {"optim.lr": 0.1}}, "optim.lr is 0.1, not one of tune's"),
+        ({"space": {"optim": {"lr": 0.1}}}, "nested; write one key, optim.lr"),
+    ],
+)
+def test_what_python_gives_wrong_is_told_too(cfg: Config, told: dict[str, Any], why: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        make_setting(**{"cfg": cfg, "space": "lr", **told})
+    assert why in str(caught.value)
+
+
+def test_a_space_may_be_a_dict_and_one_range_or_objective_a_text(cfg: Config) -> None:
+    found = make_setting(
+        cfg, {"optim.lr": tune.loguniform(1e-3, 1e-1)}, "ema.decay=uniform(0.5, 1)", objectives="size_mb"
+    )
+    assert found.space.keys == ["optim.lr", "ema.decay"] and found.objectives == ("size_mb",)
 
 
 def test_trials_need_ray(cfg: Config) -> None:

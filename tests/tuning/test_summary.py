@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from raydet.tuning.rows import Row, Search
+from raydet.tuning.rows import Row, Search, State
 from raydet.tuning.summary import escaped, full_epochs, text, write_summary
 from tests.tuning.made import confirmed, made, population, row_of, weighed
 
@@ -49,6 +49,27 @@ def test_the_default_as_best_is_told_as_such(tmp_path: Path) -> None:
     assert "**The default, trial 1, is the best: top1" in text(made(tmp_path / "mine", 1))
 
 
+@pytest.mark.parametrize("state", ["finished", "stopped", "diverged"])
+@pytest.mark.parametrize("trials", [2, 30])
+def test_where_all_scores_are_equal_the_search_is_said_to_tell_nothing(
+    tmp_path: Path, state: State, trials: int
+) -> None:
+    score = 0.0 if state == "diverged" else 0.1
+    rows = (
+        *(row_of(n, state=state, score=score) for n in range(1, trials + 1)),
+        row_of(99, state="failed", score=None),
+    )
+    page = text(replace(made(tmp_path / "mine", 1), rows=rows))
+    start = f"**All {trials} trials that ended with a score have top1 {score * 100:.2f} %: the search tells nothing"
+    assert page.split("\n\n")[1].startswith(start) and "is the best" not in page
+
+
+@pytest.mark.parametrize("scores", [(0.5, 0.4), (0.5, 0.5, 0.4), (0.5,)])
+def test_where_scores_differ_or_there_is_one_the_best_is_told(search: Search, scores: tuple[float, ...]) -> None:
+    rows = tuple(row_of(n, score=score) for n, score in enumerate(scores, 1))
+    assert "**The default, trial 1, is the best: top1 50.00 %.**" in text(replace(search, rows=rows))
+
+
 def test_a_best_that_is_not_finished_is_told_as_such(search: Search) -> None:
     rows = (replace(search.rows[0], state="stopped"), *search.rows[1:3])
     rows = tuple(replace(row, state="stopped", curve=row.curve[:2], epochs=2) for row in rows)
@@ -76,6 +97,28 @@ def test_states_and_epochs_are_counted_for_all_trials(search: Search) -> None:
     assert "CPU-hours" in page
 
 
+def test_epochs_of_a_population_are_those_of_all_its_stages(search: Search) -> None:
+    rows = (row_of(1), row_of(2, epochs=10, spent=14), row_of(3, epochs=2, spent=0))
+    assert "24 epochs of the 30 that as many full runs take (80 %)" in text(replace(search, rows=rows))
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "scheduler", "told"),
+    [
+        ("tpe", "asha", "(tpe, early stopping by asha, 2 at a time)"),
+        ("random", "none", "(random, no early stopping, 2 at a time)"),
+        ("pbt", "pbt", "(pbt, the worst going on from the weights of the best with changed values, 2 at a time)"),
+    ],
+)
+def test_how_it_searched_is_told_in_words(search: Search, algorithm: str, scheduler: str, told: str) -> None:
+    assert told in text(replace(search, algorithm=algorithm, scheduler=scheduler))
+
+
+def test_the_time_told_is_what_was_spent_searching(search: Search) -> None:
+    page = text(replace(search, seconds=3723.0))
+    assert "1:02:03 spent searching." in page and "from start to end" not in page
+
+
 def test_a_searched_number_of_epochs_counts_as_it_was_drawn(search: Search) -> None:
     rows = (row_of(1), row_of(2, params={"schedule.epochs": 3}), row_of(3, params={"schedule.cooldown_epochs": 2}))
     assert full_epochs(replace(search, rows=rows)) == 10 + 3 + 12
@@ -88,6 +131,26 @@ def test_every_key_is_listed_with_its_range_and_whether_chance_does_as_well(tmp_
         assert f"| {key} | " in page
     assert "loguniform(" in page and re.search(r"\| optim.lr \| .* \| \d+ % \|", page)
     assert "% (chance) |" in page
+
+
+def test_what_the_shares_cannot_tell_stands_before_them(search: Search) -> None:
+    page = text(search)
+    before = page[page.index("## What was searched") : page.index("| key | range | share |")]
+    assert "trials can be compared: below 20 the shares tell little." in before and "were stopped early" in before
+
+
+@pytest.mark.parametrize("case", ["one key", "few trials", "equal scores", "pbt"])
+def test_where_no_shares_can_be_told_there_is_no_column_for_them(tmp_path: Path, case: str) -> None:
+    search = made(tmp_path / "mine", 3 if case == "few trials" else 30, space="lr" if case == "one key" else "lr_wd")
+    if case == "pbt":
+        search = population(tmp_path / "mine")
+    if case == "equal scores":
+        search = replace(search, rows=tuple(replace(r, state="finished", curve=((1, 0.5),)) for r in search.rows))
+    page = text(search)
+    table = next(table for table in tables(page) if table[0].startswith("| key |"))
+    assert table[0] == "| key | range |" and len(table) == 2 + len(search.space.keys)
+    part = page.partition("## What was searched")[2].partition("## The best")[0]
+    assert not any(word in part for word in ("(chance)", "share", "trials"))
 
 
 def test_the_best_ten_are_listed_finished_ones_first(tmp_path: Path) -> None:
