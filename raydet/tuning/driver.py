@@ -99,17 +99,13 @@ class Driver:
         )
 
     def _save(self) -> Search:
-        """Write all but the figures."""
-        self._keep()
+        """Write all but the figures: what was spent, best.json, trials.csv."""
+        if self.proposals is not None:
+            self.record.spent(self.spent + clock() - self._started)
+            self.proposals.keep()
         search = self.read()
         write(search)
         return search
-
-    def _keep(self) -> None:
-        """Take down what was spent, for a kill would lose it."""
-        self.record.spent(self.spent + clock() - self._started)
-        if self.proposals is not None:
-            self.proposals.keep()
 
     def unrepeated(self) -> list[tuple[int, int, dict[str, Any]]]:
         """Return number, seed and values of the runs that --confirm asks for and that are not there."""
@@ -133,7 +129,7 @@ class Driver:
         self.setting = self.record.setting = placed(self.setting)
         self.concurrent = self._room()
         at = deadline(self.setting.budget_s, self.spent)
-        self.ends = Ends(self.read, self.setting.patience, at, self._keep)
+        self.ends = Ends(self.read, self.setting.patience, at, self._save)
         self.proposals = Proposals(self.record, self._at_once(), self.ends.may_start)
         with interrupts(self.ends, self._save), self._shown():
             ended = [row for row in self.record.rows() if row.state not in ("waiting", "failed")]

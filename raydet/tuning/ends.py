@@ -25,13 +25,13 @@ class Ends(Unkept, Stopper):  # type: ignore[misc]
         read: Callable[[], Search],
         patience: int | None,
         deadline: float | None,
-        keep: Callable[[], None] = lambda: None,
+        keep: Callable[[], object] = lambda: None,
     ) -> None:
         """Take the conditions.
 
         Args:
             deadline: on `log.clock`.
-            keep: called every so often, to take down what a kill would lose.
+            keep: called every so often, to write down what a kill would lose.
         """
         self.feed: Feed | None = None
         self.interrupted = 0
