@@ -70,8 +70,8 @@ class Setting:
 
     @property
     def reduction(self) -> int:
-        """Of the trials at a rung one in so many goes on. In short trials, where the first is late, it is one in 8."""
-        return REDUCTION if self.total_epochs >= REDUCTION * self.grace_epochs else 2 * REDUCTION
+        """Of the trials at a rung one in so many goes on. In short trials, where the first is late, one in 16."""
+        return REDUCTION if self.total_epochs >= REDUCTION * self.grace_epochs else 4 * REDUCTION
 
     @property
     def spacing(self) -> float:

@@ -109,7 +109,7 @@ def test_no_trial_is_stopped_in_its_warm_up_or_before_it_is_scored(
 
 @pytest.mark.parametrize(
     ("epochs", "rungs", "reduction"),
-    [(1, (), 8), (2, (1, 2), 8), (3, (1, 2), 8), (4, (1, 2), 4), (10, (1, 4), 4), (16, (1, 4), 4), (64, (4, 16), 4)],
+    [(1, (), 16), (2, (1, 2), 16), (3, (1, 2), 16), (4, (1, 2), 4), (10, (1, 4), 4), (16, (1, 4), 4), (64, (4, 16), 4)],
 )
 def test_all_but_the_shortest_trials_are_compared_twice(
     cfg: Config, epochs: int, rungs: tuple[int, ...], reduction: int
