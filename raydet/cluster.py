@@ -265,7 +265,7 @@ def _work(work: Work, payload: Mapping[str, Any]) -> None:
         )
     peers = Peers(context.get_world_rank(), context.get_world_size(), get_device())
     if peers.rank == 0:
-        _note_group(folder / "ray" / f"{context.get_experiment_name()}.group")
+        _note_group(folder / "ray" / f"workers_{context.get_experiment_name()}.group")
     cpus = int(ray.get_runtime_context().get_assigned_resources().get("CPU", 1))
     work(cfg, folder, peers, ray.train.report, cfg.scaling.threads or max(1, cpus - cfg.data.workers))
 
