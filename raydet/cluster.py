@@ -8,9 +8,8 @@ repeats a lost machine. What is known of Ray 2.60 and worked around stands where
 import json
 import os
 import sys
-import threading
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -130,18 +129,10 @@ def _result(plan: Plan) -> Result:
     return Result(metrics, best.path, newest.path, plan.folder, plan.cfg)
 
 
-@contextmanager
-def _shown(plan: Plan, out: TextIO, from_step: int) -> Iterator[None]:
+def _shown(plan: Plan, out: TextIO, from_step: int) -> AbstractContextManager[None]:
     """Show the run's progress after `from_step` while the body runs."""
-    stop = threading.Event()
-    arguments = (plan.folder, plan.cfg.task, plan.cfg.schedule.total_epochs, stop, out, from_step)
-    viewer = threading.Thread(target=console.follow, args=arguments, name="raydet-console", daemon=True)
-    viewer.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        viewer.join(timeout=10)
+    epochs = plan.cfg.schedule.total_epochs
+    return console.watched(lambda stop: console.follow(plan.folder, plan.cfg.task, epochs, stop, out, from_step))
 
 
 def _first_step(plan: Plan) -> int:

@@ -8,7 +8,8 @@ serves every number of workers, Ray or none.
 import io
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
 
@@ -50,6 +51,19 @@ def follow(folder: Path, task: str, epochs: int, stop: threading.Event, out: Tex
             _follow_plain(board, out, stop)
     except (OSError, ValueError):  # a closed pipe or file: the run goes on unseen
         return
+
+
+@contextmanager
+def watched(follow: Callable[[threading.Event], None]) -> Iterator[None]:
+    """Have `follow` show what goes on, in a thread, while the body runs; the event tells it of the end."""
+    stop = threading.Event()
+    viewer = threading.Thread(target=follow, args=(stop,), name="raydet-console", daemon=True)
+    viewer.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        viewer.join(timeout=10)
 
 
 def _follow_terminal(board: Board, console: Console, stop: threading.Event) -> None:

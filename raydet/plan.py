@@ -24,7 +24,7 @@ from raydet.sinks import replace_file
 from raydet.state import build_model, resolve_model
 from raydet.worker import load_weights
 
-_MAY_CHANGE = {
+MAY_CHANGE = {
     "recipe",
     "data.workers",
     "data.prefetch",
@@ -187,7 +187,7 @@ def _continued(cfg: Config, folder: Path) -> Config:
         cfg = override(cfg, {"optim.batch_size": old.global_batch})
     if cfg.global_batch == old.global_batch:
         changed = {k: v for k, v in changed.items() if k not in ("data.batch_size", "optim.batch_size")}
-    told = {k: v for k, v in changed.items() if k not in _MAY_CHANGE and not k.startswith("scaling.")}
+    told = {k: v for k, v in changed.items() if k not in MAY_CHANGE and not k.startswith("scaling.")}
     if told:
         rows = "; ".join(f"{key} was {was!r}, now {now!r}" for key, (was, now) in list(told.items())[:4])
         more = f"; and {len(told) - 4} more" if len(told) > 4 else ""

@@ -1,30 +1,26 @@
 """One session of a search: a Ray, Ray Tune on it, what is shown meanwhile, what is written at the end."""
 
-import logging
 import signal
-import threading
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from raydet.checkpoints import StorageFull
 from raydet.cluster import release
-from raydet.config import override
+from raydet.console import watched
 from raydet.log import clock
 from raydet.ray_session import ray_session
 from raydet.resources import Resources, cores, per_worker, room, wanted_address
 from raydet.tuning.figures import draw
-from raydet.tuning.folders import donations_of, repeats_of
+from raydet.tuning.folders import donations_of, repeats_of, stages
 from raydet.tuning.hparams import write_hparams
 from raydet.tuning.interrupts import interrupts
 from raydet.tuning.live import Show
+from raydet.tuning.quiet import quiet_tune
 from raydet.tuning.record import Record
 from raydet.tuning.results import write
 from raydet.tuning.rows import Search
-from raydet.tuning.setting import Setting
+from raydet.tuning.setting import Setting, with_cpus
 from raydet.tuning.summary import write_summary
 
 if TYPE_CHECKING:
@@ -62,7 +58,7 @@ class Driver:
             if self.record.complete() and not self.unrepeated():
                 print("finished  nothing left to try", file=self.out, flush=True)
             else:
-                with ray_session(self.setting.cfg), _hushed():
+                with ray_session(self.setting.cfg), quiet_tune():
                     self._on_ray()
         finally:
             search = self._save()
@@ -74,12 +70,13 @@ class Driver:
     def read(self) -> Search:
         """Return all that is known now; from any thread."""
         setting, proposals = self.setting, self.proposals
-        with proposals.lock if proposals is not None else threading.Lock():
+        with self.record.lock:
             live = frozenset() if proposals is None else proposals.live_numbers()
             rows = list(self.record.rows(live))
         if proposals is not None:
             rows = [proposals.costed(row) if row.number in live else row for row in rows]
-        donations = [d for row in rows for d in donations_of(setting, row.number)] if setting.algorithm == "pbt" else []
+        changing = rows if setting.algorithm == "pbt" else []
+        donations = [d for row in changing for d in donations_of(stages(setting, row.number))]
         return Search(
             folder=setting.folder,
             cfg=self.given.cfg,
@@ -131,12 +128,12 @@ class Driver:
         at = deadline(self.setting.budget_s, self.spent)
         self.ends = Ends(self.read, self.setting.patience, at, self._save)
         self.proposals = Proposals(self.record, self._at_once(), self.ends.may_start)
-        with interrupts(self.ends, self._save), self._shown():
+        with interrupts(self.ends, self._save), watched(Show(self.read, self.out, self.setting.budget_s).follow):
             ended = [row for row in self.record.rows() if row.state not in ("waiting", "failed")]
             if not self.record.complete() and not self.ends.stop_all():
                 self._tune(self.proposals, make_scheduler(self.setting, ended))
-            if not self.ends.over and self.unrepeated():
-                wanted = self.unrepeated()
+            wanted = [] if self.ends.over else self.unrepeated()
+            if wanted:
                 print(f"repeats   {len(wanted)} runs of default and best with other seeds", file=self.out, flush=True)
                 repeats = Repeats(wanted, self.concurrent)
                 self._tune(repeats, make_scheduler(replace(self.setting, algorithm="tpe", scheduler="none")))
@@ -145,8 +142,8 @@ class Driver:
         if self.ends.interrupted:
             signal.raise_signal(self.ends.interrupted)  # for whoever answered it before
             raise KeyboardInterrupt
-        if self.proposals.full is not None:
-            path, need, free = self.proposals.full
+        if self.ends.feed is not None and self.ends.feed.full is not None:
+            path, need, free = self.ends.feed.full
             raise StorageFull(Path(path), need, free)
 
     def _at_once(self) -> int:
@@ -197,24 +194,9 @@ class Driver:
                 checkpoint_config=tune.CheckpointConfig(num_to_keep=4),
             ),
         )
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="Consider boosting PBT")
-            tuner.fit()
+        tuner.fit()
         for path in self.setting.folder.glob("trials/*"):
             release(path)  # Tune waits five seconds for trials to end in order, and then kills them
-
-    @contextmanager
-    def _shown(self) -> Iterator[None]:
-        """Show the search while the body runs."""
-        stop = threading.Event()
-        show = Show(self.read, self.out, self.setting.budget_s)
-        viewer = threading.Thread(target=show.follow, args=(stop,), name="raydet-search", daemon=True)
-        viewer.start()
-        try:
-            yield
-        finally:
-            stop.set()
-            viewer.join(timeout=10)
 
 
 def machines() -> list[Resources]:
@@ -232,7 +214,7 @@ def placed(setting: Setting) -> Setting:
         return setting
     slots = room(nodes, {"GPU": s.gpus_per_worker}) if s.use_gpu else None
     cpus = max(1, int(per_worker(cfg, nodes, False, slots)["CPU"]))
-    return replace(setting, cfg=override(cfg, {"scaling.cpus_per_worker": cpus}))
+    return with_cpus(setting, cpus)
 
 
 def _name(trial: Any) -> str:
@@ -248,16 +230,4 @@ def reserving(setting: Setting) -> Setting:
     if s.cpus_per_worker is not None or s.use_gpu or wanted_address(setting.cfg) is not None:
         return setting
     cpus = min(s.threads or 1, max(1, cores() // max(1, s.worker_range[1])))
-    return replace(setting, cfg=override(setting.cfg, {"scaling.cpus_per_worker": cpus}))
-
-
-@contextmanager
-def _hushed() -> Iterator[None]:
-    """Keep Ray Tune's own notes from the terminal: everything is shown by raydet."""
-    logger = logging.getLogger("ray.tune")
-    before = logger.level
-    logger.setLevel(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        logger.setLevel(before)
+    return with_cpus(setting, cpus)

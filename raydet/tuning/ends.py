@@ -1,13 +1,12 @@
 """When a search ends before its trials do: Ctrl-C, the budget, a default that nothing beats, trials that all fail."""
 
-import statistics
 from collections.abc import Callable
 
 from ray.tune import Stopper
 
 from raydet.log import clock
 from raydet.tuning.proposals import Feed, Unkept
-from raydet.tuning.rows import Row, Search
+from raydet.tuning.rows import Search
 
 _ALL_FAILED = 3
 """So many trials that fail, and none that does not, end the search: it is not for their values."""
@@ -37,6 +36,8 @@ class Ends(Unkept, Stopper):  # type: ignore[misc]
         self.interrupted = 0
         """The signal that asks for an end; set from its handler."""
         self.reason: str | None = None
+        self.over = False
+        """Nothing more is to be tried, not even what was found once more."""
         self._read, self._patience, self._deadline = read, patience, deadline
         self._next, self._keep, self._keep_at = 0.0, keep, clock() + _KEEP_S
 
@@ -47,21 +48,16 @@ class Ends(Unkept, Stopper):  # type: ignore[misc]
     def stop_all(self) -> bool:
         """Return whether the search ends now."""
         if self.reason is None and self.interrupted:
-            self.reason = "interrupted"
+            self._end("interrupted")
         if self.reason is None and clock() >= self._next:  # reading all trials takes a while
             self._next = clock() + 1.0
-            self.reason = self._why()
+            self._look()
             if clock() >= self._keep_at:
                 self._keep_at = clock() + _KEEP_S
                 self._keep()
         if self.reason is not None and self.feed is not None:
             self.feed.stopping = True
         return self.reason is not None
-
-    @property
-    def over(self) -> bool:
-        """Whether nothing more is to be tried."""
-        return self.reason is not None and not self.reason.endswith("beaten the default")
 
     def may_start(self) -> bool:
         """Whether there is time for a new trial to get as far as the shortest did."""
@@ -72,13 +68,19 @@ class Ends(Unkept, Stopper):  # type: ignore[misc]
         took = [row.seconds for row in self._read().rows if row.state in ("finished", "stopped")]
         return clock() + min(took, default=0.0) < self._deadline
 
-    def _why(self) -> str | None:
+    def _look(self) -> None:
+        """End the search if there is a reason."""
         if self.feed is not None and self.feed.full is not None:
-            return "the disk is full"
-        if self._deadline is not None and clock() > self._deadline:
-            return "the budget is used up"
-        search = self._read()
-        return all_failed(search) or (None if self._patience is None else unbeaten(search, self._patience))
+            self._end("the disk is full")
+        elif self._deadline is not None and clock() > self._deadline:
+            self._end("the budget is used up")
+        elif failed := all_failed(search := self._read()):
+            self._end(failed)
+        elif self._patience is not None:
+            self.reason = unbeaten(search, self._patience)
+
+    def _end(self, reason: str) -> None:
+        self.reason, self.over = reason, True
 
 
 def all_failed(search: Search) -> str | None:
@@ -105,8 +107,3 @@ def deadline(budget_s: float | None, spent_s: float) -> float | None:
     if budget_s is None:
         return None
     return clock() + budget_s - spent_s - min(_CLOSING_S, budget_s / 20)
-
-
-def typical_seconds(rows: tuple[Row, ...]) -> float:
-    """Return the median time of the trials that were trained to their end; 0 where there is none."""
-    return statistics.median([row.seconds for row in rows if row.state == "finished"] or [0.0])

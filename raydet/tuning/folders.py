@@ -1,12 +1,15 @@
 """Where the trials of a search lie, and what their folders tell."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from raydet.tuning.rows import Donation, Repeat
 from raydet.tuning.setting import Setting
+
+DONATION = "donation.json"
+"""In a run's folder: whose weights it went on from; written last."""
 
 
 def devices(setting: Setting) -> float:
@@ -20,29 +23,24 @@ def run_name(number: int, generation: int = 0, seed: int | None = None) -> str:
     return f"{number:04d}" + (f"-g{generation}" if generation else "") + ("" if seed is None else f"-seed{seed}")
 
 
-def generation(setting: Setting, number: int) -> int:
-    """Return how often PBT has let the trial begin anew."""
-    found = (setting.folder / "trials").glob(f"{run_name(number)}-g*/donation.json")
-    return max((int(path.parent.name.rpartition("-g")[2]) for path in found), default=0)
+def stages(setting: Setting, number: int) -> list[Path]:
+    """Return the folders of the trial's runs, in order: one, and with PBT another for each time it began anew."""
+    place = setting.folder / "trials"
+    found = [place / run_name(number)]
+    while (place / run_name(number, len(found)) / DONATION).is_file():
+        found.append(place / run_name(number, len(found)))
+    return found
 
 
-def newest_folder(setting: Setting, number: int) -> Path:
-    """Return the folder of the trial's run."""
-    return setting.folder / "trials" / run_name(number, generation(setting, number))
+def donations_of(runs: Sequence[Path]) -> list[Donation]:
+    """Return PBT's changes of a trial, in order, from its `stages`."""
+    return [Donation(**json.loads((folder / DONATION).read_text())) for folder in runs[1:]]
 
 
-def donations_of(setting: Setting, number: int) -> list[Donation]:
-    """Return PBT's changes of a trial, in order."""
-    folders = (setting.folder / "trials" / run_name(number, g) for g in range(1, generation(setting, number) + 1))
-    paths = (folder / "donation.json" for folder in folders)
-    return [Donation(**json.loads(path.read_text())) for path in paths if path.is_file()]
-
-
-def spent_epochs(setting: Setting, number: int) -> int:
+def spent_epochs(runs: Sequence[Path], donations: Sequence[Donation], score: str) -> int:
     """Return the epochs that a trial has trained in all its stages, without those it took over."""
-    folders = [setting.folder / "trials" / run_name(number, g) for g in range(generation(setting, number) + 1)]
-    inherited = [0, *(donation.epoch for donation in donations_of(setting, number))]
-    trained = (read_curve(folder, setting.score)[1] for folder in folders)
+    inherited = [0, *(donation.epoch for donation in donations)]
+    trained = (read_curve(folder, score)[1] for folder in runs)
     return sum(max(0, epochs - before) for epochs, before in zip(trained, inherited, strict=True))
 
 

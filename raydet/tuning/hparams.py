@@ -14,7 +14,7 @@ from typing import Any
 from raydet.dll import now
 from raydet.search_spaces.domains import bounds
 from raydet.sinks import FILE_MODE
-from raydet.tuning.rows import RAN, Row, Search
+from raydet.tuning.rows import Row, Search
 
 _SUFFIX = ".hparams"
 
@@ -22,9 +22,9 @@ _SUFFIX = ".hparams"
 def write_hparams(search: Search) -> None:
     """Write each ended trial's values and score beside its curves, once; a trial without a folder is passed over."""
     as_text = {key for key, domain in search.space.domains.items() if len(set(map(_type, bounds(domain)))) > 1}
-    for row in search.rows:
+    for row in search.ran:
         known = any(row.folder.glob(f"events.out.tfevents.*{_SUFFIX}"))
-        if row.state in RAN and row.score is not None and row.folder.is_dir() and not known:
+        if row.folder.is_dir() and not known:
             _write(row, search.score, as_text)
 
 

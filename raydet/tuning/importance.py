@@ -12,13 +12,13 @@ chance is at work, hence `beyond_chance`.
 """
 
 import random
-import warnings
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from raydet.search_spaces import spelt
 from raydet.search_spaces.domains import bounds
-from raydet.tuning.rows import RAN, Row, Search
+from raydet.tuning.quiet import quiet_optuna
+from raydet.tuning.rows import Row, Search
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
@@ -77,8 +77,7 @@ def reservations(search: Search) -> list[str]:
 
 def comparable(search: Search) -> list[Row]:
     """Return the trials that shares follow from; empty where nothing is said."""
-    rows = [row for row in search.rows if row.state in RAN and row.score is not None]
-    rows = [row for row in rows if all(key in row.params for key in search.space.keys)]
+    rows = [row for row in search.ran if all(key in row.params for key in search.space.keys)]
     return [] if len(rows) < FEWEST or search.algorithm == "pbt" else rows
 
 
@@ -98,19 +97,13 @@ def _ped_anova(search: Search, rows: list[Row], deals: list[list[float]]) -> Ite
 
     keys = search.space.keys
     spaces = {key: _distribution(search, key, [row.params[key] for row in rows]) for key in keys}
-    before = optuna.logging.get_verbosity()
-    optuna.logging.set_verbosity(optuna.logging.ERROR)  # a study of our own is no news
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # that it takes low values for good ones
-            study = optuna.create_study()
-            for row in rows:
-                params = {key: row.params[key] for key in keys}
-                study.add_trial(optuna.trial.create_trial(params=params, distributions=spaces, value=0.0))
-            judge = PedAnovaImportanceEvaluator(target_quantile=_BEST)
-            found = [judge.evaluate(study, target=_low(scores)) for scores in deals]
-    finally:
-        optuna.logging.set_verbosity(before)
+    with quiet_optuna():
+        study = optuna.create_study()
+        for row in rows:
+            params = {key: row.params[key] for key in keys}
+            study.add_trial(optuna.trial.create_trial(params=params, distributions=spaces, value=0.0))
+        judge = PedAnovaImportanceEvaluator(target_quantile=_BEST)
+        found = [judge.evaluate(study, target=_low(scores)) for scores in deals]
     return ({key: float(one.get(key, 0.0)) for key in keys} for one in found)
 
 

@@ -22,13 +22,12 @@ from raydet.dll import clock
 from raydet.progress import duration
 from raydet.tuning.forecast import Forecast, Pace, Paces, epochs_of, forecast, hours, line, trial_line
 from raydet.tuning.results import score_text
-from raydet.tuning.rows import Donation, Row, Search
+from raydet.tuning.rows import TOLD, Donation, Row, Search
 
 POLL_S = 0.5
 FORECAST_EVERY_S = 300.0
 """Where there is no terminal."""
 
-_SAID = {"stopped": "stopped early"}
 _STYLES = {"running": "cyan", "waiting": "dim", "stopped": "dim", "diverged": "yellow", "failed": "red"}
 _SHORT = {"weight_decay": "wd", "ema.decay": "ema"}
 _WIDTHS = {"trial": 8, "state": 8, "epochs": 7, "score": 8, "values": 17, "left": 8, "hours": 9}
@@ -258,7 +257,7 @@ def _start(search: Search, row: Row, taken_up: bool, short: Mapping[str, str]) -
 
 
 def _end(search: Search, row: Row) -> str:
-    parts = [f"trial {row.number} of {search.num_samples}", _SAID.get(row.state, row.state)]
+    parts = [f"trial {row.number} of {search.num_samples}", TOLD[row.state]]
     if row.score is not None and row.state != "failed":
         best = search.best is not None and search.best.number == row.number
         parts.append(f"{search.score} {score_text(search.score, row.score)}" + (", best so far" if best else ""))

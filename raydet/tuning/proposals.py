@@ -4,7 +4,6 @@ Ray Tune's own OptunaSearch is not used, for it cannot take up a study (it tries
 same ones, and its trials' ids are new ones), counts a stopped trial as finished, and PBT refuses it (ray 2.60).
 """
 
-import threading
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -113,12 +112,10 @@ class Proposals(Feed):
         self.record, self._may_start = record, may_start
         self._begun = record.unfinished()
         self._before = {number: record.seconds(number) for number in self._begun}
-        self.lock = threading.RLock()
-        """The record is read by another thread, to be shown."""
 
     def next_name(self) -> tuple[str, dict[str, Any]] | None:
         """Return name and values of the next trial."""
-        with self.lock:
+        with self.record.lock:
             if self._begun:
                 number: int | None = self._begun.pop(0)
             elif self._may_start():
@@ -134,7 +131,7 @@ class Proposals(Feed):
 
     def on_trial_result(self, trial_id: str, result: Mapping[str, Any]) -> None:
         """Take down an evaluation."""
-        with self.lock:
+        with self.record.lock:
             if "score" in result and trial_id in self.live:
                 self.record.report(int(trial_id), int(result["epoch"]), float(result["score"]), self.seconds(trial_id))
 
@@ -145,7 +142,7 @@ class Proposals(Feed):
         seconds = self.seconds(trial_id)
         self.live.remove(trial_id)
         result = result or {}
-        with self.lock:
+        with self.record.lock:
             if "full" in result:
                 self.full = result["full"]  # and the trial goes on when there is room
             elif result.get("done") and ("failed" in result or result.get("finished")):
@@ -162,7 +159,7 @@ class Proposals(Feed):
 
     def keep(self) -> None:
         """Take down what the live trials have cost, for a kill would lose it."""
-        with self.lock:
+        with self.record.lock:
             for number in self.live_numbers():
                 self.record.keep(number, self.seconds(run_name(number)))
 
@@ -208,7 +205,10 @@ class Repeats(Feed):
 
     def on_trial_complete(self, trial_id: str, result: Mapping[str, Any] | None = None, error: bool = False) -> None:
         """Take note that a run has ended, and of what went wrong."""
-        known = trial_id in self.live
-        self.live.discard(trial_id)
-        if known and (error or "failed" in (result or {})):
-            self.errors.append(f"{trial_id}: {(result or {}).get('failed', 'its process died')}")
+        if trial_id not in self.live:
+            return
+        self.live.remove(trial_id)
+        result = result or {}
+        self.full = result.get("full", self.full)
+        if error or "failed" in result:
+            self.errors.append(f"{trial_id}: {result.get('failed', 'its process died')}")

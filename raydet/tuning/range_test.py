@@ -11,6 +11,7 @@ from typing import TextIO
 import numpy as np
 
 from raydet import lr_range
+from raydet.charts import figure_file
 from raydet.claim import claimed
 from raydet.cluster import Cancel, attempt
 from raydet.config import Config, ConfigError, override
@@ -20,6 +21,7 @@ from raydet.peers import Peers
 from raydet.plan import Plan, make_plan
 from raydet.precision import prepare_device
 from raydet.ray_session import check_scaling, ray_session
+from raydet.sinks import FILE_MODE
 
 FIGURE = "lr_range.png"
 _OURS = {lr_range.TABLE, FIGURE, "config.json", "env.json", "ray", ".lock"}
@@ -104,29 +106,24 @@ def _train(plan: Plan) -> None:
 
 def draw(path: Path, lr_N: Floats, loss_N: Floats, configured: float, suggestion: float | None, why: str) -> None:
     """Draw the loss over the learning rate, with what is configured and what is suggested; one PNG."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
     from matplotlib.ticker import LogLocator
 
-    figure = Figure(figsize=(7, 4.5), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.subplots()
-    axes.plot(lr_N, loss_N, color="#9db7d8", lw=0.8, label="loss of a step")
-    axes.plot(lr_N, lr_range.smoothed(loss_N), color="#3465a4", lw=2, label="smoothed")
-    axes.axvline(configured, color="#777777", lw=1.2, ls="--", label=f"configured {configured:g}")
-    if suggestion is not None:
-        axes.axvline(suggestion, color="#e07b39", lw=2, label=f"suggested {suggestion:g}")
-    finite_N = loss_N[np.isfinite(loss_N)]
-    if finite_N.min() > 0:
-        axes.set_yscale("log")  # else what ran away would press the rest flat
-        axes.set_ylim(finite_N.min() / 1.1, min(finite_N.max(), 20 * float(np.median(finite_N))) * 1.3)
-        axes.yaxis.set_major_formatter("{x:g}")
-        axes.yaxis.set_minor_locator(LogLocator(subs=(2, 5)))
-        axes.yaxis.set_minor_formatter("{x:g}")
-    axes.set_xscale("log")
-    axes.set(xlabel="optim.lr", ylabel="training loss")
-    axes.set_title(f"Learning-rate range test. Suggestion: {why}", loc="left", fontsize=9, wrap=True)
-    axes.legend(frameon=False, loc="upper left")
-    axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path, dpi=110)
-    path.chmod(0o640)
+    with figure_file(path, (7, 4.5)) as figure:
+        axes = figure.subplots()
+        axes.plot(lr_N, loss_N, color="#9db7d8", lw=0.8, label="loss of a step")
+        axes.plot(lr_N, lr_range.smoothed(loss_N), color="#3465a4", lw=2, label="smoothed")
+        axes.axvline(configured, color="#777777", lw=1.2, ls="--", label=f"configured {configured:g}")
+        if suggestion is not None:
+            axes.axvline(suggestion, color="#e07b39", lw=2, label=f"suggested {suggestion:g}")
+        finite_N = loss_N[np.isfinite(loss_N)]
+        if finite_N.min() > 0:
+            axes.set_yscale("log")  # else what ran away would press the rest flat
+            axes.set_ylim(finite_N.min() / 1.1, min(finite_N.max(), 20 * float(np.median(finite_N))) * 1.3)
+            axes.yaxis.set_major_formatter("{x:g}")
+            axes.yaxis.set_minor_locator(LogLocator(subs=(2, 5)))
+            axes.yaxis.set_minor_formatter("{x:g}")
+        axes.set_xscale("log")
+        axes.set(xlabel="optim.lr", ylabel="training loss")
+        axes.set_title(f"Learning-rate range test. Suggestion: {why}", loc="left", fontsize=9, wrap=True)
+        axes.legend(frameon=False, loc="upper left")
+    path.chmod(FILE_MODE)

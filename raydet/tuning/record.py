@@ -5,15 +5,14 @@ they leave out what the scheduler knew (ray 2.60). Optuna's journal has every pr
 trial's metrics.jsonl every evaluation; a search that is taken up is put together from these.
 """
 
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from raydet.config import ConfigError
 from raydet.sinks import LineFile
-from raydet.tuning.folders import devices, donations_of, newest_folder, read_curve, spent_epochs
+from raydet.tuning.folders import devices, donations_of, read_curve, spent_epochs, stages
+from raydet.tuning.quiet import quiet_optuna
 from raydet.tuning.rows import Row, State
 from raydet.tuning.setting import Setting
 
@@ -32,13 +31,15 @@ class Record:
 
     def __init__(self, setting: Setting) -> None:
         self.setting = setting
-        with _quiet():
+        self.lock = threading.RLock()
+        """What shows the search reads in another thread."""
+        with quiet_optuna():
             self.study = _open_study(setting)
         self._distributions = _distributions(setting)
         self._ended: dict[int, Row] = {}
         self._mend()
         for point in [*setting.space.points, *_warm_points(setting)]:
-            with _quiet():
+            with quiet_optuna():
                 self.study.enqueue_trial(point, skip_if_exists=True)
 
     def propose(self) -> int | None:
@@ -50,7 +51,7 @@ class Record:
         if self.asked >= self.setting.num_samples:
             return None
         self.study.sampler = _sampler(self.setting, self.asked + 1)
-        with _quiet():
+        with quiet_optuna():
             trial = self.study.ask(self._distributions)
         return trial.number + 1
 
@@ -96,12 +97,12 @@ class Record:
         elif state == "stopped":
             told = TrialState.PRUNED
         scores = None if score is None else [score, *(values[name] for name in self.setting.objectives)]
-        with _quiet():
+        with quiet_optuna():
             self.study.tell(number - 1, scores if told == TrialState.COMPLETE else None, told, skip_if_finished=True)
 
     def params(self, number: int) -> dict[str, Any]:
         """Return the values that the trial was proposed with, as the space has them; of PBT those it has now."""
-        donations = donations_of(self.setting, number)
+        donations = donations_of(stages(self.setting, number))
         return donations[-1].after if donations else dict(self._trial(number).params)
 
     def seconds(self, number: int) -> float:
@@ -125,18 +126,18 @@ class Record:
         trial = self._trial(number)
         notes = trial.user_attrs
         state: State = notes.get("raydet_state", "running" if number in live else "waiting")
-        folder, seconds = newest_folder(self.setting, number), float(notes.get("seconds", 0.0))
-        curve, epochs = read_curve(folder, self.setting.score)
-        donations = donations_of(self.setting, number)
+        runs, seconds = stages(self.setting, number), float(notes.get("seconds", 0.0))
+        curve, epochs = read_curve(runs[-1], self.setting.score)
+        donations = donations_of(runs)
         row = Row(
             number=number,
             state=state,
-            params=self.params(number),
-            folder=folder,
+            params=donations[-1].after if donations else dict(trial.params),
+            folder=runs[-1],
             curve=curve,
             epochs=epochs,
             since=donations[-1].epoch if donations else 0,
-            spent=spent_epochs(self.setting, number) if donations else None,
+            spent=spent_epochs(runs, donations, self.setting.score) if donations else None,
             seconds=seconds,
             device_hours=seconds / 3600 * devices(self.setting),
             values=dict(notes.get("values") or {}),
@@ -169,28 +170,13 @@ class Record:
             frozen = self._trial(number)
             self.study.sampler = _sampler(self.setting, number)
             trial = Trial(self.study, frozen._trial_id)
-            with _quiet():
+            with quiet_optuna():
                 for key in [key for key in self._distributions if key not in frozen.params]:
                     trial._suggest(key, self._distributions[key])  # what `ask` does for each
             notes = frozen.user_attrs
             if "raydet_state" in notes:
                 values = notes.get("values") or {}
                 self.end(number, notes["raydet_state"], seconds=notes["seconds"], error=notes.get("error"), **values)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep Optuna's notes of each trial and its warnings of experimental parts from the terminal."""
-    import optuna
-
-    before = optuna.logging.get_verbosity()
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        optuna.logging.set_verbosity(before)
 
 
 def open_storage(folder: Path) -> Any:
@@ -232,7 +218,7 @@ def _sampler(setting: Setting, number: int) -> Any:
     seed = int(np.random.default_rng([setting.cfg.run.seed, number]).integers(2**32))
     if setting.algorithm != "tpe":
         return RandomSampler(seed=seed)
-    with _quiet():
+    with quiet_optuna():
         return TPESampler(seed=seed, multivariate=True)
 
 
@@ -245,7 +231,7 @@ def _warm_points(setting: Setting) -> list[dict[str, Any]]:
     if setting.warm_start is None:
         return []
     try:
-        with _quiet():
+        with quiet_optuna():
             storage = open_storage(setting.warm_start)
             study = optuna.load_study(study_name=None, storage=storage)
     except (ValueError, KeyError) as error:

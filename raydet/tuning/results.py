@@ -10,6 +10,7 @@ import io
 import json
 import math
 import re
+import shlex
 import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -126,6 +127,16 @@ def _verdict(name: str, difference: float, error: float | None, runs: str) -> st
         return f"not told apart from the default: {sign} by {size}, no more than {bound}"
     luck = "" if difference > 0 else "; what the search saw was luck, keep the default"
     return f"{sign} than the default by {size}, more than {bound}{luck}"
+
+
+def commands(search: Search) -> list[str]:
+    """Return what to type next: train the best, look at the trials."""
+    train = [f"raydet fit --from {shlex.quote(str(search.folder / 'best.json'))}"] if search.best is not None else []
+    return [
+        *train,
+        f"optuna-dashboard {shlex.quote(str(search.folder / 'optuna.journal'))}",
+        f"tensorboard --logdir {shlex.quote(str(search.folder / 'trials'))}",
+    ]
 
 
 def pareto(search: Search) -> list[Row]:

@@ -15,6 +15,16 @@ about to begin; goes on when the search does."""
 RAN: tuple[State, ...] = ("finished", "stopped", "diverged")
 """States in which a trial's score says something, and will not change."""
 
+TOLD: dict[State, str] = {
+    "finished": "finished",
+    "stopped": "stopped early",
+    "diverged": "diverged",
+    "failed": "failed",
+    "running": "running",
+    "waiting": "waiting",
+}
+"""States in words."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Row:
@@ -40,9 +50,14 @@ class Row:
     since: int = 0
     """PBT: epochs done when it last took over another's weights; what it inherited says nothing of its values."""
     spent: int | None = None
-    """PBT: epochs trained in all its stages. None: `epochs`."""
+    """PBT: epochs trained in all its stages. None: `epochs`; `used_epochs` is either."""
     error: str | None = None
     """Why it failed or diverged, in one line."""
+
+    @property
+    def used_epochs(self) -> int:
+        """Epochs that were trained for it."""
+        return self.epochs if self.spent is None else self.spent
 
     @property
     def score(self) -> float | None:
@@ -112,6 +127,16 @@ class Search:
     def total_epochs(self) -> int:
         """Epochs of a trial that is trained to its end (a searched schedule.epochs aside)."""
         return self.cfg.schedule.total_epochs
+
+    @property
+    def ran(self) -> list[Row]:
+        """The trials whose score says something, and will not change."""
+        return [row for row in self.rows if row.state in RAN and row.score is not None]
+
+    @property
+    def tied(self) -> bool:
+        """Whether several trials have ended and all have one score: then it says nothing of the values."""
+        return len(self.ran) > 1 and len({row.score for row in self.ran}) == 1
 
     @property
     def default(self) -> Row | None:

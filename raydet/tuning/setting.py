@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from raydet.config import Config, ConfigError, differences, from_dict, nearest, override, to_dict
-from raydet.plan import absolute
+from raydet.plan import MAY_CHANGE, absolute
 from raydet.recipes import RECIPES, recipe
 from raydet.search_spaces import Space, get, spelt
 from raydet.sinks import replace_file
@@ -20,7 +20,8 @@ SCHEDULERS = ("asha", "none")
 REDUCTION = 4
 """Of the trials at a rung one in so many goes on, and the next is as many times later (arXiv:1810.05934, 4 there)."""
 
-_MAY_DIFFER = ("run.max_failures", "run.keep", "run.log_steps", "data.workers", "data.prefetch", "data.eval_batch_size")
+_MAY_DIFFER = MAY_CHANGE - {"run.name"}
+"""As of a run, but for the name: the record is kept under it."""
 _CHANGES_IN_A_RUN = ("optim", "augment", "loss", "ema")
 """Sections that PBT may change in the middle of a run: nothing a checkpoint holds depends on them."""
 _FIXED_IN_A_RUN = ("optim.name", "optim.batch_size", "optim.lr_batch_size")
@@ -226,7 +227,7 @@ def _changed(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     told = [
         f"{key} was {was!r}, now {now!r}"
         for key, (was, now) in differences(before, cfg).items()
-        if key not in (*_MAY_DIFFER, "recipe", "run.storage_path") and not key.startswith("scaling.")
+        if key not in _MAY_DIFFER and not key.startswith("scaling.")
     ]
     for key in sorted({*old["space"], *new["space"]}):
         was, now = old["space"].get(key, "not searched"), new["space"].get(key, "not searched")

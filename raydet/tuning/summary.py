@@ -1,7 +1,6 @@
 """One page of Markdown on a search: what came out, whether it is a gain, what it took, and how to go on."""
 
 import re
-import shlex
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -11,20 +10,22 @@ from raydet.search_spaces import spelt
 from raydet.sinks import make_folder, replace_file
 from raydet.tuning.figures import FIGURES
 from raydet.tuning.importance import beyond_chance, importances, reservations
-from raydet.tuning.results import Gain, Runs, default_run, difference_text, gain, pareto, percent_text, score_text
-from raydet.tuning.rows import RAN, Donation, Row, Search, State
+from raydet.tuning.results import (
+    Gain,
+    Runs,
+    commands,
+    default_run,
+    difference_text,
+    gain,
+    pareto,
+    percent_text,
+    score_text,
+)
+from raydet.tuning.rows import TOLD, Donation, Row, Search
 
 _TOP, _ERRORS, _LINEAGE = 10, 20, 20
 _TEXT = 300
 """Longest text of a cell."""
-_STATES: dict[State, str] = {
-    "finished": "finished",
-    "stopped": "stopped early",
-    "diverged": "diverged",
-    "failed": "failed",
-    "running": "running",
-    "waiting": "waiting",
-}
 
 
 def write_summary(search: Search) -> Path:
@@ -77,9 +78,8 @@ def _result(search: Search) -> list[str]:
     ended = [f"It ended early: {escaped(search.ended.rstrip('.'))}."] if search.ended else []
     if best is None:
         return ["No trial has a score.", *ended]
-    scores = [row.score for row in search.rows if row.state in RAN and row.score is not None]
-    if len(scores) > 1 and len(set(scores)) == 1:
-        return [_all_same(search, scores), *ended]
+    if search.tied:
+        return [_all_same(search), *ended]
     score = f"{search.score} {score_text(search.score, best.score)}"
     found = gain(search)
     if best.number == 1 and default is not None:
@@ -91,7 +91,7 @@ def _result(search: Search) -> list[str]:
         if max(found.best.n, found.default.n) > 1:
             line += f" {_spread(search, found)}"
     if best.state != "finished":
-        line += f" It is {_STATES[best.state]}, after {best.epochs} epochs: no trial is finished."
+        line += f" It is {TOLD[best.state]}, after {best.epochs} epochs: no trial is finished."
     if search.algorithm == "pbt":
         line += (
             " Its values changed while it trained (lineage.csv); best.json has the last ones, and a run that has these"
@@ -100,10 +100,10 @@ def _result(search: Search) -> list[str]:
     return [line, *ended]
 
 
-def _all_same(search: Search, scores: Sequence[float]) -> str:
-    score = f"{search.score} {score_text(search.score, scores[0])}"
+def _all_same(search: Search) -> str:
+    score, count = f"{search.score} {score_text(search.score, search.ran[0].score)}", len(search.ran)
     return (
-        f"**All {len(scores)} trials that ended with a score have {score}: the search tells nothing of the values.** "
+        f"**All {count} trials that ended with a score have {score}: the search tells nothing of the values.** "
         "Perhaps none of them learned: look at their losses in TensorBoard, and try more epochs or other ranges."
     )
 
@@ -129,20 +129,14 @@ def _side_by_side(search: Search) -> list[str]:
 
 
 def _use(search: Search) -> list[str]:
-    folder = search.folder
-    commands = [f"raydet fit --from {shlex.quote(str(folder / 'best.json'))}"] if search.best is not None else []
-    commands += [
-        f"optuna-dashboard {shlex.quote(str(folder / 'optuna.journal'))}",
-        f"tensorboard --logdir {shlex.quote(str(folder / 'trials'))}",
-    ]
-    lines = [re.sub(r"[\r\n]+", " ", command) for command in commands]  # a line end would end the block
+    lines = [re.sub(r"[\r\n]+", " ", command) for command in commands(search)]  # a line end would end the block
     return ["\n".join(["```sh", *lines, "```"]), "All trials: trials.csv."]
 
 
 def _cost(search: Search) -> list[str]:
     states = Counter(row.state for row in search.rows)
-    counts = ", ".join(f"{states[state]} {told}" for state, told in _STATES.items() if states[state])
-    used = sum(row.epochs if row.spent is None else row.spent for row in search.rows)
+    counts = ", ".join(f"{states[state]} {told}" for state, told in TOLD.items() if states[state])
+    used = sum(row.used_epochs for row in search.rows)
     full = full_epochs(search)
     hours = sum(row.device_hours for row in search.rows)
     how = f"{search.algorithm}, {_scheduling(search)}, {search.concurrent} at a time"
@@ -203,7 +197,7 @@ def _trials(search: Search, rows: Sequence[Row]) -> str:
         (
             [
                 row.number,
-                _STATES[row.state],
+                TOLD[row.state],
                 score_text(search.score, row.score),
                 *(row.values.get(name, "-") for name in search.objectives),
                 row.epochs,

@@ -3,8 +3,7 @@
 from typing import Any
 
 from raydet.tuning.live import counted, short_names, values_text
-from raydet.tuning.results import default_run, score_text
-from raydet.tuning.rows import RAN
+from raydet.tuning.results import commands, default_run, score_text
 from raydet.tuning.search import TuneResult
 
 
@@ -21,7 +20,7 @@ def as_values(result: TuneResult) -> dict[str, Any]:
         **best.values,
         "verdict": None if result.gain is None else result.gain.verdict,
         "trials": len(search.rows),
-        "epochs": sum(row.epochs for row in search.rows),
+        "epochs": sum(row.used_epochs for row in search.rows),
         "config": str(result.dir / "best.json"),
         "ended": search.ended,
     }
@@ -29,11 +28,10 @@ def as_values(result: TuneResult) -> dict[str, Any]:
 
 def lines(result: TuneResult) -> list[str]:
     """Return the result in words."""
-    search, best, folder = result.search, result.best, result.dir
+    search, best = result.search, result.best
     values = values_text(best.params, short_names(search.space.keys))
     told = [f"best      trial {best.number}: {search.score} {score_text(search.score, best.score)}  {values}"]
-    scores = {row.score for row in search.rows if row.state in RAN}
-    if len(scores) == 1 and len(search.rows) > 1:
+    if search.tied:
         told.append("          all trials have this score: the search tells nothing")
     elif best.number == 1:
         told.append("          this is the default: nothing tried was better")
@@ -42,11 +40,6 @@ def lines(result: TuneResult) -> list[str]:
     if result.gain is not None:
         told.append(f"verdict   {result.gain.verdict}")
     told += [f"ended     {search.ended}; the same command goes on"] if search.ended else []
-    return [
-        *told,
-        f"trials    {counted(search)}",
-        f"train it  raydet fit --from {folder}/best.json",
-        f"look at   {folder}/summary.md",
-        f"          optuna-dashboard {folder}/optuna.journal",
-        f"          tensorboard --logdir {folder}/trials",
-    ]
+    train, *look = commands(search)
+    told += [f"trials    {counted(search)}", f"train it  {train}", f"look at   {result.dir}/summary.md"]
+    return told + [f"          {command}" for command in look]

@@ -6,6 +6,7 @@ workers of its own. What the run has written to its folder is read from there, a
 """
 
 import json
+import math
 import os
 import shutil
 import threading
@@ -24,29 +25,26 @@ from raydet.plan import Refused
 from raydet.restore import CHECKPOINTS
 from raydet.search_spaces.checked import own_point
 from raydet.sinks import make_folder, replace_file
-from raydet.tuning.folders import donations_of, evaluations, generation, newest_folder, read_curve, run_name
+from raydet.tuning.folders import DONATION, donations_of, evaluations, read_curve, run_name, stages
 from raydet.tuning.objectives import measure
 from raydet.tuning.setting import Setting
 
 POLL_S = 0.25
 _WAIT_S = 60.0
 """How long a trial waits for its folder: the process that had it before may be on its way out."""
-FAULTS_OF_VALUES = (FloatingPointError,)
-"""What says of a trial's values that they are no good; all else says nothing of them."""
 
 
 class Background:
     """A `fit` in a thread of its own."""
 
     def __init__(self, cfg: Config, objectives: tuple[str, ...]) -> None:
-        self.cfg, self.result, self.error = cfg, None, None
+        self.cfg = cfg
+        self.result: Result | None = None
+        self.error: BaseException | None = None
         self.values: dict[str, float] = {}
         self._objectives, self._cancel = objectives, Cancel()
         self._thread = threading.Thread(target=self._run, name="raydet-trial", daemon=True)
         self._thread.start()
-
-    result: Result | None
-    error: BaseException | None
 
     @property
     def running(self) -> bool:
@@ -119,7 +117,7 @@ class Trial(tune.Trainable):  # type: ignore[misc]
         self.told = whose["epoch"]
         if whose["number"] == self.number and whose["params"] == self.params:
             return
-        known = donations_of(self.setting, self.number)[-1:]
+        known = donations_of(stages(self.setting, self.number))[-1:]
         if [(one.donor, one.epoch, one.after) for one in known] != [(whose["number"], whose["epoch"], self.params)]:
             clone(self.setting, self.number, whose, self.params, Path(checkpoint_dir))
 
@@ -135,7 +133,7 @@ class Trial(tune.Trainable):  # type: ignore[misc]
     def _folder(self) -> Path:
         if self.seed is not None:
             return self.setting.folder / "trials" / run_name(self.number, seed=self.seed)
-        return newest_folder(self.setting, self.number)
+        return stages(self.setting, self.number)[-1]
 
     def _start(self) -> Background:
         folder = self._folder()
@@ -146,20 +144,19 @@ class Trial(tune.Trainable):  # type: ignore[misc]
 
     def _next(self) -> dict[str, Any] | None:
         """Return the first evaluation that was not handed on yet; the score is the best up to there."""
-        best: float | None = None
-        for epoch, score in read_curve(self._folder(), self.setting.score)[0]:
-            if epoch <= self._since():
-                continue
-            best = score if best is None else max(best, score)
+        best = -math.inf
+        for epoch, score in self._curve():
+            best = max(best, score)
             if epoch > self.told:
                 self.told = epoch
                 return {"score": best, "epoch": epoch, "finished": False}
         return None
 
-    def _since(self) -> int:
-        """Return the epochs done when PBT last gave it another's weights."""
-        known = donations_of(self.setting, self.number) if self.seed is None else []
-        return known[-1].epoch if known else 0
+    def _curve(self) -> list[tuple[int, float]]:
+        """Return the run's evaluations, but what it took over with another's weights."""
+        known = donations_of(stages(self.setting, self.number)) if self.seed is None else []
+        since = known[-1].epoch if known else 0
+        return [(epoch, score) for epoch, score in read_curve(self._folder(), self.setting.score)[0] if epoch > since]
 
     def _end(self, found: dict[str, Any] | None) -> dict[str, Any]:
         assert self.run is not None
@@ -168,13 +165,12 @@ class Trial(tune.Trainable):  # type: ignore[misc]
             raise error
         said = found or {"epoch": self.told}
         if error is None:
-            curve = read_curve(self._folder(), self.setting.score)[0]
-            best = max((score for epoch, score in curve if epoch > self._since()), default=None)
+            best = max((score for _, score in self._curve()), default=None)
             said |= {"score": best, "finished": True, "done": True}
             return said | self.run.values  # flat, as Tune makes them anyway
         if isinstance(error, StorageFull):
             return {"epoch": self.told, "full": (str(error.path), error.need_bytes, error.free_bytes), "done": True}
-        diverged = isinstance(error, FAULTS_OF_VALUES)
+        diverged = isinstance(error, FloatingPointError)  # all else says nothing of the trial's values
         why = " ".join(f"{'' if diverged else type(error).__name__ + ': '}{error}".split())
         return said | self._failed(why, diverged)
 
@@ -202,9 +198,10 @@ def clone(setting: Setting, number: int, donor: Mapping[str, Any], params: Mappi
 
     It is a run that was interrupted: `fit` finds its own configuration there, and another's weights.
     """
-    name = run_name(number, generation(setting, number) + 1)
+    runs = stages(setting, number)
+    name = run_name(number, len(runs))
     folder = setting.folder / "trials" / name
-    was = load(newest_folder(setting, number) / "config.json")
+    was = load(runs[-1] / "config.json")
     cfg = override(setting.space.config(was, dict(params)), {"run.name": name})
     make_folder(folder / CHECKPOINTS)
     for path in source.glob("step_*"):
@@ -215,4 +212,4 @@ def clone(setting: Setting, number: int, donor: Mapping[str, Any], params: Mappi
     replace_file(folder / "config.json", json.dumps(to_dict(cfg), indent=2) + "\n")
     before = own_point(was, setting.space.domains)
     told = {"number": number, "epoch": donor["epoch"], "donor": donor["number"], "before": before, "after": params}
-    replace_file(folder / "donation.json", json.dumps(told, indent=2) + "\n")
+    replace_file(folder / DONATION, json.dumps(told, indent=2) + "\n")

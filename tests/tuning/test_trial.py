@@ -13,7 +13,7 @@ from raydet import checkpoints
 from raydet.cluster import Cancelled, fit
 from raydet.config import Config, load, override
 from raydet.data import DataError
-from raydet.tuning.folders import donations_of, newest_folder
+from raydet.tuning.folders import donations_of, stages
 from raydet.tuning.setting import Setting, make_setting, write_identity
 from raydet.tuning.trial import Trial, clone
 from tests.tuning.test_record import evaluated
@@ -124,9 +124,9 @@ def test_a_clone_goes_on_from_the_donor_s_weights_with_its_own_values(setting: S
     shutil.copytree(first, source / first.name)
     shutil.copy(donor.dir / "metrics.jsonl", source)
     clone(setting, 2, {"number": 1, "epoch": 1, "params": {"optim.lr": 0.003}}, {"optim.lr": 0.0036}, source)
-    folder = newest_folder(setting, 2)
+    folder = stages(setting, 2)[-1]
     assert folder.name == "0002-g1" and load(folder / "config.json").optim.lr == 0.0036
-    told = donations_of(setting, 2)[0]
+    told = donations_of(stages(setting, 2))[0]
     assert (told.donor, told.epoch, told.before, told.after) == (1, 1, {"optim.lr": 0.09}, {"optim.lr": 0.0036})
     result = fit(override(load(folder / "config.json"), {}), out=(tmp_path / "out").open("w"))
     assert "continue  after epoch 1" in (tmp_path / "out").read_text()
