@@ -4,6 +4,8 @@ RetinaNet's assignment (arXiv:1708.02002, section 4) wants an IoU of 0.5; Effici
 still given its best anchor, one positive where others get dozens.
 """
 
+from dataclasses import replace
+
 import numpy as np
 import numpy.typing as npt
 
@@ -55,6 +57,8 @@ def coverage(
     """
     variant = MODELS[cfg.model.name]
     assert isinstance(variant, Variant) and cfg.model.image_size is not None
+    if cfg.model.anchor_scale is not None:
+        variant = replace(variant, anchor_scale=cfg.model.anchor_scale)
     if len(boxes_N4) > most:
         drawn = np.random.default_rng(0).choice(len(boxes_N4), most, replace=False)
         boxes_N4, sizes_N2 = boxes_N4[drawn], sizes_N2[drawn]

@@ -21,7 +21,7 @@ from raydet.tasks import score_name
 
 CHECKPOINTS = "checkpoints"
 """Name of the folder of checkpoints within a run's folder."""
-_BUILT = ("name", "num_classes", "padding", "redundant_bias", "bn_eps", "act")
+_BUILT = ("name", "num_classes", "padding", "redundant_bias", "anchor_scale", "bn_eps", "act")
 _FIXED = ("recipe", *(f"model.{field}" for field in _BUILT))
 
 

@@ -112,8 +112,11 @@ def resolve_model(cfg: Config) -> Config:
         size = cfg.model.image_size or models.default_image_size(cfg.model.name)
     except ValueError as error:
         raise ConfigError(f"model.name: {error}") from error
-    with torch.device("meta"):  # its structure, without its memory
-        model = build_model(cfg, cfg.model.num_classes or 1)
+    try:
+        with torch.device("meta"):  # its structure, without its memory
+            model = build_model(cfg, cfg.model.num_classes or 1)
+    except TypeError as error:  # a field of the other family
+        raise ConfigError(f"section model: {error}") from error
     try:
         freeze(model, cfg.model.freeze)
     except ValueError as error:
@@ -139,6 +142,7 @@ def build_model(cfg: Config, num_classes: int) -> models.EfficientNet | models.E
             bn_momentum=m.bn_momentum,
             padding=m.padding,
             redundant_bias=m.redundant_bias,
+            anchor_scale=m.anchor_scale,
             act=m.act,
         )
     if cfg.quantization is not None:

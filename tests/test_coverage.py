@@ -50,6 +50,13 @@ def test_small_boxes_are_told_to_need_a_larger_input() -> None:
     assert len(advice) == 1 and "small boxes need a larger input" in advice[0] and "model.image_size=512" in advice[0]
 
 
+def test_smaller_anchors_meet_small_boxes() -> None:
+    boxes = np.tile([[100.0, 100.0, 14.0, 14.0]], (50, 1))
+    sizes = np.tile([[512.0, 512.0]], (50, 1))
+    found, _ = coverage(override(cfg(512), {"model.anchor_scale": 2.0}), boxes, sizes)
+    assert found[512].mean() > coverage(cfg(512), boxes, sizes)[0][512].mean() + 0.2
+
+
 def test_good_boxes_get_no_advice_and_long_ones_are_named() -> None:
     sizes = np.tile([[512.0, 512.0]], (50, 1))
     assert coverage(cfg(512), np.tile([[100.0, 100.0, 60.0, 60.0]], (50, 1)), sizes)[1] == []

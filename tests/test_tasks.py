@@ -9,6 +9,7 @@ from raydet.bench.step import ours, synthetic
 from raydet.config import Config, override
 from raydet.data import Batch, EvalLoader, open_split
 from raydet.evaluation import score
+from raydet.models import EfficientDet
 from raydet.ops import Detections
 from raydet.peers import Peers
 from raydet.state import build_model, resolve_model
@@ -47,6 +48,17 @@ def test_inputs_are_normalised_by_imagenets_statistics(classification: Config) -
 def test_inputs_have_the_configured_layout(classification: Config, layout: str, form: torch.memory_format) -> None:
     task = task_of(override(classification, {"precision.memory_format": layout}))
     assert task.inputs(batch_of()).is_contiguous(memory_format=form)
+
+
+@pytest.mark.parametrize("scale", [None, 2.0])
+def test_anchors_have_the_configured_scale_or_the_variant_s(scale: float | None, detection: Config) -> None:
+    cfg = resolve_model(override(detection, {"model.anchor_scale": scale}))
+    model = build_model(cfg, 10)
+    task = make_task(cfg, model, CPU)
+    assert isinstance(task, Detection) and isinstance(model, EfficientDet)
+    y0, x0, y1, x1 = task.anchors_A4[0].tolist()
+    stride = 2**model.min_level
+    assert y1 - y0 == x1 - x0 == pytest.approx((scale or 3.0) * stride)
 
 
 def test_the_detection_loss_is_effdets_total(detection: Config) -> None:

@@ -32,6 +32,9 @@ class Model:
     """Padding of strided convolutions: k//2 on each side, or TensorFlow's. None: the variant's."""
     redundant_bias: bool | None = None
     """Detection: biases before BatchNorm, as TensorFlow's files have them. None: the variant's."""
+    anchor_scale: float | None = None
+    """Detection: side of the smallest square anchor, in strides of its level; smaller for smaller boxes. None: the
+    variant's (4; tf_efficientdet_d7 5, the lite ones 3)."""
     act: Literal["silu", "relu6"] | None = None
     """Activations, but for squeeze-excite's gate; eight bits cover ReLU6 better and int8 CPUs run it faster. None: the
     variant's (the lite ones relu6, all others silu)."""
@@ -44,7 +47,7 @@ class Model:
 
     def __post_init__(self) -> None:
         require(bool(self.name), "model.name must not be empty")
-        positive("model", self, "num_classes", "image_size", "bn_eps")
+        positive("model", self, "num_classes", "image_size", "bn_eps", "anchor_scale")
         fraction("model", self, "dropout", "drop_path", "bn_momentum")
 
 
