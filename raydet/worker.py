@@ -151,6 +151,7 @@ class _Diary:
         self.cfg, self.task, self.state, self.checkpoints = cfg, task, state, folder / CHECKPOINTS
         self.log = RunLog(folder, cfg.task, state.step)
         self.log.parameters(to_dict(cfg))
+        self.best = self._find_best()
 
     def write(self, report: Report, steps_per_epoch: int) -> None:
         """Write down one report.
@@ -170,9 +171,10 @@ class _Diary:
 
     def _save(self, report: Report) -> None:
         state, folder = self.state, self.checkpoints
-        checkpoints.save(folder, state.step, state.tensors(), state.record(), report.metrics, self._best())
-        checkpoints.prune(folder, self.cfg.run.keep, self._best())
+        checkpoints.save(folder, state.step, state.tensors(), state.record(), report.metrics, self.best)
+        self.best = self._find_best()
+        checkpoints.prune(folder, self.cfg.run.keep, self.best)
 
-    def _best(self) -> Path | None:
+    def _find_best(self) -> Path | None:
         best = checkpoints.best(self.checkpoints, self.task.score, "max")
         return None if best is None else best.path
