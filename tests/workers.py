@@ -1,5 +1,8 @@
 """Training without Ray: in this process, and in plain processes that meet over gloo."""
 
+import faulthandler
+import os
+import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -50,9 +53,15 @@ def run_workers(cfg: Config, folder: Path, world: int, entry: Callable[..., None
 
 
 def _worker(rank: int, world: int, store: str, cfg: dict[str, object], folder: str, entry: Callable[..., None]) -> None:
+    faulthandler.enable()
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=store, rank=rank, world_size=world)
     try:
         entry(from_dict(cfg), Path(folder), Peers(rank, world), lambda metrics: None)
     finally:
         dist.destroy_process_group()
+    # DistributedDataParallel (torch 2.15) keeps the group alive, and with it gloo's threads. One that lets go of a
+    # tensor while the interpreter is taken down may abort the process (seen once); so it is not taken down.
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
