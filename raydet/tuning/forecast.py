@@ -5,10 +5,11 @@ rest, the pace of its steps. What is left is dealt out to `concurrent` places as
 each trial trained to its end. With ASHA most are stopped early. Asynchronous successive halving (arXiv:1810.05934)
 with reduction factor 4 has rungs at 1, 4, 16, ... times its first epochs, and a trial that reaches one goes on if it is
 not below the 75th percentile of those that were there before: the first always, of the next more than a quarter. How
-much that leaves is tried out on trials in random order (12 trials of 9 epochs: 0.43 of all epochs; a quarter at each
-rung would leave 0.24). It is the share to expect before a trial has ended, and counts as one trial beside the measured
-ones, for those that end first are the ones that were stopped. Given up: that the first measured shares are low all the
-same; that a searcher's later trials are better than its first; that other values take another time.
+much that leaves is tried out on trials in random order, with the search's allowance (12 trials of 9 epochs: 0.36 of
+all epochs; a quarter at each rung would leave 0.24). It is the share to expect before a trial has ended, and counts as
+one trial beside the measured ones, for those that end first are the ones that were stopped. Given up: that the first
+measured shares are low all the same; that a searcher's later trials are better than its first; that other values take
+another time.
 """
 
 import bisect
@@ -25,6 +26,7 @@ from statistics import fmean, median
 from raydet.config import ConfigError
 from raydet.dll import clock
 from raydet.progress import Board, Tail, duration, number
+from raydet.tuning.allowance import Allowance
 from raydet.tuning.folders import devices
 from raydet.tuning.rows import RAN, Row, Search
 from raydet.tuning.setting import REDUCTION, Setting
@@ -151,10 +153,11 @@ def asha_share(trials: int, epochs: int, rungs: tuple[int, ...], reduction: int 
     draw, trained = random.Random(0), 0
     for _ in range(_ORDERS):
         reached: dict[int, list[float]] = {rung: [] for rung in rungs}
-        for _ in range(trials):
+        allowance = Allowance(trials, epochs, rungs)
+        for trial in range(1, trials + 1):
             score, end = draw.random(), epochs
             for rung, others in reached.items():
-                stops = score < _bar(others, reduction)
+                stops = trial > 1 and (score < _bar(others, reduction) or not allowance.grant(trial, rung))
                 bisect.insort(others, score)
                 if stops:
                     end = rung

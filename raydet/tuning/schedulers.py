@@ -9,6 +9,7 @@ from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, PopulationBasedTra
 from ray.tune.search.sample import Categorical, Domain, Integer
 
 from raydet.search_spaces.domains import bounds
+from raydet.tuning.allowance import Allowance
 from raydet.tuning.folders import run_name
 from raydet.tuning.rows import Row
 from raydet.tuning.setting import Setting
@@ -35,6 +36,7 @@ class Asha(ASHAScheduler):  # type: ignore[misc]
 
     Trial 1 is what all others are compared with at the end, so it must get there. In Ray's the share that goes on also
     says how far apart rungs are: of 3 epochs only the first would be one. So its clock runs faster in short trials.
+    And it says nothing of how many epochs that takes; an `Allowance` does.
     """
 
     def __init__(self, setting: Setting) -> None:
@@ -42,10 +44,16 @@ class Asha(ASHAScheduler):  # type: ignore[misc]
         self._haste = math.log(reduction) / math.log(setting.spacing)
         last = max(1.0, self._time(setting.total_epochs))
         super().__init__("time", "score", "max", max_t=last, grace_period=1, reduction_factor=reduction)
+        self.allowance = Allowance(setting.num_samples, setting.total_epochs, setting.rungs)
 
     def _time(self, epoch: float) -> float:
         """Return the time that grows by the reduction from rung to rung, from 1 at the first."""
         return float((epoch / self._grace) ** self._haste + 1e-9)
+
+    def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
+        """Count the trial."""
+        self.allowance.started(int(trial.trial_id))
+        super().on_trial_add(tune_controller, trial)
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: Mapping[str, Any]) -> str:
         """Return whether the trial goes on."""
@@ -53,6 +61,8 @@ class Asha(ASHAScheduler):  # type: ignore[misc]
         decision: str = super().on_trial_result(tune_controller, trial, result)
         if trial.trial_id == run_name(1) and not result.get("done"):
             return str(TrialScheduler.CONTINUE)
+        if decision == TrialScheduler.CONTINUE and not self.allowance.grant(int(trial.trial_id), result["epoch"]):
+            return str(TrialScheduler.STOP)
         return decision
 
 
@@ -63,6 +73,7 @@ def replay(asha: Asha, row: Row) -> None:
     for epoch, score in row.curve:
         best = max(best, score)
         asha.on_trial_result(None, trial, {"epoch": epoch, "score": best})
+    asha.allowance.spent(row.number, row.epochs)
 
 
 def make_pbt(setting: Setting) -> PopulationBasedTraining:

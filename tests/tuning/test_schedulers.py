@@ -60,6 +60,28 @@ def test_a_trial_taken_up_reports_its_old_epochs_again_and_is_judged_once() -> N
     assert reported(asha, 2, 1, 0.5) == GO_ON
 
 
+@pytest.mark.parametrize("epochs", [3, 5, 10, 40])
+def test_trials_that_get_better_and_better_take_half_of_the_epochs(epochs: int) -> None:
+    """The worst order for halving: each is the best of its rung."""
+    asha = make_scheduler(setting(epochs, num_samples=16))
+    ends = [trained_by(asha, number, epochs, score=number / 100) for number in range(1, 17)]
+    assert ends[:2] == [epochs, epochs] and max(ends[8:]) > min(ends), "early ones go on, and some later ones do"
+    assert 0.4 * 16 * epochs < sum(ends) <= 0.5 * 16 * epochs
+
+
+def test_epochs_of_an_earlier_session_count() -> None:
+    """Two trials that went to their end have taken all that can be granted."""
+    rows = [row_of(n, epochs=3, curve=((1, n / 10), (2, n / 10), (3, n / 10))) for n in (1, 2, 3)]
+    asha = make_scheduler(setting(3, num_samples=12), rows)
+    assert trained_by(asha, 4, 3, score=0.9) == 1
+    assert trained_by(make_scheduler(setting(3, num_samples=12)), 4, 3, score=0.9) == 3
+
+
+def trained_by(asha: Asha, number: int, epochs: int, score: float) -> int:
+    """Return the epochs after which the trial is stopped or ends."""
+    return next((epoch for epoch in range(1, epochs) if reported(asha, number, epoch, score) == STOP), epochs)
+
+
 def test_no_early_stopping_is_no_early_stopping() -> None:
     assert isinstance(make_scheduler(setting(scheduler="none")), FIFOScheduler)
 
@@ -104,7 +126,7 @@ def falls_out_at(found: Setting, epoch: int) -> bool:
 
 @pytest.mark.parametrize("epochs", [2, 3, 4, 10, 16, 64])
 def test_trials_are_compared_at_the_setting_s_rungs(epochs: int) -> None:
-    found = setting(epochs)
+    found = setting(epochs, num_samples=200)
     assert tuple(epoch for epoch in range(1, epochs) if falls_out_at(found, epoch)) == tuple(
         rung for rung in found.rungs if rung < epochs
     )

@@ -233,13 +233,11 @@ def test_pbt_lets_the_worse_go_on_from_the_better_with_changed_values(cfg: Confi
     result = tune(cfg, sets=[LR], num_samples=2, algorithm="pbt", out=(out := io.StringIO()))
     donations = result.search.donations
     assert donations, out.getvalue()
-    for one in donations:
-        assert one.donor != one.number and 1 <= one.epoch < 40 and one.before != one.after
-    first = donations[0]
-    donor = next(row for row in result.search.rows if row.number == first.donor)
-    lr = donor.params["optim.lr"]
-    ratio = first.after["optim.lr"] / lr
-    assert any(abs(ratio - factor) < 1e-6 for factor in (0.8, 1.2)) or 1e-4 <= first.after["optim.lr"] <= 1e-1
+    assert all(one.donor != one.number and 1 <= one.epoch < 40 for one in donations)
+    first = min(donations, key=lambda one: one.epoch)
+    donor = load(folder_of(cfg) / "trials" / f"{first.donor:04d}" / "config.json")
+    assert first.after["optim.lr"] not in (first.before["optim.lr"], donor.optim.lr)
+    assert 1e-4 <= first.after["optim.lr"] <= 1e-1
     folder = folder_of(cfg) / "trials" / f"{first.number:04d}-g1"
     assert epochs_of(folder)[: first.epoch] == list(range(1, first.epoch + 1))
     assert json.loads((folder / "metrics.jsonl").read_text().splitlines()[0]) == json.loads(
