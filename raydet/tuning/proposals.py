@@ -4,6 +4,7 @@ Ray Tune's own OptunaSearch is not used, for it cannot take up a study (it tries
 same ones, and its trials' ids are new ones), counts a stopped trial as finished, and PBT refuses it (ray 2.60).
 """
 
+import statistics
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -15,8 +16,12 @@ from ray.tune.search.search_algorithm import SearchAlgorithm
 
 from raydet.log import clock
 from raydet.tuning.folders import devices, run_name
+from raydet.tuning.knowledge import RANDOM_TRIALS, first_rung, is_known
 from raydet.tuning.record import Record
 from raydet.tuning.rows import Row, State
+
+_STRAGGLER = 1.5
+"""A trial that takes so many times as long as usual to the first rung is waited for no longer."""
 
 
 class Unkept:
@@ -111,6 +116,8 @@ class Proposals(Feed):
         super().__init__(concurrent)
         self.record, self._may_start = record, may_start
         self._begun = record.unfinished()
+        self._rung_s: dict[str, float] = {}
+        """Name -> wall time to the first rung, of this session's trials."""
         self._before = {number: record.seconds(number) for number in self._begun}
 
     def next_name(self) -> tuple[str, dict[str, Any]] | None:
@@ -118,8 +125,8 @@ class Proposals(Feed):
         with self.record.lock:
             if self._begun:
                 number: int | None = self._begun.pop(0)
-            elif self._may_start():
-                number = self.record.propose()
+            elif self._may_start() and not self._awaits():
+                number = self.record.propose(self.concurrent)
             else:
                 number = None
             return None if number is None else (run_name(number), self.record.params(number))
@@ -129,11 +136,23 @@ class Proposals(Feed):
         wanted = self.record.setting.num_samples
         return bool(self._begun) or (self.record.asked < wanted and self._may_start())
 
+    def _awaits(self) -> bool:
+        """Whether a trial that the next proposal rests on is about to reach the first rung."""
+        setting = self.record.setting
+        if setting.algorithm != "tpe" or self.record.asked + 1 - self.concurrent < RANDOM_TRIALS or not self._rung_s:
+            return False
+        patience_s = _STRAGGLER * statistics.median(self._rung_s.values())
+        unknown = [row.number for row in self.record.basis(self.concurrent) if not is_known(setting, row)]
+        return any(run_name(n) in self.live and self.seconds(run_name(n)) < patience_s for n in unknown)
+
     def on_trial_result(self, trial_id: str, result: Mapping[str, Any]) -> None:
         """Take down an evaluation."""
         with self.record.lock:
             if "score" in result and trial_id in self.live:
-                self.record.report(int(trial_id), int(result["epoch"]), float(result["score"]), self.seconds(trial_id))
+                seconds = self.seconds(trial_id)
+                if result["epoch"] >= first_rung(self.record.setting):
+                    self._rung_s.setdefault(trial_id, seconds)
+                self.record.report(int(trial_id), int(result["epoch"]), float(result["score"]), seconds)
 
     def on_trial_complete(self, trial_id: str, result: Mapping[str, Any] | None = None, error: bool = False) -> None:
         """Take down an end, unless the search itself is being left."""
@@ -141,6 +160,8 @@ class Proposals(Feed):
             return
         seconds = self.seconds(trial_id)
         self.live.remove(trial_id)
+        if result and ("score" in result):
+            self._rung_s.setdefault(trial_id, seconds)
         result = result or {}
         with self.record.lock:
             if "full" in result:

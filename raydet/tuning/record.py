@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from raydet.config import ConfigError
 from raydet.sinks import LineFile
 from raydet.tuning.folders import devices, donations_of, read_curve, spent_epochs, stages
+from raydet.tuning.knowledge import draw
 from raydet.tuning.quiet import quiet_optuna
 from raydet.tuning.rows import Row, State
 from raydet.tuning.setting import Setting
@@ -42,18 +43,26 @@ class Record:
             with quiet_optuna():
                 self.study.enqueue_trial(point, skip_if_exists=True)
 
-    def propose(self) -> int | None:
+    def propose(self, concurrent: int = 1) -> int | None:
         """Ask for a new trial and return its number; None if there are as many as are wanted.
 
-        Each proposal has a seed of its own, made of the search's and its number, so that a search that was taken up
-        does not draw its first points once more.
+        Args:
+            concurrent: trials at a time; so many of the newest are not asked for what is known of them.
         """
-        if self.asked >= self.setting.num_samples:
+        from optuna.trial import TrialState
+
+        number = self.asked + 1
+        if number > self.setting.num_samples:
             return None
-        self.study.sampler = _sampler(self.setting, self.asked + 1)
+        if not self.study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
+            self.study.enqueue_trial(draw(self.setting, number, self.basis(concurrent), self._distributions))
         with quiet_optuna():
             trial = self.study.ask(self._distributions)
         return trial.number + 1
+
+    def basis(self, concurrent: int) -> tuple[Row, ...]:
+        """Return the trials that the next proposal rests on."""
+        return tuple(self.row(number, frozenset()) for number in range(1, self.asked + 2 - concurrent))
 
     def unfinished(self) -> list[int]:
         """Return the numbers of the trials that were begun and have not ended."""
@@ -168,11 +177,10 @@ class Record:
 
         for number in self.unfinished():
             frozen = self._trial(number)
-            self.study.sampler = _sampler(self.setting, number)
             trial = Trial(self.study, frozen._trial_id)
             with quiet_optuna():
                 for key in [key for key in self._distributions if key not in frozen.params]:
-                    trial._suggest(key, self._distributions[key])  # what `ask` does for each
+                    trial._suggest(key, self._distributions[key])  # what `ask` does for each; it was noted before
             notes = frozen.user_attrs
             if "raydet_state" in notes:
                 values = notes.get("values") or {}
@@ -209,17 +217,6 @@ def _distributions(setting: Setting) -> "dict[str, BaseDistribution]":
     from ray.tune.search.optuna import OptunaSearch
 
     return dict(OptunaSearch.convert_search_space(dict(setting.space.domains)))
-
-
-def _sampler(setting: Setting, number: int) -> Any:
-    import numpy as np
-    from optuna.samplers import RandomSampler, TPESampler
-
-    seed = int(np.random.default_rng([setting.cfg.run.seed, number]).integers(2**32))
-    if setting.algorithm != "tpe":
-        return RandomSampler(seed=seed)
-    with quiet_optuna():
-        return TPESampler(seed=seed, multivariate=True)
 
 
 def _warm_points(setting: Setting) -> list[dict[str, Any]]:

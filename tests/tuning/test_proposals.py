@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 
 from raydet.tuning import proposals
+from raydet.tuning.folders import run_name
+from raydet.tuning.knowledge import RANDOM_TRIALS
 from raydet.tuning.proposals import Feed, Proposals, Repeats
 from raydet.tuning.record import Record
 from tests.tuning.test_record import evaluated, new
@@ -121,6 +123,32 @@ def test_a_trial_s_time_counts_only_while_it_is_on_workers(tmp_path: Path, clock
     feed.record.report(1, 1, 0.5, feed.seconds(name))
     again = Proposals(Record(new(tmp_path, num_samples=3)), 2, lambda: True)
     assert again.seconds(str(handed(again))) == 9
+
+
+def test_a_straggler_that_the_next_proposal_rests_on_is_waited_for_but_not_long(tmp_path: Path, clock: Clock) -> None:
+    feed = Proposals(Record(new(tmp_path, num_samples=20)), 2, lambda: True)
+    for number in range(1, RANDOM_TRIALS):
+        assert handed(feed) == run_name(number)
+        evaluated(feed.record.setting, number, 0.5)
+        feed.note(frozenset({run_name(number)}))
+        clock.now += 10
+        feed.on_trial_result(run_name(number), {"epoch": 1, "score": 0.5})
+        feed.on_trial_complete(run_name(number), {"done": True, "score": 0.5, "epoch": 1})
+    slow, fast = str(handed(feed)), str(handed(feed))
+    feed.note(frozenset({slow, fast}))
+    clock.now += 9
+    feed.on_trial_complete(fast, {"done": True, "failed": "x"})
+    assert handed(feed) is None and not feed.is_finished(), "12 rests on 10, that is about to be heard of"
+    clock.now += 4
+    assert handed(feed) is None
+    clock.now += 3
+    assert handed(feed) == run_name(RANDOM_TRIALS + 2), "15 s are one and a half times the usual"
+
+
+def test_random_points_wait_for_nothing(tmp_path: Path) -> None:
+    feed = Proposals(Record(new(tmp_path, num_samples=20, algorithm="random")), 2, lambda: True)
+    names = [str(handed(feed)) for _ in range(RANDOM_TRIALS + 5)]
+    assert names == [run_name(n) for n in range(1, RANDOM_TRIALS + 6)]
 
 
 def test_repeats_have_a_name_with_their_seed_and_tell_what_failed() -> None:

@@ -16,6 +16,7 @@ from raydet.tuning.setting import Setting, make_setting
 
 def new(tmp_path: Path, name: str = "search", **told: Any) -> Setting:
     changes = {"run.storage_path": str(tmp_path), "run.name": name, "run.seed": told.pop("seed", 42)}
+    changes["schedule.epochs"] = told.pop("epochs", 3)
     setting = make_setting(override(recipe("demo_classification"), changes), told.pop("space", "lr_wd"), **told)
     setting.folder.mkdir(exist_ok=True)
     return setting
