@@ -94,11 +94,11 @@ def forecast(search: Search, steps: Mapping[int, Pace]) -> Forecast | None:
     share = _expected_share(search) if stops else 1.0
     startup_s = median([pace.startup_s for pace in steps.values()] or [0.0])
     running, waiting = _left(search, steps, trial_s, startup_s)
-    # Of a trial that goes on, the rest is as likely to be cut short as a whole one: halving repeats itself.
     most = _places(search.concurrent, running, waiting)
-    expected = _places(search.concurrent, (s * share for s in running), (s * share for s in waiting))
+    # Of a trial that goes on, the rest is as likely to be cut short as a whole one: halving repeats itself.
+    likely = [s * share for s in running], [s * share + min(s, startup_s) * (1 - share) for s in waiting]
+    expected = _places(search.concurrent, *likely)
     hours_a_s = devices(_setting(search)) / 3600
-    total = sum(running) + sum(waiting)
     return Forecast(
         trial_s=trial_s,
         trial_device_hours=trial_s * hours_a_s,
@@ -107,8 +107,8 @@ def forecast(search: Search, steps: Mapping[int, Pace]) -> Forecast | None:
         device=search.device,
         left_s=expected,
         most_s=most,
-        left_device_hours=total * share * hours_a_s,
-        most_device_hours=total * hours_a_s,
+        left_device_hours=sum(map(sum, likely)) * hours_a_s,
+        most_device_hours=(sum(running) + sum(waiting)) * hours_a_s,
         stops_early=stops,
     )
 

@@ -98,6 +98,15 @@ def test_with_asha_less_is_expected_than_the_bound_and_measured_shares_count(tmp
     assert after.left_s / after.most_s == pytest.approx((asha_share(20, 10, (1, 4)) + 10 * 0.1) / 11)
 
 
+def test_a_trial_that_is_stopped_early_starts_all_the_same(tmp_path: Path) -> None:
+    fields = {"scheduler": "asha", "num_samples": 20}
+    paces = {1: Pace(seconds=30, share=0.1, startup_s=20)}  # a full trial takes 120 s, 20 of them to start
+    found = told(forecast(search(tmp_path, running(1), **fields), paces))
+    share = asha_share(20, 10, (1, 4))
+    assert found.left_device_hours * 3600 == pytest.approx(90 * share + 19 * (20 + 100 * share))
+    assert found.most_device_hours * 3600 == pytest.approx(90 + 19 * 120)
+
+
 def test_two_hundred_trials_and_huge_numbers_give_finite_figures(tmp_path: Path) -> None:
     rows = [row_of(n, seconds=1e12 if n % 2 else 1e-9) for n in range(1, 201)]
     found = told(forecast(search(tmp_path, *rows, num_samples=400, scheduler="asha"), {}))
