@@ -175,16 +175,22 @@ def _tune(words: list[str]) -> None:
     parser.add_argument("--confirm", type=int, default=0, help="repeat default and best with so many other seeds")
     parser.add_argument("--patience", type=int, help="end after so many trials that do not beat the default")
     parser.add_argument("--warm-start", metavar="FOLDER", help="try the best points of an earlier search first")
+    parser.add_argument("--dry-run", action="store_true", help="show what would be tried, and do nothing")
     options, rest = parse(parser, words)
     if options.help:
         return _tune_help(parser)
     cfg = _config(options.recipe, options.base, rest)
     if nearest((options.space or "").replace("-", "_"), ["lr_range_test"], 1):
         return _range_test(options, cfg, parser)
-    from raydet.tuning.search import tune
+    from raydet.tuning.search import setting_of, tune
     from raydet.tuning.told import as_values, lines
 
-    told = {k: v for k, v in vars(options).items() if k not in ("help", "json", "recipe", "base", "space")}
+    told = {k: v for k, v in vars(options).items() if k not in ("help", "json", "recipe", "base", "space", "dry_run")}
+    if options.dry_run:
+        from raydet.tuning.dryrun import dry_run
+
+        values = dry_run(setting_of(cfg, options.space, **told), quiet=options.json)
+        return print_result(values, True) if options.json else None
     result = tune(cfg, options.space, **told)
     if options.json:
         return print_result(as_values(result), True)

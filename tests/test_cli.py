@@ -42,7 +42,7 @@ def test_the_verbs_are_those_released() -> None:
     [
         ("fit", {"--help", "--json", "--from", "--dry-run"}),
         ("tune", {"--help", "--json", "--from", "--space", "--set", "--num-samples", "--algorithm", "--scheduler"}),
-        ("tune", {"--objective", "--concurrent", "--budget", "--confirm", "--patience", "--warm-start"}),
+        ("tune", {"--objective", "--concurrent", "--budget", "--confirm", "--patience", "--warm-start", "--dry-run"}),
         ("evaluate", {"--help", "--json", "--split"}),
         ("predict", {"--help", "--json", "--out", "--score"}),
         ("export", {"--help", "--json", "--target", "--nms", "--images"}),

@@ -36,10 +36,10 @@ class Record:
         """What shows the search reads in another thread."""
         with quiet_optuna():
             self.study = _open_study(setting)
-        self._distributions = _distributions(setting)
+        self._distributions = distributions_of(setting)
         self._ended: dict[int, Row] = {}
         self._mend()
-        for point in [*setting.space.points, *_warm_points(setting)]:
+        for point in [*setting.space.points, *warm_points(setting)]:
             with quiet_optuna():
                 self.study.enqueue_trial(point, skip_if_exists=True)
 
@@ -213,13 +213,14 @@ def _open_study(setting: Setting) -> "Study":
     return study
 
 
-def _distributions(setting: Setting) -> "dict[str, BaseDistribution]":
+def distributions_of(setting: Setting) -> "dict[str, BaseDistribution]":
+    """Return the space as Optuna has it."""
     from ray.tune.search.optuna import OptunaSearch
 
     return dict(OptunaSearch.convert_search_space(dict(setting.space.domains)))
 
 
-def _warm_points(setting: Setting) -> list[dict[str, Any]]:
+def warm_points(setting: Setting) -> list[dict[str, Any]]:
     """Return the best points of an earlier search that lie in this one's space; keys it lacks have the default."""
     import optuna
 

@@ -87,16 +87,16 @@ def tune(
         interrupted; all that is known so far is written.
     """
     out = out or sys.stderr
-    setting = make_setting(
+    setting = setting_of(
         cfg,
         space,
-        sets,
+        sets=sets,
         num_samples=num_samples,
         algorithm=algorithm,
         scheduler=scheduler,
         objectives=objectives,
         concurrent=concurrent,
-        budget_s=None if budget is None else parse_budget(budget),
+        budget=budget,
         confirm=confirm,
         patience=patience,
         warm_start=warm_start,
@@ -110,6 +110,11 @@ def tune(
         print("\n".join([f"search    {setting.folder}", *lines, *_describe(setting)]), file=out, flush=True)
         found = Driver(setting, out).run()
     return _result(setting, found)
+
+
+def setting_of(cfg: Config, space: str | Mapping[str, Any] | None, *, budget: str | None, **told: Any) -> Setting:
+    """Return what `tune` is asked for, checked; see there."""
+    return make_setting(cfg, space, budget_s=None if budget is None else parse_budget(budget), **told)
 
 
 def _describe(setting: Setting) -> list[str]:
