@@ -6,13 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from raydet import checkpoints
 from raydet.config import Config, ConfigError, from_dict, override
 from raydet.data import Index
 from raydet.deploy import metadata, session
-from raydet.models import weights
+from raydet.models import EfficientDet, EfficientNet, weights
 from raydet.ptq import post_training
 from raydet.quantization import in_words, is_quantized, uncalibrated
 from raydet.recipes import RECIPES, recipe
@@ -114,6 +115,30 @@ def saved_config(checkpoint: checkpoints.Checkpoint) -> Config:
     if not isinstance(values, dict):
         raise checkpoints.CheckpointError(f"{checkpoint.path}: state.json holds no configuration")
     return from_dict(values)
+
+
+def built_otherwise(model: EfficientNet | EfficientDet, weights_path: Path) -> list[str]:
+    """Return in words how the network of a checkpoint of raydet's differs from `model` in what no tensor shows."""
+    folder = weights_path if weights_path.is_dir() else weights_path.parent
+    if not (folder / "state.json").is_file():
+        return []
+    saved = override(saved_config(checkpoints.read(folder)), {"quantization": None})
+    with torch.device("meta"):
+        theirs = build_model(saved, 1)
+    found = []
+    for field, value in _unseen(theirs).items():
+        ours = _unseen(model).get(field, value)
+        if value != ours:
+            found.append(f"the weights were trained with model.{field}={value}, the model has {ours}")
+    return found
+
+
+def _unseen(model: EfficientNet | EfficientDet) -> dict[str, float | str]:
+    backbone = model.backbone if isinstance(model, EfficientDet) else model
+    found: dict[str, float | str] = {"padding": backbone.padding, "act": backbone.act, "bn_eps": backbone.norm.eps}
+    if isinstance(model, EfficientDet):
+        found["anchor_scale"] = model.anchor_scale
+    return found
 
 
 def _saved_classes(checkpoint: checkpoints.Checkpoint) -> tuple[list[str], list[int]]:

@@ -13,6 +13,7 @@ from raydet.claim import claimed
 from raydet.config import Config, ConfigError, load, override
 from raydet.plan import Refused, describe_start, make_plan, read_result, write_result
 from tests.commands import begun, until
+from tests.workers import trained
 
 
 def test_a_plan_knows_images_classes_and_steps(classification: Config, detection: Config) -> None:
@@ -94,6 +95,17 @@ def test_weights_are_looked_for_only_by_a_run_that_starts(classification: Config
     begun(cfg)
     shutil.rmtree(weights)
     assert make_plan(cfg).loaded == ()
+
+
+def test_a_network_that_is_not_built_as_its_weights_were_is_told(detection: Config, tmp_path: Path) -> None:
+    first = trained(override(detection, {"schedule.epochs": 1, "model.anchor_scale": 2.0}), tmp_path / "first")
+    cfg = override(detection, {"run.name": "second", "model.weights": str(first)})
+    assert make_plan(override(cfg, {"model.anchor_scale": 2.0})).loaded[0].notes == ()
+    told = "the weights were trained with model.anchor_scale=2.0, the model has 3.0"
+    assert make_plan(cfg).loaded[0].notes == (told,)
+    assert told in "\n".join(describe_start(make_plan(cfg)))
+    relu6 = override(cfg, {"model.anchor_scale": 2.0, "model.act": "relu6"})
+    assert make_plan(relu6).loaded[0].notes == ("the weights were trained with model.act=silu, the model has relu6",)
 
 
 def test_a_setting_that_changes_what_is_learnt_is_refused_by_name(classification: Config) -> None:
