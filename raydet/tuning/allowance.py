@@ -3,9 +3,10 @@
 Asynchronous halving alone gives no such bound. It lets a trial go on that is the best of its rung so far, and in a bad
 order each is; in trials of a few epochs the first rung is a third of the whole, too. So beyond the first rung epochs
 are granted from what is left of the half, when trial 1, that is never stopped, and everyone's first rung are paid for.
-One half of these is there from the start, the other comes with the trials: later ones, which a searcher proposes with
-more knowledge, find some left. There is always enough for two trials to go on to their end, so that a search of few
-trials finds more than the default; of fewer than 12 trials of three epochs that makes more than the half.
+What one trial needs for its end is kept for the best of those that were stopped, which goes on when all have been
+tried. One half of the rest is there from the start, the other comes with the trials: later ones, which a searcher
+proposes with more knowledge, find some left. One trial can always go on to its end, so that a search of few trials
+finds more than the default; of fewer than 12 trials of three epochs that makes more than the half.
 """
 
 from collections.abc import Sequence
@@ -24,13 +25,14 @@ class Allowance:
         self._trials, self._marks = trials, (*rungs, epochs)
         first = self._marks[0]
         half = trials * epochs // 2 - epochs - (trials - 1) * first
-        self._beyond = max(half, 2 * (epochs - first))
+        self._beyond = max(half - (epochs - first), epochs - first)
         self._reaches: dict[int, int] = {}
 
     @property
     def most(self) -> int:
-        """Epochs of the whole search, if all that can be granted is."""
-        return self._marks[-1] + (self._trials - 1) * self._marks[0] + self._beyond
+        """Epochs of the whole search, if all that can be granted is, and the best goes on from the first rung."""
+        first, epochs = self._marks[0], self._marks[-1]
+        return epochs + (self._trials - 1) * first + self._beyond + epochs - first
 
     def started(self, number: int) -> None:
         """Count a trial; the first rung is its own."""
@@ -45,9 +47,9 @@ class Allowance:
         self.started(number)
         until = next((mark for mark in self._marks if mark > epoch), self._marks[-1])
         if number != 1 and until > self._reaches[number]:
-            share = (1 + len(self._reaches) / self._trials) / 2
+            paced = self._beyond * (1 + min(1.0, len(self._reaches) / self._trials)) / 2
             others = sum(reach - self._marks[0] for n, reach in self._reaches.items() if n not in (1, number))
-            if others + until - self._marks[0] > self._beyond * min(1.0, share):
+            if others + until - self._marks[0] > max(paced, self._marks[-1] - self._marks[0]):
                 return False
             self._reaches[number] = until
         return True

@@ -25,7 +25,7 @@ from raydet.tuning.summary import write_summary
 
 if TYPE_CHECKING:
     from raydet.tuning.ends import Ends
-    from raydet.tuning.proposals import Feed, Proposals
+    from raydet.tuning.proposals import Feed, Last, Proposals
 
 _TRIAL_BYTES = 256 * 2**20
 """Memory that a trial's own actor reserves: it must reserve something, and a CPU would be one less for its workers."""
@@ -45,6 +45,7 @@ class Driver:
         """Wall time of earlier sessions."""
         self.concurrent = setting.concurrent or 1
         self.proposals: Proposals | None = None
+        self.last: Last | None = None
         self.ends: Ends | None = None
         self._started = clock()
 
@@ -55,7 +56,7 @@ class Driver:
             KeyboardInterrupt: after that, where it was interrupted.
         """
         try:
-            if self.record.complete() and not self.unrepeated():
+            if self.record.complete() and self.cut_short() is None and not self.unrepeated():
                 print("finished  nothing left to try", file=self.out, flush=True)
             else:
                 with ray_session(self.setting.cfg), quiet_tune():
@@ -75,6 +76,8 @@ class Driver:
             rows = list(self.record.rows(live))
         if proposals is not None:
             rows = [proposals.costed(row) if row.number in live else row for row in rows]
+        if self.last is not None:
+            rows = [self.last.shown(row) for row in rows]
         changing = rows if setting.algorithm == "pbt" else []
         donations = [d for row in changing for d in donations_of(stages(setting, row.number))]
         return Search(
@@ -104,6 +107,14 @@ class Driver:
         write(search)
         return search
 
+    def cut_short(self) -> int | None:
+        """Return the trial that was stopped early and has done better than all that were not; None if there is none."""
+        rows = self.read().rows
+        stopped = {row.number: row.score for row in rows if row.state == "stopped" and row.score is not None}
+        finished = max((row.score or 0.0 for row in rows if row.state == "finished"), default=0.0)
+        best = max(stopped, key=lambda number: stopped[number], default=None)
+        return best if best is not None and stopped[best] > finished else None
+
     def unrepeated(self) -> list[tuple[int, int, dict[str, Any]]]:
         """Return number, seed and values of the runs that --confirm asks for and that are not there."""
         best = self.read().best
@@ -120,7 +131,7 @@ class Driver:
 
     def _on_ray(self) -> None:
         from raydet.tuning.ends import Ends, deadline
-        from raydet.tuning.proposals import Proposals, Repeats
+        from raydet.tuning.proposals import Last, Proposals, Repeats
         from raydet.tuning.schedulers import make_scheduler
 
         self.setting = self.record.setting = placed(self.setting)
@@ -129,14 +140,22 @@ class Driver:
         self.ends = Ends(self.read, self.setting.patience, at, self._save)
         self.proposals = Proposals(self.record, self._at_once(), self.ends.may_start)
         with interrupts(self.ends, self._save), watched(Show(self.read, self.out, self.setting.budget_s).follow):
+            alone = replace(self.setting, algorithm="tpe", scheduler="none")
             ended = [row for row in self.record.rows() if row.state not in ("waiting", "failed")]
-            if not self.record.complete() and not self.ends.stop_all():
+            if not self.record.complete() and not self.ends.stop_all() and not self.ends.enough:
                 self._tune(self.proposals, make_scheduler(self.setting, ended))
+            cut = None if self.ends.over or not self.ends.may_start() else self.cut_short()
+            if cut is not None:
+                print(f"last      trial {cut}, stopped early, is the best: it goes on", file=self.out, flush=True)
+                self.last = Last(self.record, cut)
+                self._tune(self.last, make_scheduler(alone))
+                if self.last.error:
+                    print(f"last      trial {cut} failed: {self.last.error}", file=self.out, flush=True)
             wanted = [] if self.ends.over else self.unrepeated()
             if wanted:
                 print(f"repeats   {len(wanted)} runs of default and best with other seeds", file=self.out, flush=True)
                 repeats = Repeats(wanted, self.concurrent)
-                self._tune(repeats, make_scheduler(replace(self.setting, algorithm="tpe", scheduler="none")))
+                self._tune(repeats, make_scheduler(alone))
                 for error in repeats.errors:
                     print(f"repeat    failed: {error}", file=self.out, flush=True)
         if self.ends.interrupted:

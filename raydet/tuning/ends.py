@@ -5,7 +5,7 @@ from collections.abc import Callable
 from ray.tune import Stopper
 
 from raydet.log import clock
-from raydet.tuning.proposals import Feed, Unkept
+from raydet.tuning.proposals import Feed, Proposals, Unkept
 from raydet.tuning.rows import Search
 
 _ALL_FAILED = 3
@@ -36,8 +36,10 @@ class Ends(Unkept, Stopper):  # type: ignore[misc]
         self.interrupted = 0
         """The signal that asks for an end; set from its handler."""
         self.reason: str | None = None
+        self.enough = False
+        """Nothing new is to be tried: the default was not beaten."""
         self.over = False
-        """Nothing more is to be tried, not even what was found once more."""
+        """Nothing more is to be trained, not even what was found once more."""
         self._read, self._patience, self._deadline = read, patience, deadline
         self._next, self._keep, self._keep_at = 0.0, keep, clock() + _KEEP_S
 
@@ -47,21 +49,22 @@ class Ends(Unkept, Stopper):  # type: ignore[misc]
 
     def stop_all(self) -> bool:
         """Return whether the search ends now."""
-        if self.reason is None and self.interrupted:
+        if not self.over and self.interrupted:
             self._end("interrupted")
-        if self.reason is None and clock() >= self._next:  # reading all trials takes a while
+        if not self.over and clock() >= self._next:  # reading all trials takes a while
             self._next = clock() + 1.0
             self._look()
             if clock() >= self._keep_at:
                 self._keep_at = clock() + _KEEP_S
                 self._keep()
-        if self.reason is not None and self.feed is not None:
+        stops = self.over or (self.enough and isinstance(self.feed, Proposals))
+        if stops and self.feed is not None:
             self.feed.stopping = True
-        return self.reason is not None
+        return stops
 
     def may_start(self) -> bool:
         """Whether there is time for a new trial to get as far as the shortest did."""
-        if self.reason is not None:
+        if self.over or self.enough:
             return False
         if self._deadline is None:
             return True
@@ -76,8 +79,8 @@ class Ends(Unkept, Stopper):  # type: ignore[misc]
             self._end("the budget is used up")
         elif failed := all_failed(search := self._read()):
             self._end(failed)
-        elif self._patience is not None:
-            self.reason = unbeaten(search, self._patience)
+        elif self._patience is not None and not self.enough and (told := unbeaten(search, self._patience)):
+            self.reason, self.enough = told, True
 
     def _end(self, reason: str) -> None:
         self.reason, self.over = reason, True

@@ -156,6 +156,7 @@ def asha_share(trials: int, epochs: int, rungs: tuple[int, ...], reduction: int 
         allowance = Allowance(trials, epochs, rungs)
         for trial in range(1, trials + 1):
             score, end = draw.random(), epochs
+            allowance.started(trial)
             for rung, others in reached.items():
                 stops = trial > 1 and (score < _bar(others, reduction) or not allowance.grant(trial, rung))
                 bisect.insort(others, score)

@@ -19,6 +19,7 @@ from raydet.tuning.folders import devices, run_name
 from raydet.tuning.knowledge import RANDOM_TRIALS, first_rung, is_known
 from raydet.tuning.record import Record
 from raydet.tuning.rows import Row, State
+from raydet.tuning.setting import Setting
 
 _STRAGGLER = 1.5
 """A trial that takes so many times as long as usual to the first rung is waited for no longer."""
@@ -190,8 +191,7 @@ class Proposals(Feed):
 
     def costed(self, row: Row) -> Row:
         """Return the row of a live trial with what it has cost by now."""
-        seconds = self.seconds(run_name(row.number))
-        return replace(row, seconds=seconds, device_hours=seconds / 3600 * devices(self.record.setting))
+        return costing(self.record.setting, row, self.seconds(run_name(row.number)))
 
     def live_numbers(self) -> frozenset[int]:
         """Return the numbers of the trials that are on workers now."""
@@ -202,6 +202,52 @@ def _state(result: Mapping[str, Any]) -> State:
     if "failed" in result:
         return "diverged" if result.get("diverged") else "failed"
     return "finished"
+
+
+class Last(Feed):
+    """A trial that was stopped early, trained to its end after all."""
+
+    def __init__(self, record: Record, number: int) -> None:
+        super().__init__(1)
+        self.record, self.number, self.error = record, number, ""
+        self._left = True
+        record.take_up(number)
+
+    def next_name(self) -> tuple[str, dict[str, Any]] | None:
+        """Return name and values of the trial, once."""
+        if not self._left:
+            return None
+        self._left = False
+        return run_name(self.number), self.record.params(self.number)
+
+    def has_more(self) -> bool:
+        """Whether it is still to begin."""
+        return self._left
+
+    def on_trial_complete(self, trial_id: str, result: Mapping[str, Any] | None = None, error: bool = False) -> None:
+        """Take down what it came to."""
+        if trial_id not in self.live:
+            return
+        self.live.remove(trial_id)
+        result = result or {}
+        self.full = result.get("full", self.full)
+        if error or "failed" in result:
+            self.error = result.get("failed", "its process died")
+        with self.record.lock:
+            self.record.went_on(self.number, self.used_s(trial_id), bool(result.get("finished")))
+
+    def shown(self, row: Row) -> Row:
+        """Return the row as it is now; the trial's own is running, and costs more by the minute."""
+        if row.number != self.number or not self.live:
+            return row
+        return replace(
+            costing(self.record.setting, row, row.seconds + self.used_s(run_name(row.number))), state="running"
+        )
+
+
+def costing(setting: Setting, row: Row, seconds: float) -> Row:
+    """Return the row with its cost."""
+    return replace(row, seconds=seconds, device_hours=seconds / 3600 * devices(setting))
 
 
 class Repeats(Feed):

@@ -38,6 +38,7 @@ class Record:
             self.study = _open_study(setting)
         self._distributions = distributions_of(setting)
         self._ended: dict[int, Row] = {}
+        self._going_on: int | None = None
         self._mend()
         for point in [*setting.space.points, *warm_points(setting)]:
             with quiet_optuna():
@@ -109,6 +110,20 @@ class Record:
         with quiet_optuna():
             self.study.tell(number - 1, scores if told == TrialState.COMPLETE else None, told, skip_if_finished=True)
 
+    def take_up(self, number: int) -> None:
+        """Read a stopped trial's folder anew from now on: it is trained to its end after all."""
+        self._going_on = number
+
+    def went_on(self, number: int, seconds: float, finished: bool) -> None:
+        """Take down what it came to. With the study, for Optuna lets no trial change that has ended."""
+        seconds += self._later(number).get("seconds", 0.0)
+        self.study.set_user_attr(f"later_{number}", {"seconds": round(seconds, 1), "finished": finished})
+        self._ended.pop(number, None)
+        self._going_on = None
+
+    def _later(self, number: int) -> dict[str, Any]:
+        return dict(self.study.user_attrs.get(f"later_{number}", {}))
+
     def params(self, number: int) -> dict[str, Any]:
         """Return the values that the trial was proposed with, as the space has them; of PBT those it has now."""
         donations = donations_of(stages(self.setting, number))
@@ -130,12 +145,14 @@ class Record:
 
     def row(self, number: int, live: frozenset[int]) -> Row:
         """Return one trial."""
-        if number in self._ended:
+        if number in self._ended and number != self._going_on:
             return self._ended[number]
-        trial = self._trial(number)
+        trial, later = self._trial(number), self._later(number)
         notes = trial.user_attrs
         state: State = notes.get("raydet_state", "running" if number in live else "waiting")
-        runs, seconds = stages(self.setting, number), float(notes.get("seconds", 0.0))
+        if later.get("finished"):
+            state = "finished"
+        runs, seconds = stages(self.setting, number), float(notes.get("seconds", 0.0)) + later.get("seconds", 0.0)
         curve, epochs = read_curve(runs[-1], self.setting.score)
         donations = donations_of(runs)
         row = Row(

@@ -7,9 +7,11 @@ import pytest
 
 from raydet.tuning import ends
 from raydet.tuning.ends import Ends, all_failed, deadline, unbeaten
-from raydet.tuning.proposals import Feed
+from raydet.tuning.proposals import Feed, Proposals, Repeats
+from raydet.tuning.record import Record
 from raydet.tuning.rows import Row, Search
 from tests.tuning.made import made, row_of
+from tests.tuning.test_record import new
 
 
 def search(tmp_path: Path, *rows: Row, **fields: Any) -> Search:
@@ -86,4 +88,9 @@ def test_an_interruption_ends_it_at_once(tmp_path: Path) -> None:
 
 def test_a_default_that_nothing_beats_may_still_be_repeated(tmp_path: Path) -> None:
     watcher = Ends(lambda: search(tmp_path, row_of(1, score=0.7), row_of(2, score=0.1)), 1, None)
-    assert watcher.stop_all() and not watcher.over
+    watcher.feed = proposals = Proposals(Record(new(tmp_path, num_samples=3)), 2, watcher.may_start)
+    assert watcher.stop_all() and proposals.stopping and not watcher.over and not watcher.may_start()
+    watcher.feed = repeats = Repeats([(1, 43, {})], 2)
+    assert not watcher.stop_all() and not repeats.stopping
+    watcher.interrupted = 2
+    assert watcher.stop_all() and repeats.stopping and watcher.reason == "interrupted"

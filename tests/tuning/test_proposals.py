@@ -9,7 +9,7 @@ import pytest
 from raydet.tuning import proposals
 from raydet.tuning.folders import run_name
 from raydet.tuning.knowledge import RANDOM_TRIALS
-from raydet.tuning.proposals import Feed, Proposals, Repeats
+from raydet.tuning.proposals import Feed, Last, Proposals, Repeats
 from raydet.tuning.record import Record
 from tests.tuning.test_record import evaluated, new
 
@@ -149,6 +149,45 @@ def test_random_points_wait_for_nothing(tmp_path: Path) -> None:
     feed = Proposals(Record(new(tmp_path, num_samples=20, algorithm="random")), 2, lambda: True)
     names = [str(handed(feed)) for _ in range(RANDOM_TRIALS + 5)]
     assert names == [run_name(n) for n in range(1, RANDOM_TRIALS + 6)]
+
+
+def test_a_stopped_trial_goes_on_and_its_record_says_so(tmp_path: Path, clock: Clock) -> None:
+    feed = feed_of(tmp_path)
+    name = str(handed(feed))
+    evaluated(feed.record.setting, 1, 0.5)
+    feed.note(frozenset({name}))
+    clock.now += 10
+    feed.on_trial_complete(name, {"done": True, "finished": False, "score": 0.5})
+    record = feed.record
+    assert record.row(1, frozenset()).state == "stopped"
+    last = Last(record, 1)
+    assert handed(last) == "0001" and handed(last) is None and not last.has_more()
+    last.note(frozenset({"0001"}))
+    clock.now += 7
+    evaluated(record.setting, 1, 0.5, 0.6)
+    row = last.shown(record.row(1, frozenset()))
+    assert (row.state, row.epochs, row.seconds) == ("running", 2, 17)
+    evaluated(record.setting, 1, 0.5, 0.6, 0.8)
+    last.on_trial_complete("0001", {"done": True, "finished": True, "score": 0.8})
+    for found in (record, Record(record.setting)):
+        row = found.row(1, frozenset())
+        assert (row.state, row.epochs, row.score, row.seconds) == ("finished", 3, 0.8, 17)
+
+
+def test_a_trial_that_went_on_and_was_interrupted_is_stopped_as_before_and_has_cost_more(
+    tmp_path: Path, clock: Clock
+) -> None:
+    record = Record(new(tmp_path, num_samples=3))
+    assert record.propose() == 1
+    evaluated(record.setting, 1, 0.5)
+    record.end(1, "stopped", seconds=10.0)
+    for seconds in (17, 24):
+        last = Last(record, 1)
+        last.note(frozenset({str(handed(last))}))
+        clock.now += 7
+        last.on_trial_complete("0001", {"done": True, "failed": "DataError: x"})
+        row = Record(record.setting).row(1, frozenset())
+        assert (row.state, row.seconds, last.error) == ("stopped", seconds, "DataError: x")
 
 
 def test_repeats_have_a_name_with_their_seed_and_tell_what_failed() -> None:

@@ -66,12 +66,13 @@ def test_trials_that_get_better_and_better_take_half_of_the_epochs(epochs: int) 
     asha = make_scheduler(setting(epochs, num_samples=16))
     ends = [trained_by(asha, number, epochs, score=number / 100) for number in range(1, 17)]
     assert ends[:2] == [epochs, epochs] and max(ends[8:]) > min(ends), "early ones go on, and some later ones do"
-    assert 0.4 * 16 * epochs < sum(ends) <= 0.5 * 16 * epochs
+    kept = epochs - min(ends)  # for the best to go on at the end
+    assert 0.35 * 16 * epochs < sum(ends) <= 0.5 * 16 * epochs - kept
 
 
 def test_epochs_of_an_earlier_session_count() -> None:
-    """Two trials that went to their end have taken all that can be granted."""
-    rows = [row_of(n, epochs=3, curve=((1, n / 10), (2, n / 10), (3, n / 10))) for n in (1, 2, 3)]
+    """A trial that went to its end has taken all that can be granted."""
+    rows = [row_of(n, epochs=3, curve=((1, n / 10), (2, n / 10), (3, n / 10))) for n in (1, 2)]
     asha = make_scheduler(setting(3, num_samples=12), rows)
     assert trained_by(asha, 4, 3, score=0.9) == 1
     assert trained_by(make_scheduler(setting(3, num_samples=12)), 4, 3, score=0.9) == 3
