@@ -21,7 +21,7 @@ from raydet.config import Config, load, override
 from raydet.tuning.record import Record
 from raydet.tuning.search import tune
 from raydet.tuning.setting import make_setting
-from tests.commands import alive, descendants, environment, kill, raydet, running, training_workers, until, words
+from tests.commands import alive, begun, descendants, environment, kill, raydet, running, training_workers, until, words
 
 pytestmark = pytest.mark.slow
 
@@ -226,6 +226,20 @@ def _kill_a_trial_s_actor(folder: Path) -> int:
     victim = next(p.pid for p in descendants(os.getpid()) if "ray::ResourceTrainable" in " ".join(p.cmdline()))
     kill(victim)
     return int(victim)
+
+
+def test_the_best_goes_on_to_its_end_if_it_was_stopped(cfg: Config) -> None:
+    tune(cfg, sets=[LR], num_samples=1, out=io.StringIO())
+    record = record_of(cfg, num_samples=2)
+    assert record.propose() == 2
+    folder = begun(record.setting.trial("0002", record.params(2)))
+    (folder / "metrics.jsonl").write_text(json.dumps({"epoch": 1, "step": 8, "top1": 0.99}) + "\n")
+    record.end(2, "stopped", seconds=5.0)
+    result = tune(cfg, sets=[LR], num_samples=2, out=(out := io.StringIO()))
+    row = result.search.rows[1]
+    assert "trial 2, stopped early, is the best: it goes on" in out.getvalue()
+    assert (row.state, row.epochs) == ("finished", cfg.schedule.total_epochs), out.getvalue()
+    assert row.seconds > 5 and ended(cfg, 2)
 
 
 def test_pbt_lets_the_worse_go_on_from_the_better_with_changed_values(cfg: Config, tmp_path: Path) -> None:
