@@ -25,7 +25,7 @@ from raydet.tuning.summary import write_summary
 
 if TYPE_CHECKING:
     from raydet.tuning.ends import Ends
-    from raydet.tuning.proposals import Feed, Last, Proposals
+    from raydet.tuning.proposals import Again, Feed, Last, Proposals
 
 _TRIAL_BYTES = 256 * 2**20
 """Memory that a trial's own actor reserves: it must reserve something, and a CPU would be one less for its workers."""
@@ -74,10 +74,10 @@ class Driver:
         with self.record.lock:
             live = frozenset() if proposals is None else proposals.live_numbers()
             rows = list(self.record.rows(live))
-        if proposals is not None:
-            rows = [proposals.costed(row) if row.number in live else row for row in rows]
-        if self.last is not None:
-            rows = [self.last.shown(row) for row in rows]
+            if proposals is not None:
+                rows = [proposals.costed(row) if row.number in live else row for row in rows]
+            if self.last is not None:
+                rows = [self.last.shown(row) for row in rows]
         changing = rows if setting.algorithm == "pbt" else []
         donations = [d for row in changing for d in donations_of(stages(setting, row.number))]
         return Search(
@@ -140,30 +140,32 @@ class Driver:
         self.ends = Ends(self.read, self.setting.patience, at, self._save)
         self.proposals = Proposals(self.record, self._at_once(), self.ends.may_start)
         with interrupts(self.ends, self._save), watched(Show(self.read, self.out, self.setting.budget_s).follow):
-            alone = replace(self.setting, algorithm="tpe", scheduler="none")
             ended = [row for row in self.record.rows() if row.state not in ("waiting", "failed")]
             if not self.record.complete() and not self.ends.stop_all() and not self.ends.enough:
                 self._tune(self.proposals, make_scheduler(self.setting, ended))
             cut = None if self.ends.over or not self.ends.may_start() else self.cut_short()
             if cut is not None:
-                print(f"last      trial {cut}, stopped early, is the best: it goes on", file=self.out, flush=True)
                 self.last = Last(self.record, cut)
-                self._tune(self.last, make_scheduler(alone))
-                if self.last.error:
-                    print(f"last      trial {cut} failed: {self.last.error}", file=self.out, flush=True)
+                self._again(self.last, f"last      trial {cut}, stopped early, is the best: it goes on")
             wanted = [] if self.ends.over else self.unrepeated()
             if wanted:
-                print(f"repeats   {len(wanted)} runs of default and best with other seeds", file=self.out, flush=True)
                 repeats = Repeats(wanted, self.concurrent)
-                self._tune(repeats, make_scheduler(alone))
-                for error in repeats.errors:
-                    print(f"repeat    failed: {error}", file=self.out, flush=True)
+                self._again(repeats, f"repeats   {len(wanted)} runs of default and best with other seeds")
         if self.ends.interrupted:
             signal.raise_signal(self.ends.interrupted)  # for whoever answered it before
             raise KeyboardInterrupt
         if self.ends.feed is not None and self.ends.feed.full is not None:
             path, need, free = self.ends.feed.full
             raise StorageFull(Path(path), need, free)
+
+    def _again(self, feed: "Again", told: str) -> None:
+        """Let all that `feed` hands out run to its end, and say what went wrong."""
+        from raydet.tuning.schedulers import make_scheduler
+
+        print(told, file=self.out, flush=True)
+        self._tune(feed, make_scheduler(replace(self.setting, algorithm="tpe", scheduler="none")))
+        for error in feed.errors:
+            print(f"failed    {error}", file=self.out, flush=True)
 
     def _at_once(self) -> int:
         """Return how many trials Ray Tune is to have: of PBT all, for it lets them take turns."""

@@ -204,12 +204,30 @@ def _state(result: Mapping[str, Any]) -> State:
     return "finished"
 
 
-class Last(Feed):
+class Again(Feed):
+    """Runs of trials that have ended: further ones with other seeds, or on to the end."""
+
+    def __init__(self, concurrent: int) -> None:
+        super().__init__(concurrent)
+        self.errors: list[str] = []
+
+    def on_trial_complete(self, trial_id: str, result: Mapping[str, Any] | None = None, error: bool = False) -> None:
+        """Take note that a run has ended, and of what went wrong."""
+        if trial_id not in self.live:
+            return
+        self.live.remove(trial_id)
+        result = result or {}
+        self.full = result.get("full", self.full)
+        if error or "failed" in result:
+            self.errors.append(f"{trial_id}: {result.get('failed', 'its process died')}")
+
+
+class Last(Again):
     """A trial that was stopped early, trained to its end after all."""
 
     def __init__(self, record: Record, number: int) -> None:
         super().__init__(1)
-        self.record, self.number, self.error = record, number, ""
+        self.record, self.number = record, number
         self._left = True
         record.take_up(number)
 
@@ -226,38 +244,26 @@ class Last(Feed):
 
     def on_trial_complete(self, trial_id: str, result: Mapping[str, Any] | None = None, error: bool = False) -> None:
         """Take down what it came to."""
-        if trial_id not in self.live:
-            return
-        self.live.remove(trial_id)
-        result = result or {}
-        self.full = result.get("full", self.full)
-        if error or "failed" in result:
-            self.error = result.get("failed", "its process died")
         with self.record.lock:
-            self.record.went_on(self.number, self.used_s(trial_id), bool(result.get("finished")))
+            if trial_id in self.live:
+                self.record.went_on(self.number, self.used_s(trial_id), bool((result or {}).get("finished")))
+            super().on_trial_complete(trial_id, result, error)
 
     def shown(self, row: Row) -> Row:
         """Return the row as it is now; the trial's own is running, and costs more by the minute."""
         if row.number != self.number or not self.live:
             return row
-        return replace(
-            costing(self.record.setting, row, row.seconds + self.used_s(run_name(row.number))), state="running"
-        )
+        seconds = row.seconds + self.used_s(run_name(row.number))
+        return replace(costing(self.record.setting, row, seconds), state="running")
 
 
-def costing(setting: Setting, row: Row, seconds: float) -> Row:
-    """Return the row with its cost."""
-    return replace(row, seconds=seconds, device_hours=seconds / 3600 * devices(setting))
-
-
-class Repeats(Feed):
+class Repeats(Again):
     """Trials once more, with other seeds; what they give lies in their folders."""
 
     def __init__(self, wanted: list[tuple[int, int, dict[str, Any]]], concurrent: int) -> None:
         """Take the numbers, seeds and values."""
         super().__init__(concurrent)
         self._left = list(wanted)
-        self.errors: list[str] = []
 
     def next_name(self) -> tuple[str, dict[str, Any]] | None:
         """Return name and values of the next run."""
@@ -270,12 +276,7 @@ class Repeats(Feed):
         """Whether there are runs left to begin."""
         return bool(self._left)
 
-    def on_trial_complete(self, trial_id: str, result: Mapping[str, Any] | None = None, error: bool = False) -> None:
-        """Take note that a run has ended, and of what went wrong."""
-        if trial_id not in self.live:
-            return
-        self.live.remove(trial_id)
-        result = result or {}
-        self.full = result.get("full", self.full)
-        if error or "failed" in result:
-            self.errors.append(f"{trial_id}: {result.get('failed', 'its process died')}")
+
+def costing(setting: Setting, row: Row, seconds: float) -> Row:
+    """Return the row with its cost."""
+    return replace(row, seconds=seconds, device_hours=seconds / 3600 * devices(setting))

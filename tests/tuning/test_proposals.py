@@ -187,7 +187,7 @@ def test_a_trial_that_went_on_and_was_interrupted_is_stopped_as_before_and_has_c
         clock.now += 7
         last.on_trial_complete("0001", {"done": True, "failed": "DataError: x"})
         row = Record(record.setting).row(1, frozenset())
-        assert (row.state, row.seconds, last.error) == ("stopped", seconds, "DataError: x")
+        assert (row.state, row.seconds, last.errors) == ("stopped", seconds, ["0001: DataError: x"])
 
 
 def test_repeats_have_a_name_with_their_seed_and_tell_what_failed() -> None:
