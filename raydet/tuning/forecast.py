@@ -24,7 +24,7 @@ from pathlib import Path
 from statistics import fmean, median
 
 from raydet.config import ConfigError
-from raydet.dll import clock
+from raydet.dll import clock, parse
 from raydet.progress import Board, Tail, duration, number
 from raydet.tuning.allowance import Allowance
 from raydet.tuning.folders import devices
@@ -239,23 +239,35 @@ class Watch:
         self._board = Board(folder, task, total_epochs, time=time)
         self._log = Tail(folder / "log.json")
         self._begun_s: float | None = None
+        """When its present log was begun; and by that log's own time, how far it goes."""
+        self._log_s = 0.0
         self._from = min(1.0, done_epochs / total_epochs)
         self._at_s, self._share = 0.0, self._from
 
     def poll(self) -> Pace | None:
         """Read on; None before the trial has made a step."""
         board = self._board
-        if self._begun_s is None and self._log.lines():  # its head is written when the data and the model stand
-            self._begun_s = board.elapsed_s
+        self._read_log()
         rows = board.poll()
         epochs = max((number(row, "epoch") or 0.0 for row in rows), default=0.0)
         share = board.done / (board.steps * board.epochs) if board.steps else 0.0
         share = max(share, epochs / board.epochs)
         if share > self._share or rows:  # a row comes when the epoch is evaluated: that takes time too
-            self._share, self._at_s = min(1.0, max(share, self._share)), board.elapsed_s
+            self._share, self._at_s = min(1.0, max(share, self._share)), self._log_s
         if self._begun_s is None or self._share <= self._from:
             return None
-        return Pace(seconds=self._at_s, share=self._share, startup_s=self._begun_s, from_share=self._from)
+        seconds = self._begun_s + self._at_s
+        return Pace(seconds=seconds, share=self._share, startup_s=self._begun_s, from_share=self._from)
+
+    def _read_log(self) -> None:
+        """Its head is written when the data and the model stand; its times are exact, however late they are read."""
+        times = [float(str(row["elapsedtime"])) for line in self._log.lines() if (row := parse(line)) is not None]
+        if not times:
+            return
+        begun_s = max(0.0, self._board.elapsed_s - times[-1])
+        again = self._begun_s is None or times[-1] < self._log_s  # workers that were lost begin a new one
+        self._begun_s = begun_s if again else min(self._begun_s or 0.0, begun_s)
+        self._log_s = times[-1]
 
 
 class Paces:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from raydet import log
+from raydet import dll, log
 from raydet.config import ConfigError, override
 from raydet.log import RunLog
 from raydet.tuning.forecast import Forecast, Pace, Paces, asha_share, forecast, line, parse_budget
@@ -157,14 +157,22 @@ class Clock:
         return self.now
 
 
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """The clock of what reads the files, and of the log that a run writes."""
+    found = Clock()
+    monkeypatch.setattr(dll, "clock", found)
+    return found
+
+
 def write(run: RunLog, clock: Clock, seconds: float, act: Callable[[RunLog], None]) -> None:
     clock.now += seconds
     act(run)
 
 
 @pytest.mark.parametrize("task", ["demo_detection", "demo_classification"])
-def test_a_trials_pace_is_read_from_its_files_as_they_grow(task: str, tmp_path: Path) -> None:
-    clock, now = Clock(), replace(made(tmp_path / "s", 1, space="lr", of=task), rows=(running(1, folder=tmp_path),))
+def test_a_trials_pace_is_read_from_its_files_as_they_grow(task: str, clock: Clock, tmp_path: Path) -> None:
+    now = replace(made(tmp_path / "s", 1, space="lr", of=task), rows=(running(1, folder=tmp_path),))
     paces = Paces(clock)
     assert paces.poll(now) == {}
     clock.now = 20
@@ -182,8 +190,45 @@ def test_a_trials_pace_is_read_from_its_files_as_they_grow(task: str, tmp_path: 
     assert paces.poll(now) == {1: Pace(seconds=44, share=0.1, startup_s=20)}
 
 
-def test_a_trial_that_logs_no_step_is_measured_by_its_epochs(tmp_path: Path) -> None:
-    clock, now = Clock(), search(tmp_path, running(1, folder=tmp_path))
+def test_steps_that_are_read_late_took_as_long_as_they_took(clock: Clock, tmp_path: Path) -> None:
+    """On a busy machine the head and many steps of the log are seen at once; none would seem to take any time."""
+    now = search(tmp_path, running(1, folder=tmp_path))
+    paces = Paces(clock)
+    paces.poll(now)
+    clock.now = 20
+    run = RunLog(tmp_path, "classification")
+    clock.now = 30
+    run.train_step(0, 100, 99, STEP)
+    clock.now = 33
+    pace = paces.poll(now)[1]
+    assert (pace.share, pace.seconds - pace.startup_s) == (0.1, pytest.approx(10))
+    clock.now = 40
+    run.train_step(1, 100, 99, STEP)
+    pace = paces.poll(now)[1]
+    assert (pace.startup_s, pace.seconds, pace.share) == (pytest.approx(20), pytest.approx(40), 0.2)
+
+
+def test_workers_that_were_lost_begin_a_log_anew(clock: Clock, tmp_path: Path) -> None:
+    now = search(tmp_path, running(1, folder=tmp_path))
+    paces = Paces(clock)
+    paces.poll(now)
+    clock.now = 20
+    first = RunLog(tmp_path, "classification")
+    clock.now = 40
+    first.train_step(0, 100, 99, STEP)
+    paces.poll(now)
+    first.close()
+    clock.now = 60
+    again = RunLog(tmp_path, "classification", first_step=100)
+    paces.poll(now)
+    clock.now = 65
+    again.train_step(1, 100, 99, STEP)
+    pace = paces.poll(now)[1]
+    assert (pace.startup_s, pace.seconds, pace.share) == (pytest.approx(60), pytest.approx(65), 0.2)
+
+
+def test_a_trial_that_logs_no_step_is_measured_by_its_epochs(clock: Clock, tmp_path: Path) -> None:
+    now = search(tmp_path, running(1, folder=tmp_path))
     paces = Paces(clock)
     paces.poll(now)
     run = RunLog(tmp_path, "classification")
@@ -193,12 +238,12 @@ def test_a_trial_that_logs_no_step_is_measured_by_its_epochs(tmp_path: Path) -> 
     assert paces.poll(now)[1].full_s == pytest.approx(100)
 
 
-def test_a_resumed_trial_counts_from_the_epochs_it_had(tmp_path: Path) -> None:
+def test_a_resumed_trial_counts_from_the_epochs_it_had(clock: Clock, tmp_path: Path) -> None:
     old = RunLog(tmp_path, "classification")
     old.train_step(4, 10, 9, STEP)
     old.epoch(5, 50, STEP)
     old.close()
-    clock, now = Clock(), search(tmp_path, running(1, folder=tmp_path, epochs=5))
+    now = search(tmp_path, running(1, folder=tmp_path, epochs=5))
     paces = Paces(clock)
     assert paces.poll(now) == {}
     run = RunLog(tmp_path, "classification", first_step=50)
@@ -208,8 +253,8 @@ def test_a_resumed_trial_counts_from_the_epochs_it_had(tmp_path: Path) -> None:
     assert paces.poll(now) == {1: Pace(seconds=7, share=0.6, startup_s=0, from_share=0.5)}
 
 
-def test_a_trial_that_has_ended_or_begun_in_another_folder_is_followed_no_more(tmp_path: Path) -> None:
-    clock, now = Clock(), search(tmp_path, running(1, folder=tmp_path / "a"))
+def test_a_trial_that_has_ended_or_begun_in_another_folder_is_followed_no_more(clock: Clock, tmp_path: Path) -> None:
+    now = search(tmp_path, running(1, folder=tmp_path / "a"))
     paces = Paces(clock)
     paces.poll(now)
     run = RunLog(tmp_path / "a", "classification")
@@ -219,8 +264,8 @@ def test_a_trial_that_has_ended_or_begun_in_another_folder_is_followed_no_more(t
     assert paces.poll(replace(now, rows=(row_of(1),))) == {}
 
 
-def test_each_of_two_running_trials_has_its_pace(tmp_path: Path) -> None:
-    clock, now = Clock(), search(tmp_path, running(1, folder=tmp_path / "a"), running(2, folder=tmp_path / "b"))
+def test_each_of_two_running_trials_has_its_pace(clock: Clock, tmp_path: Path) -> None:
+    now = search(tmp_path, running(1, folder=tmp_path / "a"), running(2, folder=tmp_path / "b"))
     paces = Paces(clock)
     paces.poll(now)
     for name, batch in (("a", 4), ("b", 9)):
