@@ -140,9 +140,9 @@ class Driver:
         self.ends = Ends(self.read, self.setting.patience, at, self._save)
         self.proposals = Proposals(self.record, self._at_once(), self.ends.may_start)
         with interrupts(self.ends, self._save), watched(Show(self.read, self.out, self.setting.budget_s).follow):
-            ended = [row for row in self.record.rows() if row.state not in ("waiting", "failed")]
+            known = [row for row in self.record.rows() if row.state != "failed"]
             if not self.record.complete() and not self.ends.stop_all() and not self.ends.enough:
-                self._tune(self.proposals, make_scheduler(self.setting, ended))
+                self._tune(self.proposals, make_scheduler(self.setting, known))
             cut = None if self.ends.over or not self.ends.may_start() else self.cut_short()
             if cut is not None:
                 self.last = Last(self.record, cut)

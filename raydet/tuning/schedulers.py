@@ -19,7 +19,7 @@ def make_scheduler(setting: Setting, rows: Sequence[Row] = ()) -> TrialScheduler
     """Return the scheduler.
 
     Args:
-        rows: trials that have ended in an earlier session; ASHA compares with them.
+        rows: trials of an earlier session; ASHA compares with those that have ended, and all have had their epochs.
     """
     if setting.algorithm == "pbt":
         return make_pbt(setting)
@@ -27,7 +27,9 @@ def make_scheduler(setting: Setting, rows: Sequence[Row] = ()) -> TrialScheduler
         return FIFOScheduler()
     asha = Asha(setting)
     for row in rows:
-        replay(asha, row)
+        asha.allowance.spent(row.number, row.epochs)
+        if row.state != "waiting":
+            replay(asha, row)
     return asha
 
 
@@ -73,7 +75,6 @@ def replay(asha: Asha, row: Row) -> None:
     for epoch, score in row.curve:
         best = max(best, score)
         asha.on_trial_result(None, trial, {"epoch": epoch, "score": best})
-    asha.allowance.spent(row.number, row.epochs)
 
 
 def make_pbt(setting: Setting) -> PopulationBasedTraining:

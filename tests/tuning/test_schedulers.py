@@ -78,6 +78,13 @@ def test_epochs_of_an_earlier_session_count() -> None:
     assert trained_by(make_scheduler(setting(3, num_samples=12)), 4, 3, score=0.9) == 3
 
 
+def test_a_trial_that_was_interrupted_keeps_what_it_was_granted() -> None:
+    late = row_of(2, "waiting", epochs=2, curve=((1, 0.8), (2, 0.8)))
+    asha = make_scheduler(setting(3, num_samples=12), [late])
+    assert trained_by(asha, 4, 3, score=0.9) == 2, "one of the two epochs that can be granted is gone"
+    assert reported(asha, 2, 1, 0.95) == GO_ON and reported(asha, 3, 1, 0.96) == STOP
+
+
 def trained_by(asha: Asha, number: int, epochs: int, score: float) -> int:
     """Return the epochs after which the trial is stopped or ends."""
     return next((epoch for epoch in range(1, epochs) if reported(asha, number, epoch, score) == STOP), epochs)
