@@ -65,7 +65,14 @@ def coverage(
     chosen, multiple = cfg.model.image_size, 1 << variant.max_level
     sizes = sorted({chosen, *(multiple * round(chosen * factor / multiple) for factor in (1.5, 2.0))})
     found = {size: best_iou(at_input(boxes_N4, sizes_N2, size), size, variant) for size in sizes}
-    return found, _advice(found, chosen, at_input(boxes_N4, sizes_N2, chosen))
+    if _share(found[chosen]) >= 0.95:
+        return found, []
+    at_chosen_N4 = at_input(boxes_N4, sizes_N2, chosen)
+    scales = {
+        scale: _share(best_iou(at_chosen_N4, chosen, replace(variant, anchor_scale=scale)))
+        for scale in (variant.anchor_scale * factor for factor in (0.75, 0.5, 0.375))
+    }
+    return found, [_advice(found, chosen, scales, at_chosen_N4)]
 
 
 def at_input(boxes_N4: Floats, sizes_N2: Floats, image_size: int) -> Floats:
@@ -76,15 +83,26 @@ def at_input(boxes_N4: Floats, sizes_N2: Floats, image_size: int) -> Floats:
     return scaled
 
 
-def _advice(found: dict[int, Floats], chosen: int, boxes_N4: Floats) -> list[str]:
-    share = {size: float((iou_N >= 0.5).mean()) if len(iou_N) else 1.0 for size, iou_N in found.items()}
-    if share[chosen] >= 0.95:
-        return []
-    better = next((size for size in sorted(share) if share[size] >= share[chosen] + 0.03), None)
+def _share(iou_N: Floats) -> float:
+    """Return the share of boxes that have an anchor."""
+    return float((iou_N >= 0.5).mean()) if len(iou_N) else 1.0
+
+
+def _advice(found: dict[int, Floats], chosen: int, scales: dict[float, float], boxes_N4: Floats) -> str:
+    share = {size: _share(iou_N) for size, iou_N in found.items()}
+    enough = share[chosen] + 0.03
     told = f"{1 - share[chosen]:.0%} of the boxes have no anchor with an IoU of 0.5 at model.image_size={chosen}"
-    if better is not None:
-        return [f"{told}; at {better} it would be {1 - share[better]:.0%}: small boxes need a larger input"]
+    size = next((size for size in sorted(share) if share[size] >= enough), None)
+    scale = max(scales, key=lambda scale: scales[scale])
+    ways = []
+    if size is not None:
+        ways.append((f"{1 - share[size]:.0%} at {size}", "a larger input"))
+    if scales[scale] >= enough:
+        ways.append((f"{1 - scales[scale]:.0%} with model.anchor_scale={scale:g}", "smaller anchors"))
+    if ways:
+        then, needs = zip(*ways, strict=True)
+        return f"{told}; it would be {' or '.join(then)}: small boxes need {' or '.join(needs)}"
     missed_K2 = (boxes_N4[:, 2:] - boxes_N4[:, :2])[found[chosen] < 0.5]
     if np.median(missed_K2.max(axis=1)) < _TINY:
-        return [f"{told}: these are smaller than {_TINY} pixels there, and no input of twice the side is enough"]
-    return [f"{told}, and a larger input hardly changes that: very long, or very large boxes"]
+        return f"{told}: these are smaller than {_TINY} pixels there, and no input of twice the side is enough"
+    return f"{told}, and a larger input hardly changes that: very long, or very large boxes"

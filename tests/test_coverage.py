@@ -47,7 +47,15 @@ def test_small_boxes_are_told_to_need_a_larger_input() -> None:
     found, advice = coverage(cfg(512), boxes, sizes)
     assert set(found) == {512, 768, 1024}
     assert (found[512] >= 0.5).mean() < 0.2 < (found[1024] >= 0.5).mean()
-    assert len(advice) == 1 and "small boxes need a larger input" in advice[0] and "model.image_size=512" in advice[0]
+    assert len(advice) == 1 and "small boxes need a larger input or smaller anchors" in advice[0]
+    assert "model.image_size=512" in advice[0] and " with model.anchor_scale=" in advice[0]
+
+
+def test_the_anchor_scale_that_is_advised_meets_the_boxes() -> None:
+    boxes, sizes = np.tile([[100.0, 100.0, 20.0, 20.0]], (50, 1)), np.tile([[512.0, 512.0]], (50, 1))
+    ((said,)) = coverage(cfg(512), boxes, sizes)[1]
+    assert "it would be 0% at 768 or 0% with model.anchor_scale=3: small boxes need" in said
+    assert coverage(override(cfg(512), {"model.anchor_scale": 3.0}), boxes, sizes)[1] == []
 
 
 def test_smaller_anchors_meet_small_boxes() -> None:
