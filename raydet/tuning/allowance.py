@@ -9,7 +9,15 @@ proposes with more knowledge, find some left. One trial can always go on to its 
 finds more than the default; of fewer than 12 trials of three epochs that makes more than the half.
 """
 
+import bisect
+import functools
+import math
+import random
 from collections.abc import Sequence
+
+from raydet.tuning.setting import REDUCTION
+
+_ORDERS = 200
 
 
 class Allowance:
@@ -53,3 +61,42 @@ class Allowance:
                 return False
             self._reaches[number] = until
         return True
+
+
+@functools.cache
+def asha_share(trials: int, epochs: int, rungs: tuple[int, ...], reduction: int = REDUCTION) -> float:
+    """Return the share of all epochs that ASHA trains of so many trials, on average over random orders of them.
+
+    A trial that reaches a rung goes on if it is not below the 75th percentile (with reduction 4) of those that were
+    there before: the first always, of the next more than a quarter. 12 trials of 9 epochs take 0.36 of all epochs, with
+    the allowance; a quarter at each rung would leave 0.24.
+
+    Args:
+        rungs: epochs done at which trials are compared.
+        reduction: of those at a rung one in so many goes on.
+    """
+    draw, trained = random.Random(0), 0
+    for _ in range(_ORDERS):
+        reached: dict[int, list[float]] = {rung: [] for rung in rungs}
+        allowance = Allowance(trials, epochs, rungs)
+        for trial in range(1, trials + 1):
+            score, end = draw.random(), epochs
+            allowance.started(trial)
+            for rung, others in reached.items():
+                stops = trial > 1 and (score < _bar(others, reduction) or not allowance.grant(trial, rung))
+                bisect.insort(others, score)
+                if stops:
+                    end = rung
+                    break
+            trained += end
+    return trained / (_ORDERS * trials * epochs)
+
+
+def _bar(scores: Sequence[float], reduction: int) -> float:
+    """Return what a trial must reach to go on past a rung where others, sorted, had these scores."""
+    if not scores:
+        return -math.inf
+    place = (1 - 1 / reduction) * (len(scores) - 1)
+    low = int(place)
+    above = scores[min(low + 1, len(scores) - 1)]
+    return scores[low] + (place - low) * (above - scores[low])

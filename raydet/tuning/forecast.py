@@ -2,23 +2,16 @@
 
 A full trial is the median of what the trials say: a finished one what it took, a running one its start-up and, for the
 rest, the pace of its steps. What is left is dealt out to `concurrent` places as they fall free, the longest bound with
-each trial trained to its end. With ASHA most are stopped early. Asynchronous successive halving (arXiv:1810.05934)
-with reduction factor 4 has rungs at 1, 4, 16, ... times its first epochs, and a trial that reaches one goes on if it is
-not below the 75th percentile of those that were there before: the first always, of the next more than a quarter. How
-much that leaves is tried out on trials in random order, with the search's allowance (12 trials of 9 epochs: 0.36 of
-all epochs; a quarter at each rung would leave 0.24). It is the share to expect before a trial has ended, and counts as
-one trial beside the measured ones, for those that end first are the ones that were stopped. Given up: that the first
-measured shares are low all the same; that a searcher's later trials are better than its first; that other values take
-another time.
+each trial trained to its end. With ASHA most are stopped early; how much that leaves on average, `asha_share`, is to be
+expected before a trial has ended, and counts as one trial beside the measured ones, for those that end first are the
+ones that were stopped. Given up: that the first measured shares are low all the same; that a searcher's later trials
+are better than its first; that other values, but for the number of epochs, take another time.
 """
 
-import bisect
-import functools
 import heapq
 import math
-import random
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, median
@@ -26,12 +19,11 @@ from statistics import fmean, median
 from raydet.config import ConfigError
 from raydet.dll import clock, parse
 from raydet.progress import Board, Tail, duration, number
-from raydet.tuning.allowance import Allowance
+from raydet.search_spaces.domains import bounds
+from raydet.tuning.allowance import asha_share
 from raydet.tuning.folders import devices
 from raydet.tuning.rows import RAN, Row, Search
-from raydet.tuning.setting import REDUCTION, Setting
-
-_ORDERS = 200
+from raydet.tuning.setting import Setting
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -87,17 +79,20 @@ def forecast(search: Search, steps: Mapping[int, Pace]) -> Forecast | None:
     Args:
         steps: number -> pace, of running trials; of others it does no harm.
     """
-    trial_s = _full_s(search, steps)
-    if trial_s is None:
+    startup_s = median([pace.startup_s for pace in steps.values()] or [0.0])
+    epoch_s = _epoch_s(search, steps, startup_s)
+    if epoch_s is None:
         return None
     stops = search.scheduler == "asha"
     share = _expected_share(search) if stops else 1.0
-    startup_s = median([pace.startup_s for pace in steps.values()] or [0.0])
-    running, waiting = _left(search, steps, trial_s, startup_s)
-    most = _places(search.concurrent, running, waiting)
+    trial_s = startup_s + epoch_s * search.total_epochs
+    running, waiting = _left(search, steps, epoch_s, startup_s)
+    to_come = max(0, search.num_samples - len(search.rows)) if search.ended is None else 0
+    typical, longest = (startup_s + epoch_s * epochs for epochs in _lengths(search))
+    most = running, waiting + [longest] * to_come
     # Of a trial that goes on, the rest is as likely to be cut short as a whole one: halving repeats itself.
-    likely = [s * share for s in running], [s * share + min(s, startup_s) * (1 - share) for s in waiting]
-    expected = _places(search.concurrent, *likely)
+    whole = waiting + [typical] * to_come
+    likely = [s * share for s in running], [s * share + min(s, startup_s) * (1 - share) for s in whole]
     hours_a_s = devices(_setting(search)) / 3600
     return Forecast(
         trial_s=trial_s,
@@ -105,11 +100,11 @@ def forecast(search: Search, steps: Mapping[int, Pace]) -> Forecast | None:
         trials=search.num_samples,
         concurrent=search.concurrent,
         device=search.device,
-        left_s=expected,
-        most_s=most,
+        left_s=_places(search.concurrent, *likely),
+        most_s=_places(search.concurrent, *most),
         left_device_hours=sum(map(sum, likely)) * hours_a_s,
-        most_device_hours=(sum(running) + sum(waiting)) * hours_a_s,
-        stops_early=stops,
+        most_device_hours=sum(map(sum, most)) * hours_a_s,
+        stops_early=stops or typical < longest,
     )
 
 
@@ -142,51 +137,27 @@ def epochs_of(search: Search, row: Row) -> int:
     return max(1, int(searched) + search.cfg.schedule.cooldown_epochs)
 
 
-@functools.cache
-def asha_share(trials: int, epochs: int, rungs: tuple[int, ...], reduction: int = REDUCTION) -> float:
-    """Return the share of all epochs that ASHA trains of so many trials, on average over random orders of them.
-
-    Args:
-        rungs: epochs done at which trials are compared.
-        reduction: of those at a rung one in so many goes on.
-    """
-    draw, trained = random.Random(0), 0
-    for _ in range(_ORDERS):
-        reached: dict[int, list[float]] = {rung: [] for rung in rungs}
-        allowance = Allowance(trials, epochs, rungs)
-        for trial in range(1, trials + 1):
-            score, end = draw.random(), epochs
-            allowance.started(trial)
-            for rung, others in reached.items():
-                stops = trial > 1 and (score < _bar(others, reduction) or not allowance.grant(trial, rung))
-                bisect.insort(others, score)
-                if stops:
-                    end = rung
-                    break
-            trained += end
-    return trained / (_ORDERS * trials * epochs)
+def _epoch_s(search: Search, steps: Mapping[int, Pace], startup_s: float) -> float | None:
+    """Return what an epoch takes, start-up aside."""
+    exact, others = [], []
+    for row in search.rows:
+        pace = steps.get(row.number)
+        if row.state == "finished" and row.seconds > 0:
+            exact.append(max(0.0, row.seconds - startup_s) / epochs_of(search, row))
+        elif row.state == "running" and pace is not None and pace.full_s is not None:
+            exact.append(max(0.0, pace.full_s - pace.startup_s) / epochs_of(search, row))
+        if row.epochs > 0 and row.seconds > 0:
+            others.append(max(0.0, row.seconds - startup_s) / row.epochs)
+    found = exact or others
+    return median(found) if found else None
 
 
-def _bar(scores: Sequence[float], reduction: int) -> float:
-    """Return what a trial must reach to go on past a rung where others, sorted, had these scores."""
-    if not scores:
-        return -math.inf
-    place = (1 - 1 / reduction) * (len(scores) - 1)
-    low = int(place)
-    above = scores[min(low + 1, len(scores) - 1)]
-    return scores[low] + (place - low) * (above - scores[low])
-
-
-def _full_s(search: Search, steps: Mapping[int, Pace]) -> float | None:
-    finished = [row.seconds for row in search.rows if row.state == "finished" and row.seconds > 0]
-    going = {row.number for row in search.rows if row.state == "running"}
-    paces = [pace.full_s for n, pace in steps.items() if n in going and pace.full_s is not None]
-    if finished or paces:
-        return median([*finished, *paces])
-    others = [  # too long by what start-up is repeated
-        row.seconds * epochs_of(search, row) / row.epochs for row in search.rows if row.epochs > 0 and row.seconds > 0
-    ]
-    return median(others) if others else None
+def _lengths(search: Search) -> tuple[float, float]:
+    """Return the epochs of a trial that is not drawn yet: on average, and at most."""
+    searched = search.space.domains.get("schedule.epochs")
+    if searched is None:
+        return search.total_epochs, search.total_epochs
+    return fmean(bounds(searched)) + search.cfg.schedule.cooldown_epochs, _setting(search).total_epochs
 
 
 def _expected_share(search: Search) -> float:
@@ -197,9 +168,9 @@ def _expected_share(search: Search) -> float:
 
 
 def _left(
-    search: Search, steps: Mapping[int, Pace], trial_s: float, startup_s: float
+    search: Search, steps: Mapping[int, Pace], epoch_s: float, startup_s: float
 ) -> tuple[list[float], list[float]]:
-    """Return the seconds left of each running trial and of each that is still to run."""
+    """Return the seconds left of each running trial and of each that waits."""
     running: list[float] = []
     waiting: list[float] = []
     for row in search.rows:
@@ -209,11 +180,9 @@ def _left(
         if pace is not None and pace.left_s is not None:
             running.append(pace.left_s)
             continue
-        done = min(1.0, row.epochs / epochs_of(search, row))
-        rest = trial_s * (1 - done) + (startup_s if done else 0.0)
+        rest = startup_s + epoch_s * max(0, epochs_of(search, row) - row.epochs)
         (running if row.state == "running" else waiting).append(rest)
-    to_come = max(0, search.num_samples - len(search.rows)) if search.ended is None else 0
-    return running, waiting + [trial_s] * to_come
+    return running, waiting
 
 
 def _places(concurrent: int, running: Iterable[float], waiting: Iterable[float]) -> float:

@@ -9,7 +9,9 @@ import pytest
 from raydet import dll, log
 from raydet.config import ConfigError, override
 from raydet.log import RunLog
-from raydet.tuning.forecast import Forecast, Pace, Paces, asha_share, forecast, line, parse_budget
+from raydet.search_spaces import get
+from raydet.tuning.allowance import asha_share
+from raydet.tuning.forecast import Forecast, Pace, Paces, forecast, line, parse_budget
 from raydet.tuning.rows import Row, Search
 from tests.tuning.made import made, row_of
 
@@ -76,12 +78,22 @@ def test_a_waiting_trial_needs_its_rest_and_a_new_start(tmp_path: Path) -> None:
     rows = [running(1), row_of(2, "waiting", epochs=5)]
     paces = {1: Pace(seconds=30, share=0.1, startup_s=20)}  # 120 s in all, 90 left
     found = told(forecast(search(tmp_path, *rows, num_samples=2, concurrent=1), paces))
-    assert found.most_s == pytest.approx(90 + 60 + 20)
+    assert found.most_s == pytest.approx(90 + 50 + 20)
 
 
 def test_a_trial_with_epochs_of_its_own_is_measured_by_these(tmp_path: Path) -> None:
     row = row_of(1, "stopped", params={"schedule.epochs": 20}, epochs=5, seconds=50.0)
-    assert told(forecast(search(tmp_path, row), {})).trial_s == 200
+    assert told(forecast(search(tmp_path, row), {})).trial_s == 100
+    waits = row_of(2, "waiting", params={"schedule.epochs": 20}, curve=(), epochs=0)
+    assert told(forecast(search(tmp_path, row, waits, num_samples=2), {})).most_s == 200
+
+
+def test_trials_whose_epochs_are_searched_take_their_mean_and_at_most_the_longest(tmp_path: Path) -> None:
+    now = search(tmp_path, row_of(1, params={"schedule.epochs": 10}, seconds=100.0), num_samples=3, concurrent=1)
+    now = replace(now, space=get(None, now.cfg, ["schedule.epochs=choice(5, 10, 30)"]))
+    found = told(forecast(now, {}))
+    assert (found.left_s, found.most_s, found.stops_early) == (300, 600, True)
+    assert "about 0:05:00, at most 0:10:00 more" in line(found)
 
 
 def test_nothing_more_comes_once_the_search_has_ended(tmp_path: Path) -> None:
