@@ -160,6 +160,10 @@ def _fit(words: list[str]) -> None:
     return None
 
 
+_NOT_OF_A_SEARCH = ("help", "json", "recipe", "base", "space")
+"""What `tune` is told of a range test too."""
+
+
 def _tune(words: list[str]) -> None:
     parser = new_parser("tune", "Search for better settings; trial 1 is the recipe. The same command again continues.")
     parser.add_argument("recipe", nargs="?", help="where the settings start from; see raydet fit --help")
@@ -185,7 +189,7 @@ def _tune(words: list[str]) -> None:
     from raydet.tuning.search import setting_of, tune
     from raydet.tuning.told import as_values, lines
 
-    told = {k: v for k, v in vars(options).items() if k not in ("help", "json", "recipe", "base", "space", "dry_run")}
+    told = {k: v for k, v in vars(options).items() if k not in (*_NOT_OF_A_SEARCH, "dry_run")}
     if options.dry_run:
         from raydet.tuning.dryrun import dry_run
 
@@ -202,7 +206,7 @@ def _range_test(options: Any, cfg: Config, parser: argparse.ArgumentParser) -> N
         raise ConfigError(f"no search space {options.space!r}; did you mean lr-range-test?")
     for action in parser._actions:
         name = action.dest
-        if name not in ("help", "json", "recipe", "base", "space") and getattr(options, name) != action.default:
+        if name not in _NOT_OF_A_SEARCH and getattr(options, name) != action.default:
             raise ConfigError(f"{action.option_strings[0]}: lr-range-test is one short run and no search; leave it out")
     from raydet.tuning.range_test import lr_range_test
 

@@ -64,15 +64,15 @@ def coverage(
         boxes_N4, sizes_N2 = boxes_N4[drawn], sizes_N2[drawn]
     chosen, multiple = cfg.model.image_size, 1 << variant.max_level
     sizes = sorted({chosen, *(multiple * round(chosen * factor / multiple) for factor in (1.5, 2.0))})
-    found = {size: best_iou(at_input(boxes_N4, sizes_N2, size), size, variant) for size in sizes}
+    resized = {size: at_input(boxes_N4, sizes_N2, size) for size in sizes}
+    found = {size: best_iou(resized[size], size, variant) for size in sizes}
     if _share(found[chosen]) >= 0.95:
         return found, []
-    at_chosen_N4 = at_input(boxes_N4, sizes_N2, chosen)
     scales = {
-        scale: _share(best_iou(at_chosen_N4, chosen, replace(variant, anchor_scale=scale)))
+        scale: _share(best_iou(resized[chosen], chosen, replace(variant, anchor_scale=scale)))
         for scale in (variant.anchor_scale * factor for factor in (0.75, 0.5, 0.375))
     }
-    return found, [_advice(found, chosen, scales, at_chosen_N4)]
+    return found, [_advice(found, chosen, scales, resized[chosen])]
 
 
 def at_input(boxes_N4: Floats, sizes_N2: Floats, image_size: int) -> Floats:

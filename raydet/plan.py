@@ -5,7 +5,7 @@ All that can be wrong is found here, before a machine is taken and before anythi
 
 import json
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from raydet.data.errors import one_line
 from raydet.dll import strict
 from raydet.models import weights
 from raydet.quantization import in_words
-from raydet.restore import CHECKPOINTS
+from raydet.restore import CHECKPOINTS, built_otherwise
 from raydet.sinks import replace_file
 from raydet.state import build_model, resolve_model
 from raydet.worker import load_weights
@@ -108,7 +108,9 @@ def make_plan(cfg: Config, *, anew: bool = False) -> Plan:
     loaded: tuple[weights.Report, ...] = ()
     if continues is None:
         _check_weights(cfg)
-        loaded = tuple(load_weights(cfg, build_model(cfg, classes)))
+        model = build_model(cfg, classes)
+        reports = load_weights(cfg, model)
+        loaded = tuple(replace(r, notes=(*r.notes, *built_otherwise(model, r.path))) for r in reports)
     images = len(train_index.train_rows(cfg))
     batch = cfg.global_batch
     if batch < cfg.scaling.worker_range[1]:

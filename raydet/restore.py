@@ -118,7 +118,11 @@ def saved_config(checkpoint: checkpoints.Checkpoint) -> Config:
 
 
 def built_otherwise(model: EfficientNet | EfficientDet, weights_path: Path) -> list[str]:
-    """Return in words how the network of a checkpoint of raydet's differs from `model` in what no tensor shows."""
+    """Return in words how the network of a checkpoint of raydet's differs from `model` in what no tensor shows.
+
+    Raises:
+        CheckpointError: it is damaged; all of it is looked at.
+    """
     folder = weights_path if weights_path.is_dir() else weights_path.parent
     if not (folder / "state.json").is_file():
         return []

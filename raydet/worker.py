@@ -1,7 +1,7 @@
 """What one worker does in a run: open data, take up the newest checkpoint, train, write, save. Knows no Ray."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -20,7 +20,7 @@ from raydet.precision import prepare_device
 from raydet.preview import write_preview
 from raydet.ptq import calibrate_on
 from raydet.quantization import uncalibrated
-from raydet.restore import CHECKPOINTS, built_otherwise
+from raydet.restore import CHECKPOINTS
 from raydet.sinks import replace_file
 from raydet.state import State, build_model, new_state
 from raydet.tasks import Task, make_task
@@ -136,7 +136,7 @@ def load_weights(cfg: Config, model: EfficientNet | EfficientDet) -> list[weight
         reports.append(weights.load(model, weights.resolve(cfg.model.weights)))
     if cfg.model.backbone_weights is not None:
         reports.append(weights.load(model, weights.resolve(cfg.model.backbone_weights), backbone_only=True))
-    return [replace(report, notes=(*report.notes, *built_otherwise(model, report.path))) for report in reports]
+    return reports
 
 
 def _newest(folder: Path) -> str | None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from raydet.checkpoints import CheckpointError
 from raydet.claim import claimed
 from raydet.config import Config, ConfigError, load, override
 from raydet.plan import Refused, describe_start, make_plan, read_result, write_result
@@ -106,6 +107,16 @@ def test_a_network_that_is_not_built_as_its_weights_were_is_told(detection: Conf
     assert told in "\n".join(describe_start(make_plan(cfg)))
     relu6 = override(cfg, {"model.anchor_scale": 2.0, "model.act": "relu6"})
     assert make_plan(relu6).loaded[0].notes == ("the weights were trained with model.act=silu, the model has relu6",)
+
+
+def test_weights_of_a_damaged_checkpoint_are_refused(classification: Config) -> None:
+    first = begun(override(classification, {"run.name": "first"}))
+    path = next((first / "checkpoints").glob("step_*")) / "model.safetensors"
+    data = bytearray(path.read_bytes())
+    data[-3] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(CheckpointError, match=r"model\.safetensors"):
+        make_plan(override(classification, {"run.name": "second", "model.weights": str(first)}))
 
 
 def test_a_setting_that_changes_what_is_learnt_is_refused_by_name(classification: Config) -> None:

@@ -31,35 +31,37 @@ class Allowance:
 
     def __init__(self, trials: int, epochs: int, rungs: Sequence[int]) -> None:
         self._trials, self._marks = trials, (*rungs, epochs)
-        first = self._marks[0]
-        half = trials * epochs // 2 - epochs - (trials - 1) * first
-        self._beyond = max(half - (epochs - first), epochs - first)
-        self._reaches: dict[int, int] = {}
+        self._whole = epochs - self._marks[0]
+        """What a trial takes from the first rung to its end."""
+        half = trials * epochs // 2 - epochs - (trials - 1) * self._marks[0]
+        self._beyond = max(half - self._whole, self._whole)
+        self._given: dict[int, int] = {}
+        """Number -> epochs beyond the first rung; trial 1, which is paid for, has none."""
 
     @property
     def most(self) -> int:
         """Epochs of the whole search, if all that can be granted is, and the best goes on from the first rung."""
-        first, epochs = self._marks[0], self._marks[-1]
-        return epochs + (self._trials - 1) * first + self._beyond + epochs - first
+        return self._trials * self._marks[0] + self._whole + self._beyond + self._whole
 
     def started(self, number: int) -> None:
         """Count a trial; the first rung is its own."""
-        self._reaches.setdefault(number, self._marks[0])
+        self._given.setdefault(number, 0)
 
     def spent(self, number: int, epochs: int) -> None:
         """Count what a trial of an earlier session has trained."""
-        self._reaches[number] = max(self._marks[0], epochs)
+        self._given[number] = 0 if number == 1 else max(0, epochs - self._marks[0])
 
     def grant(self, number: int, epoch: int) -> bool:
         """Return whether a trial that has done `epoch` epochs may go on to the next rung, which is paid for then."""
         self.started(number)
         until = next((mark for mark in self._marks if mark > epoch), self._marks[-1])
-        if number != 1 and until > self._reaches[number]:
-            paced = self._beyond * (1 + min(1.0, len(self._reaches) / self._trials)) / 2
-            others = sum(reach - self._marks[0] for n, reach in self._reaches.items() if n not in (1, number))
-            if others + until - self._marks[0] > max(paced, self._marks[-1] - self._marks[0]):
+        wanted = until - self._marks[0]
+        if number != 1 and wanted > self._given[number]:
+            paced = self._beyond * (1 + min(1.0, len(self._given) / self._trials)) / 2
+            others = sum(self._given.values()) - self._given[number]
+            if others + wanted > max(paced, self._whole):
                 return False
-            self._reaches[number] = until
+            self._given[number] = wanted
         return True
 
 

@@ -138,10 +138,10 @@ class Driver:
         self.concurrent = self._room()
         at = deadline(self.setting.budget_s, self.spent)
         self.ends = Ends(self.read, self.setting.patience, at, self._save)
-        self.proposals = Proposals(self.record, self._at_once(), self.ends.may_start)
+        self.ends.feed = self.proposals = Proposals(self.record, self._at_once(), self.ends.may_start)
         with interrupts(self.ends, self._save), watched(Show(self.read, self.out, self.setting.budget_s).follow):
             known = [row for row in self.record.rows() if row.state != "failed"]
-            if not self.record.complete() and not self.ends.stop_all() and not self.ends.enough:
+            if not self.record.complete() and not self.ends.stop_all():
                 self._tune(self.proposals, make_scheduler(self.setting, known))
             cut = None if self.ends.over or not self.ends.may_start() else self.cut_short()
             if cut is not None:
@@ -154,7 +154,7 @@ class Driver:
         if self.ends.interrupted:
             signal.raise_signal(self.ends.interrupted)  # for whoever answered it before
             raise KeyboardInterrupt
-        if self.ends.feed is not None and self.ends.feed.full is not None:
+        if self.ends.feed.full is not None:
             path, need, free = self.ends.feed.full
             raise StorageFull(Path(path), need, free)
 

@@ -2,15 +2,13 @@
 
 from typing import Any
 
-from raydet.plan import describe_start, make_plan
-from raydet.ray_session import check_scaling
 from raydet.search_spaces import spelt
 from raydet.tuning.allowance import Allowance
-from raydet.tuning.folders import run_name
 from raydet.tuning.knowledge import RANDOM_TRIALS, draw
 from raydet.tuning.live import short_names, value_text, values_text
 from raydet.tuning.record import distributions_of, warm_points
-from raydet.tuning.setting import Setting, check_identity
+from raydet.tuning.search import begins, first_plan
+from raydet.tuning.setting import Setting
 
 _SHOWN = 5
 
@@ -21,9 +19,7 @@ def dry_run(setting: Setting, quiet: bool = False) -> dict[str, Any]:
     Raises:
         ConfigError, DataError, WeightsError: as `tune` would.
     """
-    check_identity(setting)
-    plan = make_plan(setting.trial(run_name(1), setting.space.points[0]))
-    check_scaling(setting.cfg)
+    plan = first_plan(setting)
     full, most = setting.num_samples * setting.total_epochs, most_epochs(setting)
     found = {
         "search": str(setting.folder),
@@ -37,7 +33,7 @@ def dry_run(setting: Setting, quiet: bool = False) -> dict[str, Any]:
         "first": first_points(setting, min(RANDOM_TRIALS, setting.num_samples)),
     }
     if not quiet:
-        print("\n".join([f"search    {setting.folder}", *describe_start(plan)[1:], *_lines(setting, found)]))
+        print("\n".join([*begins(setting, plan), *_lines(setting, found)]))
     return found
 
 

@@ -230,13 +230,14 @@ class Watch:
 
     def _read_log(self) -> None:
         """Its head is written when the data and the model stand; its times are exact, however late they are read."""
-        times = [float(str(row["elapsedtime"])) for line in self._log.lines() if (row := parse(line)) is not None]
-        if not times:
+        newest = next((row for line in reversed(self._log.lines()) if (row := parse(line)) is not None), None)
+        if newest is None:
             return
-        begun_s = max(0.0, self._board.elapsed_s - times[-1])
-        again = self._begun_s is None or times[-1] < self._log_s  # workers that were lost begin a new one
+        log_s = float(str(newest["elapsedtime"]))
+        begun_s = max(0.0, self._board.elapsed_s - log_s)
+        again = self._begun_s is None or log_s < self._log_s  # workers that were lost begin a new one
         self._begun_s = begun_s if again else min(self._begun_s or 0.0, begun_s)
-        self._log_s = times[-1]
+        self._log_s = log_s
 
 
 class Paces:

@@ -7,7 +7,7 @@ learn from the scores of later rungs, where few trials are left and those that a
 """
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from raydet.tuning.quiet import quiet_optuna
 from raydet.tuning.rows import Row
@@ -54,10 +54,8 @@ def draw(
     """
     import optuna
 
-    directions: list[Literal["maximize", "minimize"]] = ["maximize"]
-    directions += ["minimize"] * len(setting.objectives)
     with quiet_optuna():
-        study = optuna.create_study(directions=directions, sampler=_sampler(setting, number))
+        study = optuna.create_study(directions=setting.directions, sampler=_sampler(setting, number))
         for row in rows:
             score = rung_score(setting, row)
             if score is not None and all(name in row.values for name in setting.objectives):

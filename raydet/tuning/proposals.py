@@ -161,7 +161,7 @@ class Proposals(Feed):
             return
         seconds = self.seconds(trial_id)
         self.live.remove(trial_id)
-        if result and ("score" in result):
+        if result and "score" in result:  # the one that stops a trial is handed on here only
             self._rung_s.setdefault(trial_id, seconds)
         result = result or {}
         with self.record.lock:
@@ -207,9 +207,19 @@ def _state(result: Mapping[str, Any]) -> State:
 class Again(Feed):
     """Runs of trials that have ended: further ones with other seeds, or on to the end."""
 
-    def __init__(self, concurrent: int) -> None:
+    def __init__(self, runs: list[tuple[str, dict[str, Any]]], concurrent: int) -> None:
+        """Take the runs' names and values."""
         super().__init__(concurrent)
+        self._left = runs
         self.errors: list[str] = []
+
+    def next_name(self) -> tuple[str, dict[str, Any]] | None:
+        """Return name and values of the next run."""
+        return self._left.pop(0) if self._left else None
+
+    def has_more(self) -> bool:
+        """Whether there are runs left to begin."""
+        return bool(self._left)
 
     def on_trial_complete(self, trial_id: str, result: Mapping[str, Any] | None = None, error: bool = False) -> None:
         """Take note that a run has ended, and of what went wrong."""
@@ -226,21 +236,9 @@ class Last(Again):
     """A trial that was stopped early, trained to its end after all."""
 
     def __init__(self, record: Record, number: int) -> None:
-        super().__init__(1)
+        super().__init__([(run_name(number), record.params(number))], 1)
         self.record, self.number = record, number
-        self._left = True
         record.take_up(number)
-
-    def next_name(self) -> tuple[str, dict[str, Any]] | None:
-        """Return name and values of the trial, once."""
-        if not self._left:
-            return None
-        self._left = False
-        return run_name(self.number), self.record.params(self.number)
-
-    def has_more(self) -> bool:
-        """Whether it is still to begin."""
-        return self._left
 
     def on_trial_complete(self, trial_id: str, result: Mapping[str, Any] | None = None, error: bool = False) -> None:
         """Take down what it came to."""
@@ -262,19 +260,7 @@ class Repeats(Again):
 
     def __init__(self, wanted: list[tuple[int, int, dict[str, Any]]], concurrent: int) -> None:
         """Take the numbers, seeds and values."""
-        super().__init__(concurrent)
-        self._left = list(wanted)
-
-    def next_name(self) -> tuple[str, dict[str, Any]] | None:
-        """Return name and values of the next run."""
-        if not self._left:
-            return None
-        number, seed, params = self._left.pop(0)
-        return run_name(number, seed=seed), params
-
-    def has_more(self) -> bool:
-        """Whether there are runs left to begin."""
-        return bool(self._left)
+        super().__init__([(run_name(number, seed=seed), params) for number, seed, params in wanted], concurrent)
 
 
 def costing(setting: Setting, row: Row, seconds: float) -> Row:

@@ -7,7 +7,7 @@ trial's metrics.jsonl every evaluation; a search that is taken up is put togethe
 
 import threading
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from raydet.config import ConfigError
 from raydet.sinks import LineFile
@@ -218,12 +218,10 @@ def open_storage(folder: Path) -> Any:
 def _open_study(setting: Setting) -> "Study":
     import optuna
 
-    directions: list[Literal["maximize", "minimize"]] = ["maximize"]
-    directions += ["minimize"] * len(setting.objectives)
     study = optuna.create_study(
         storage=open_storage(setting.folder),
         study_name=setting.cfg.run.name,
-        directions=directions,
+        directions=setting.directions,
         load_if_exists=True,
     )
     study.set_metric_names([setting.score, *setting.objectives])

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 from raydet.claim import held
 from raydet.config import Config
 from raydet.failures import RunFailed
-from raydet.plan import describe_start, make_plan
+from raydet.plan import Plan, describe_start, make_plan
 from raydet.ray_session import check_scaling
 from raydet.tuning.driver import Driver
 from raydet.tuning.folders import run_name
@@ -101,13 +101,10 @@ def tune(
         patience=patience,
         warm_start=warm_start,
     )
-    check_identity(setting)
-    plan = make_plan(setting.trial(run_name(1), setting.space.points[0]))
-    check_scaling(setting.cfg)
+    plan = first_plan(setting)
     with held(setting.folder):
         write_identity(setting)
-        lines = [line for line in describe_start(plan)[1:] if not line.startswith("continue")]  # trial 1, that is
-        print("\n".join([f"search    {setting.folder}", *lines, *_describe(setting)]), file=out, flush=True)
+        print("\n".join([*begins(setting, plan), *_describe(setting)]), file=out, flush=True)
         found = Driver(setting, out).run()
     return _result(setting, found)
 
@@ -115,6 +112,20 @@ def tune(
 def setting_of(cfg: Config, space: str | Mapping[str, Any] | None, *, budget: str | None, **told: Any) -> Setting:
     """Return what `tune` is asked for, checked; see there."""
     return make_setting(cfg, space, budget_s=None if budget is None else parse_budget(budget), **told)
+
+
+def first_plan(setting: Setting) -> Plan:
+    """Return the plan of trial 1; whatever can be refused before Ray starts is refused here."""
+    check_identity(setting)
+    plan = make_plan(setting.trial(run_name(1), setting.space.points[0]))
+    check_scaling(setting.cfg)
+    return plan
+
+
+def begins(setting: Setting, plan: Plan) -> list[str]:
+    """Return the first lines of what a search shows: where it lies, and what all trials have in common."""
+    lines = [line for line in describe_start(plan)[1:] if not line.startswith("continue")]  # trial 1, that is
+    return [f"search    {setting.folder}", *lines]
 
 
 def _describe(setting: Setting) -> list[str]:

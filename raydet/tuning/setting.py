@@ -5,7 +5,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from raydet.config import Config, ConfigError, differences, from_dict, nearest, override, to_dict
 from raydet.plan import MAY_CHANGE, absolute
@@ -53,6 +53,12 @@ class Setting:
     def score(self) -> str:
         """Name of the score."""
         return score_name(self.cfg)
+
+    @property
+    def directions(self) -> list[Literal["maximize", "minimize"]]:
+        """Of the score and the further objectives, as Optuna names them."""
+        found: list[Literal["maximize", "minimize"]] = ["maximize"]
+        return found + ["minimize" for _ in self.objectives]
 
     @property
     def total_epochs(self) -> int:

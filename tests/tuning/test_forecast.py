@@ -182,6 +182,14 @@ def write(run: RunLog, clock: Clock, seconds: float, act: Callable[[RunLog], Non
     act(run)
 
 
+def begun_at(clock: Clock, seconds: float, folder: Path) -> tuple[Paces, Search, RunLog]:
+    """Return what follows a trial, the search, and the log that the trial's run begins then."""
+    now, paces = search(folder, running(1, folder=folder)), Paces(clock)
+    paces.poll(now)
+    clock.now = seconds
+    return paces, now, RunLog(folder, "classification")
+
+
 @pytest.mark.parametrize("task", ["demo_detection", "demo_classification"])
 def test_a_trials_pace_is_read_from_its_files_as_they_grow(task: str, clock: Clock, tmp_path: Path) -> None:
     now = replace(made(tmp_path / "s", 1, space="lr", of=task), rows=(running(1, folder=tmp_path),))
@@ -204,11 +212,7 @@ def test_a_trials_pace_is_read_from_its_files_as_they_grow(task: str, clock: Clo
 
 def test_steps_that_are_read_late_took_as_long_as_they_took(clock: Clock, tmp_path: Path) -> None:
     """On a busy machine the head and many steps of the log are seen at once; none would seem to take any time."""
-    now = search(tmp_path, running(1, folder=tmp_path))
-    paces = Paces(clock)
-    paces.poll(now)
-    clock.now = 20
-    run = RunLog(tmp_path, "classification")
+    paces, now, run = begun_at(clock, 20, tmp_path)
     clock.now = 30
     run.train_step(0, 100, 99, STEP)
     clock.now = 33
@@ -221,11 +225,7 @@ def test_steps_that_are_read_late_took_as_long_as_they_took(clock: Clock, tmp_pa
 
 
 def test_workers_that_were_lost_begin_a_log_anew(clock: Clock, tmp_path: Path) -> None:
-    now = search(tmp_path, running(1, folder=tmp_path))
-    paces = Paces(clock)
-    paces.poll(now)
-    clock.now = 20
-    first = RunLog(tmp_path, "classification")
+    paces, now, first = begun_at(clock, 20, tmp_path)
     clock.now = 40
     first.train_step(0, 100, 99, STEP)
     paces.poll(now)
@@ -240,10 +240,7 @@ def test_workers_that_were_lost_begin_a_log_anew(clock: Clock, tmp_path: Path) -
 
 
 def test_a_trial_that_logs_no_step_is_measured_by_its_epochs(clock: Clock, tmp_path: Path) -> None:
-    now = search(tmp_path, running(1, folder=tmp_path))
-    paces = Paces(clock)
-    paces.poll(now)
-    run = RunLog(tmp_path, "classification")
+    paces, now, run = begun_at(clock, 0, tmp_path)
     paces.poll(now)
     clock.now = 10
     run.epoch(1, 100, STEP)
