@@ -6,6 +6,7 @@ The file is whole or not there: it is built and checked in memory, then written 
 import math
 import shlex
 import sys
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,8 +17,8 @@ import torch
 
 from raydet.config import Config, ConfigError, override
 from raydet.data.samples import input_size
-from raydet.deploy import metadata, postprocess, session, targets
-from raydet.deploy.agreement import Agreement, compare
+from raydet.deploy import metadata, postprocess, saturation, session, targets
+from raydet.deploy.agreement import Agreement, Opened, compare
 from raydet.deploy.graph import CODES, INPUT, LOGITS
 from raydet.deploy.pictures import held_out, training_inputs
 from raydet.deploy.targets import ExportError
@@ -60,6 +61,9 @@ class ExportReport:
     float_bytes: int
     """Size of the same network's file in float32."""
     agreement: Agreement
+    """Of the file as it is written: exact, whatever CPU runs it."""
+    here: Agreement | None
+    """Of the file as ONNX Runtime runs it on this CPU, its operators fused; None: nothing to tell apart."""
     checked_on: str
     """Which pictures, in words."""
     float_operators: dict[str, int] | None
@@ -74,19 +78,23 @@ class ExportReport:
 
     def figures(self) -> dict[str, Any]:
         """Return all of it under the names that are printed."""
-        agreement = self.agreement
         values: dict[str, Any] = {"file": str(self.path), "target": self.target, "megabytes": self.size_bytes / 1e6}
         values |= {"numbers": self.numbers, "ratio_to_float": self.ratio, "checked_on": self.checked_on}
-        if agreement.argmax is not None:
-            values["argmax_agreement"] = agreement.argmax
-        if agreement.ap is not None:
-            ours, theirs = agreement.ap
-            values |= {"AP_torch": ours, "AP_file": theirs, "AP_difference": theirs - ours}
-            values["AP_difference_by_chance"] = agreement.ap_chance
-        values["relative_rms"] = agreement.rms
+        values |= _named(self.agreement)
+        if self.here is not None:
+            values |= {f"{name}_on_this_cpu": value for name, value in _named(self.here).items() if name != "AP_torch"}
         if self.float_operators is not None:
             values["float_operators"] = ", ".join(f"{n} {op}" for op, n in self.float_operators.items()) or "none"
         return values if self.trtexec is None else values | {"trtexec": self.trtexec}
+
+
+def _named(agreement: Agreement) -> dict[str, float]:
+    values = {} if agreement.argmax is None else {"argmax_agreement": agreement.argmax}
+    if agreement.ap is not None:
+        ours, theirs = agreement.ap
+        values |= {"AP_torch": ours, "AP_file": theirs, "AP_difference": theirs - ours}
+        values["AP_difference_by_chance"] = agreement.ap_chance
+    return {**values, "relative_rms": agreement.rms}
 
 
 def export(
@@ -129,14 +137,24 @@ def export(
         made = _made(trained, metadata_of(trained, target, str(source)), path, nms=nms, named=named)
         print(f"export    comparing on {pictures.what}", file=stream, flush=True)
         task = make_task(trained.cfg, trained.model, _CPU)
-        agreement = compare(trained.model, made.graph, made.detecting, task, pictures.index, pictures.batches)
-    quantized = is_quantized(trained.model)
-    check_agreement(agreement, target if quantized else "float", path)
+        agreement, *here = compare(trained.model, made.opened, task, pictures.index, pictures.batches)
+    limits = target if is_quantized(trained.model) else "float"
+    check_agreement(agreement, limits, path)
     _write(path, made.data)
+    if here:
+        _warn_of_cpu(here[0], limits, path, made.at_risk)
     trtexec = _trtexec(path, trained.cfg) if target == "tensorrt" else None
-    sizes = (len(made.data), made.float_bytes)
     return ExportReport(
-        path, target, _numbers(trained.cfg), *sizes, agreement, pictures.what, made.float_operators, trtexec
+        path=path,
+        target=target,
+        numbers=_numbers(trained.cfg),
+        size_bytes=len(made.data),
+        float_bytes=made.float_bytes,
+        agreement=agreement,
+        here=here[0] if here else None,
+        checked_on=pictures.what,
+        float_operators=made.float_operators,
+        trtexec=trtexec,
     )
 
 
@@ -179,12 +197,12 @@ class _Made:
     """A file that is not written yet."""
 
     data: bytes
-    graph: session.OnnxModel
-    """The network alone, as a reader of a file has it."""
-    detecting: session.OnnxModel | None
-    """With detection in it, where asked for: then this is the file."""
+    opened: list[Opened]
+    """As it is to be judged; a second time as this CPU runs it, where that may differ."""
     float_bytes: int
     float_operators: dict[str, int] | None
+    at_risk: list[str]
+    """Layers that need VNNI, see `raydet.deploy.saturation`."""
 
 
 def _made(trained: Source, about: metadata.Metadata, path: Path, *, nms: bool, named: bool) -> _Made:
@@ -192,14 +210,30 @@ def _made(trained: Source, about: metadata.Metadata, path: Path, *, nms: bool, n
     task = make_task(cfg, trained.model, _CPU)
     proto = _built(trained.model, cfg, about.target, training_inputs(cfg, task, needed=named) if integers else ())
     float_operators = _float_operators(proto) if integers else None
-    data, graph = _opened(proto, about, path)
+    at_risk = saturation.layers_at_risk(proto)
+    data = _file(proto, about)
     float_bytes = _float_bytes(trained, about.target, len(data))
-    if not nms:
-        return _Made(data, graph, None, float_bytes, float_operators)
-    anchors_A4 = cast("Detection", task).anchors_A4
-    postprocess.append_detect(proto, anchors_A4, len(about.class_names), cfg.evaluation)
-    whole, detecting = _opened(proto, replace(about, outputs=(postprocess.DETECTIONS,)), path)
-    return _Made(whole, graph, detecting, float_bytes + len(whole) - len(data), float_operators)
+    network = data
+    if nms:
+        anchors_A4 = cast("Detection", task).anchors_A4
+        postprocess.append_detect(proto, anchors_A4, len(about.class_names), cfg.evaluation)
+        data = _file(proto, replace(about, outputs=(postprocess.DETECTIONS,)))
+        float_bytes += len(data) - len(network)
+    # What the file says, and what this CPU's kernels for integers make of it.
+    opened = [
+        _opened(network, data if nms else None, path, unfused=unfused)
+        for unfused in ((True, False) if integers else (False,))
+    ]
+    return _Made(data, opened, float_bytes, float_operators, at_risk)
+
+
+def _opened(network: bytes, detecting: bytes | None, path: Path, *, unfused: bool) -> Opened:
+    """Return the file as its readers have it, read back as one."""
+
+    def model(data: bytes) -> session.OnnxModel:
+        return session.OnnxModel(data, session.parse(data, path), path, unfused=unfused).eval()
+
+    return Opened(model(network), None if detecting is None else model(detecting))
 
 
 def _built(model: torch.nn.Module, cfg: Config, target: str, batches: Any = ()) -> "onnx.ModelProto":
@@ -224,11 +258,9 @@ def metadata_of(trained: Source, target: str, source: str) -> metadata.Metadata:
     )
 
 
-def _opened(proto: "onnx.ModelProto", about: metadata.Metadata, path: Path) -> tuple[bytes, session.OnnxModel]:
-    """Return the file's bytes and the model that a reader of it will have, read back as one."""
+def _file(proto: "onnx.ModelProto", about: metadata.Metadata) -> bytes:
     metadata.write(proto, about)
-    data = proto.SerializeToString()
-    return data, session.OnnxModel(data, session.parse(data, path), path).eval()
+    return bytes(proto.SerializeToString())
 
 
 def _float_operators(proto: "onnx.ModelProto") -> dict[str, int]:
@@ -252,25 +284,41 @@ def check_agreement(agreement: Agreement, limits: str, path: Path) -> None:
         limits: a key of LEAST_ARGMAX: what the file is.
         path: for the message.
     """
-    refused = f"on {agreement.images} pictures; {path} was not written"
+    difference = _too_far(agreement, limits)
+    if difference is not None:
+        judged = math.isfinite(agreement.rms) and not agreement.made_up
+        remedy = f". Look at more pictures (--images), {_REMEDIES[limits]}" if judged else ""
+        raise ExportError(f"{difference} on {agreement.images} pictures; {path} was not written{remedy}")
+
+
+def _too_far(agreement: Agreement, limits: str) -> str | None:
+    """Return in words how far beyond the limits two models' answers differ; None: they agree."""
     if not math.isfinite(agreement.rms):
-        raise ExportError(f"the logits of the file or of the model are not finite {refused}")
+        return "the logits of the file or of the model are not finite"
     if agreement.made_up:
         most = MOST_RMS[limits]
-        if agreement.rms > most:
-            raise ExportError(f"the logits differ by {agreement.rms:.1%} (rms), more than {most:.0%}, {refused}")
-        return
-    remedy = f". Look at more pictures (--images), {_REMEDIES[limits]}"
+        return f"the logits differ by {agreement.rms:.1%} (rms), more than {most:.0%}" if agreement.rms > most else None
     least = LEAST_ARGMAX[limits]
     expected = (1 - least) * agreement.images
     # The pictures are a sample: their number that differs has a standard deviation of about its root.
     if agreement.argmax is not None and (agreement.differing or 0) > expected + math.sqrt(expected):
-        share = 100 * agreement.argmax
-        raise ExportError(f"argmax agreement {share:.1f} % < {100 * least:.0f} % {refused}{remedy}")
+        return f"argmax agreement {100 * agreement.argmax:.1f} % < {100 * least:.0f} %"
     if agreement.ap is not None and abs(agreement.ap[0] - agreement.ap[1]) > MOST_AP + agreement.ap_chance:
         ours, theirs = agreement.ap
         off = f"more than {MOST_AP} off (and {agreement.ap_chance:.4f} of chance)"
-        raise ExportError(f"AP is {theirs:.4f} instead of {ours:.4f}, {off}, {refused}{remedy}")
+        return f"AP is {theirs:.4f} instead of {ours:.4f}, {off}"
+    return None
+
+
+def _warn_of_cpu(here: Agreement, limits: str, path: Path, at_risk: list[str]) -> None:
+    """Warn where this CPU does not compute what the file says."""
+    difference = _too_far(here, limits)
+    if difference is None:
+        return
+    why = "ONNX Runtime's fused kernels differ; try another version of onnxruntime, and report it"
+    if at_risk and saturation.saturates():
+        why = f"sums of uint8 x int8 products saturate in {len(at_risk)} layers; run it on a CPU with VNNI"
+    warnings.warn(f"{path} is right, but not as this CPU runs it: {difference}. {why}", RuntimeWarning, stacklevel=3)
 
 
 def _trtexec(path: Path, cfg: Config) -> str:

@@ -156,6 +156,7 @@ def _exported(path: Path, changes: Mapping[str, Any]) -> Source:
     model = session.OnnxModel(data, about, path, use_gpu=cfg.scaling.use_gpu)
     if not cfg.scaling.use_gpu:
         session.warn_if_slow(about)
+        session.warn_if_saturating(data, about, path)
     return Source(cfg, model.eval(), about.class_names, about.category_ids, path)
 
 

@@ -2,6 +2,7 @@
 
 import json
 import math
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from io import StringIO
@@ -18,6 +19,7 @@ import raydet
 from raydet import cli, exporting, sinks
 from raydet.config import Config, ConfigError, override
 from raydet.data import CocoIndex, DataError, EvalLoader, open_split
+from raydet.deploy import cpu, saturation, session
 from raydet.deploy.agreement import Agreement
 from raydet.deploy.pictures import part
 from raydet.deploy.targets import ExportError
@@ -26,6 +28,7 @@ from raydet.prediction import Classes, Detections
 from raydet.restore import open_source
 from raydet.state import build_model, resolve_model
 from raydet.tasks import Detection, make_task
+from tests.deploy import arithmetic
 
 SIDE = {"classification": 64, "detection": 128}
 Changes = dict[str, Any]
@@ -183,9 +186,64 @@ def test_a_quantized_classifier_is_small_and_says_what_it_is(
     assert ("float_operators" in figures) == (target == "onnxruntime")
     assert ("--int8" in figures.get("trtexec", "")) == (target == "tensorrt")
     assert "Conv" not in figures.get("float_operators", "")
-    found = raydet.evaluate(tmp_path / "x.onnx")
+    assert ("argmax_agreement_on_this_cpu" in figures) == (target == "onnxruntime")
+    if target == "onnxruntime":
+        monkeypatch.setattr(saturation, "saturates", lambda: True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # it is right on any CPU
+            found = raydet.evaluate(tmp_path / "x.onnx")
+    else:
+        found = raydet.evaluate(tmp_path / "x.onnx")
     assert found["top5"] > 0
     assert open_source(tmp_path / "x.onnx", {}).cfg.quantization is not None
+
+
+# --- a file that is right, and a CPU that does not run it as it is written
+
+
+@pytest.fixture
+def without_vnni(monkeypatch: pytest.MonkeyPatch) -> None:
+    """This CPU saturates, whatever it is, and weights are not fitted to that: a file of before."""
+    opened = session.open_session
+
+    def emulated(data: bytes, path: Path, *, unfused: bool = False, **how: Any) -> Any:
+        real = opened(data, path, unfused=unfused, **how)
+        return real if unfused else arithmetic.Session(data, real, vnni=False)
+
+    monkeypatch.setattr(session, "open_session", emulated)
+    monkeypatch.setattr(saturation, "saturates", lambda: True)
+    monkeypatch.setattr(cpu, "fit_weights", lambda graph: None)
+
+
+def test_a_cpu_that_saturates_is_told_from_a_wrong_file(
+    classifier: Changes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, without_vnni: None
+) -> None:
+    compare = exporting.compare
+
+    def compared(*how: Any) -> list[Agreement]:
+        """A random net's answers turn on rounding: the bar is put between the two."""
+        exact, here = compare(*how)
+        bar = (exact.differing + here.differing) / 2 / exact.images  # with its standard deviation
+        expected = bar * exact.images + 0.5 - math.sqrt(bar * exact.images + 0.25)
+        monkeypatch.setitem(exporting.LEAST_ARGMAX, "onnxruntime", 1 - expected / exact.images)
+        return [exact, here]
+
+    monkeypatch.setattr(exporting, "compare", compared)
+    changes = classifier | {"quantization.calibration": "max", "quantization.batches": 2}
+    told = r"x\.onnx is right, but not as this CPU runs it: argmax agreement .* saturate in \d+ layers; run it on a CPU"
+    with pytest.warns(RuntimeWarning, match=told):
+        report = export(changes, tmp_path / "x.onnx", images=60)
+    figures = report.figures()
+    assert figures["argmax_agreement"] > figures["argmax_agreement_on_this_cpu"]
+    assert figures["relative_rms_on_this_cpu"] > 1.5 * figures["relative_rms"]
+    texts = {entry.key: entry.value for entry in onnx.load(str(tmp_path / "x.onnx")).metadata_props}
+    assert json.loads(texts["raydet.arithmetic"])["bits_of_two_products"] == 32
+    with pytest.warns(RuntimeWarning, match=r"x\.onnx needs a CPU with VNNI: .* saturate in \d+ layers .* export the"):
+        open_source(tmp_path / "x.onnx", {})
+    monkeypatch.setattr(saturation, "saturates", lambda: False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        open_source(tmp_path / "x.onnx", {})
 
 
 # --- a file that does not answer so, or cannot be written, is not there
@@ -234,7 +292,7 @@ def test_a_refusal_says_what_to_do(limits: str, remedy: str) -> None:
 
 
 def spoiled_answers(monkeypatch: pytest.MonkeyPatch) -> type[Exception]:
-    monkeypatch.setattr(exporting, "compare", lambda *_: agreement(differing=50))
+    monkeypatch.setattr(exporting, "compare", lambda *_: [agreement(differing=50)])
     return ExportError
 
 

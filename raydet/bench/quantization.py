@@ -23,7 +23,7 @@ from raydet.bench.quantization_report import lines
 from raydet.bench.timing import in_turn, machine
 from raydet.config import Config, ConfigError, Quantization, override
 from raydet.data.samples import input_size
-from raydet.deploy import session
+from raydet.deploy import saturation, session
 from raydet.deploy.graph import INPUT
 from raydet.deploy.pictures import held_out, training_inputs
 from raydet.deploy.targets import Target, build
@@ -36,9 +36,9 @@ from raydet.sinks import make_folder
 from raydet.tasks import make_task, score_name
 
 BATCHES = (1, 32)
-Runtime = Literal["torch"] | Target
-_RUNTIMES: tuple[Runtime, ...] = ("torch", "onnxruntime", "tensorrt")
-"""The last of integers only."""
+Runtime = Literal["torch", "onnxruntime full range"] | Target
+_RUNTIMES: tuple[Runtime, ...] = ("torch", "onnxruntime", "onnxruntime full range", "tensorrt")
+"""The last two of INT8 only; full range: the weights as they were trained, which only CPUs with VNNI compute right."""
 _RELU6 = "+relu6"
 
 
@@ -112,7 +112,8 @@ def bench_quantization(
     else:
         raise ConfigError(f"{sources[names.index(False)]} is no model's name; give one checkpoint, or models only")
     report: dict[str, Any] = {"of": ", ".join([*sources, *([qat] if qat else [])])}
-    report |= {"machine": machine(torch.device("cpu")), "versions": _versions(), "rounds": rounds}
+    report |= {"machine": machine(torch.device("cpu")), "instructions": _instructions()}
+    report |= {"versions": _versions(), "rounds": rounds}
     report |= _compare(variants, rounds, images, say)
     if found is not None:
         report["sensitivity"] = asdict(found)
@@ -124,6 +125,11 @@ def bench_quantization(
 
 def _versions() -> str:
     return ", ".join(f"{name} {version(name)}" for name in ("raydet", "torch", "onnxruntime"))
+
+
+def _instructions() -> str:
+    saturate = "saturate without VNNI" if saturation.saturates() else "are exact"
+    return f"{', '.join(saturation.cpu_features())}; sums of uint8 x int8 products {saturate}"
 
 
 def _trained(
@@ -201,14 +207,29 @@ def _side(variant: Variant, runtime: Runtime, images: int) -> Side:
         size = sum(p.numel() * p.element_size() for p in model.parameters())
     else:
         batches = training_inputs(cfg, task, needed=True) if variant.trained else ()
-        file = build(model, _images(cfg, 2), target=runtime, batches=batches).SerializeToString()
+        target: Target = "tensorrt" if runtime == "tensorrt" else "onnxruntime"
+        full_range = runtime == "onnxruntime full range"
+        proto = build(model, _images(cfg, 2), target=target, batches=batches, full_range=full_range)
+        file = proto.SerializeToString()
         model, size = session.OnnxGraph(file, Path("graph.onnx")), len(file)
     row: dict[str, Any] = {"variant": variant.name, "runtime": runtime, "megabytes": size / 1e6}
+    if file and runtime != "tensorrt":
+        row["rms_to_exact"] = _error(file, model, cfg)
     if variant.trained:
         with held_out(cfg, images, needed=True) as pictures:
             found = score(model, task, pictures.index, pictures.batches, cfg, Peers())
         row[score_name(cfg)] = found[score_name(cfg)]
     return Side(variant, runtime, model, file, row)
+
+
+@torch.no_grad()
+def _error(file: bytes, model: nn.Module, cfg: Config) -> float:
+    """Return how far this CPU is from what the file says: relative rms difference of the output that is furthest."""
+    images_B3HW = _images(cfg, 8)
+    exact = session.OnnxGraph(file, Path("graph.onnx"), unfused=True)(images_B3HW)
+    found = model(images_B3HW)
+    pairs = zip(found, exact, strict=True) if isinstance(exact, tuple) else [(found, exact)]
+    return max(float((ours - theirs).norm() / theirs.norm()) for ours, theirs in pairs)
 
 
 def _images(cfg: Config, count: int) -> Tensor:

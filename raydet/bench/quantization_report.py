@@ -12,9 +12,21 @@ def lines(report: Mapping[str, Any]) -> list[str]:
     names = [name for name in ("top1", "AP") if any(name in row for row in report["rows"])]
     timed = {key for row in report["rows"] for key in row if key.startswith("speedup_")}
     batches = sorted(int(key.removeprefix("speedup_")) for key in timed)
-    numbers = [*names, "megabytes", *(f"{what}_{n}" for n in batches for what in ("images_per_s", "speedup"))]
-    heads = [*names, "MB", *(text for n in batches for text in (f"images/s, batch {n}", "to float ORT"))]
-    rows = [f"{what}: {report[what]}" for what in ("of", "machine", "versions", "rounds") if what in report]
+    numbers = [
+        *names,
+        "rms_to_exact",
+        "megabytes",
+        *(f"{what}_{n}" for n in batches for what in ("images_per_s", "speedup")),
+    ]
+    heads = [
+        *names,
+        "rms to exact",
+        "MB",
+        *(text for n in batches for text in (f"images/s, batch {n}", "to float ORT")),
+    ]
+    rows = [
+        f"{what}: {report[what]}" for what in ("of", "machine", "instructions", "versions", "rounds") if what in report
+    ]
     rows += ["", "| " + " | ".join(["variant", "runtime", *heads]) + " |", "|" + " --- |" * (len(heads) + 2)]
     for row in report["rows"]:
         cells = [_cell(name, row.get(name)) for name in numbers]
@@ -28,6 +40,8 @@ def lines(report: Mapping[str, Any]) -> list[str]:
 def _cell(name: str, value: float | None) -> str:
     if value is None:
         return ""
+    if name == "rms_to_exact":
+        return f"{value:.1%}"
     return f"{value:.4f}" if name in ("top1", "AP") else f"{value:.2f}" if value < 100 else f"{value:.0f}"
 
 

@@ -1,6 +1,6 @@
 """Whether an exported graph answers as the PyTorch model does: on the same pictures, by the figures that users know."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, cast
 
@@ -40,50 +40,80 @@ class Agreement:
         return None if self.differing is None else 1 - self.differing / self.images
 
 
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """An exported file, opened in one way."""
+
+    graph: nn.Module
+    """The network: images_B3HW to logits_BC, or to logits and codes."""
+    detecting: nn.Module | None = None
+    """The same with detection in it, whose AP then counts; None: there is none."""
+
+
+class _Tally:
+    """What is counted of one opened file."""
+
+    def __init__(self, opened: Opened, scorer: DetectionScorer | None) -> None:
+        self.opened, self.scorer = opened, scorer
+        self.squares = torch.zeros(2, dtype=torch.float64)
+        self.differing = 0
+
+    def add(self, inputs_B3HW: Tensor, ours: Any, batch: Batch) -> None:
+        theirs = self.opened.graph(inputs_B3HW)
+        our_logits, their_logits = _logits(ours), _logits(theirs)
+        self.squares += torch.stack([(their_logits - our_logits).square().sum(), our_logits.square().sum()])
+        if our_logits.ndim == 2:  # a classifier's
+            self.differing += int((our_logits.argmax(1) != their_logits.argmax(1)).sum())
+        if self.scorer is not None:
+            self.scorer.add(theirs if self.opened.detecting is None else self.opened.detecting(inputs_B3HW), batch)
+
+
 @torch.no_grad()
 def compare(
-    model: nn.Module,
-    graph: nn.Module,
-    detecting: nn.Module | None,
-    task: Detection | Classification,
-    index: Any,
-    batches: Iterable[Batch],
-) -> Agreement:
-    """Return how far `graph` answers as `model` does.
+    model: nn.Module, files: Sequence[Opened], task: Detection | Classification, index: Any, batches: Iterable[Batch]
+) -> list[Agreement]:
+    """Return how far each of `files` answers as `model` does, all on the same images.
 
     Args:
         model: in eval mode, on the CPU.
-        graph: the exported network: logits, or logits and codes.
-        detecting: the same with detection in it, whose AP then counts; None: there is none.
+        files: the exported network, opened in one way or more.
         task: theirs, on the CPU.
         index: the split that the batches are of, all of it; None: pictures without truth, no AP.
         batches: at least one.
     """
-    detector = isinstance(task, Detection)
     # Without a box there is no AP.
     scored = isinstance(task, Detection) and index is not None and len(index.boxes) > 0
-    scorers = [DetectionScorer(cast("Detection", task), index) for _ in range(2 if scored else 0)]
-    squares = torch.zeros(2, dtype=torch.float64)
-    images = differing = 0
+
+    def scorer() -> DetectionScorer | None:
+        return DetectionScorer(cast("Detection", task), index) if scored else None
+
+    own, tallies, images = scorer(), [_Tally(opened, scorer()) for opened in files], 0
     for batch in batches:
         inputs = task.inputs(batch)
-        outputs, theirs = model(inputs), graph(inputs)
-        ours_logits, their_logits = (_logits(o) for o in (outputs, theirs))
-        squares += torch.stack([(their_logits - ours_logits).square().sum(), ours_logits.square().sum()])
+        outputs = model(inputs)
         images += len(inputs)
-        if not detector:
-            differing += int((ours_logits.argmax(1) != their_logits.argmax(1)).sum())
-        for scorer, answer in zip(scorers, (outputs, theirs if detecting is None else detecting(inputs)), strict=False):
-            scorer.add(answer, batch)
-    ours, our_size = squares.tolist()
-    ap = [scorer.result(Peers())["AP"] for scorer in scorers]
+        if own is not None:
+            own.add(outputs, batch)
+        for tally in tallies:
+            tally.add(inputs, outputs, batch)
+    return [_agreement(own, tally, images, task, index is None) for tally in tallies]
+
+
+def _agreement(
+    own: DetectionScorer | None, tally: _Tally, images: int, task: Detection | Classification, made_up: bool
+) -> Agreement:
+    difference, size = tally.squares.tolist()
+    ap, chance = None, 0.0
+    if own is not None and tally.scorer is not None:
+        ap = own.result(Peers())["AP"], tally.scorer.result(Peers())["AP"]
+        chance = _chance([own, tally.scorer])
     return Agreement(
         images=images,
-        rms=(ours / max(our_size, 1e-30)) ** 0.5,
-        differing=None if detector else differing,
-        ap=(ap[0], ap[1]) if ap else None,
-        ap_chance=_chance(scorers) if scorers else 0.0,
-        made_up=index is None,
+        rms=(difference / max(size, 1e-30)) ** 0.5,
+        differing=None if isinstance(task, Detection) else tally.differing,
+        ap=ap,
+        ap_chance=chance,
+        made_up=made_up,
     )
 
 

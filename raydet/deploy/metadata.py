@@ -21,6 +21,7 @@ from raydet.config import Config, ConfigError, Precision, Scaling, as_flat, from
 from raydet.data.samples import fill_colour, input_size
 from raydet.deploy.graph import CODES, INPUT, LOGITS
 from raydet.deploy.postprocess import DETECTIONS
+from raydet.deploy.saturation import arithmetic
 from raydet.tasks import MEAN, STD
 
 if TYPE_CHECKING:
@@ -143,6 +144,7 @@ def write(model: "onnx.ModelProto", about: Metadata) -> None:
         "preprocessing": preprocessing(about.cfg),
         "outputs": {name: _MEANS[name] for name in about.outputs},
         "quantization": to_dict(about.cfg)["quantization"],
+        "arithmetic": arithmetic(model),
     }
     if about.anchors is not None:
         anchors = about.anchors

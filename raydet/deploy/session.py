@@ -17,6 +17,7 @@ from raydet import ops
 from raydet.checkpoint import CheckpointError
 from raydet.config import ConfigError
 from raydet.data.samples import input_size
+from raydet.deploy import saturation
 from raydet.deploy.graph import INPUT
 from raydet.deploy.metadata import Metadata, read
 from raydet.quantization import QuantizationNotAvailable
@@ -39,13 +40,15 @@ class OnnxGraph(nn.Module):
     its outputs have no gradient.
     """
 
-    def __init__(self, data: bytes, path: Path, *, use_gpu: bool = False) -> None:
-        """Raises:
-        CheckpointError: ONNX Runtime does not take the graph. ConfigError: no GPU that it could run on.
+    def __init__(self, data: bytes, path: Path, *, use_gpu: bool = False, unfused: bool = False) -> None:
+        """Open a graph; the arguments are those of `open_session`.
+
+        Raises:
+            CheckpointError: ONNX Runtime does not take the graph. ConfigError: no GPU that it could run on.
         """
         super().__init__()
         self.path = path
-        self._session = open_session(data, path, use_gpu=use_gpu)
+        self._session = open_session(data, path, use_gpu=use_gpu, unfused=unfused)
 
     def forward(self, images_B3HW: Tensor) -> Any:
         """Return what the graph makes of the images, on their device.
@@ -65,11 +68,15 @@ class OnnxGraph(nn.Module):
 class OnnxModel(OnnxGraph):
     """The graph behind a network's interface: images_B3HW to logits_BC, to (logits_BAC, codes_BA4), or to ops.Found."""
 
-    def __init__(self, data: bytes, about: Metadata, path: Path, *, use_gpu: bool = False) -> None:
-        """Raises:
-        CheckpointError: ONNX Runtime does not take the graph, or it is not what `about` says. ConfigError: no GPU.
+    def __init__(
+        self, data: bytes, about: Metadata, path: Path, *, use_gpu: bool = False, unfused: bool = False
+    ) -> None:
+        """Open a graph that `about` describes; the other arguments are those of `open_session`.
+
+        Raises:
+            CheckpointError: ONNX Runtime does not take the graph, or it is not what `about` says. ConfigError: no GPU.
         """
-        super().__init__(data, path, use_gpu=use_gpu)
+        super().__init__(data, path, use_gpu=use_gpu, unfused=unfused)
         self.about = about
         self.name = about.cfg.model.name
         self.num_classes = len(about.class_names)
@@ -166,6 +173,22 @@ def warn_if_slow(about: Metadata) -> None:
         )
 
 
+def warn_if_saturating(data: bytes, about: Metadata, path: Path) -> None:
+    """Warn of an INT8 file that this CPU computes wrongly: one that needs VNNI, see `raydet.deploy.saturation`."""
+    from onnx import ModelProto
+
+    if about.target != "onnxruntime" or about.cfg.quantization is None or not saturation.saturates():
+        return
+    layers = saturation.layers_at_risk(ModelProto.FromString(data))
+    if layers:
+        warnings.warn(
+            f"{path} needs a CPU with VNNI: here sums of uint8 x int8 products saturate in {len(layers)} layers "
+            "and the results are wrong; export the checkpoint again (`raydet export`): its file will fit any CPU",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+
+
 def require_onnx(what: str) -> None:
     """Raise QuantizationNotAvailable unless onnx and ONNX Runtime are installed."""
     try:
@@ -177,13 +200,17 @@ def require_onnx(what: str) -> None:
         ) from error
 
 
-def open_session(data: bytes, path: Path, *, use_gpu: bool = False, profile: str | None = None) -> Any:
+def open_session(
+    data: bytes, path: Path, *, use_gpu: bool = False, unfused: bool = False, profile: str | None = None
+) -> Any:
     """Return ONNX Runtime's session on a graph, with as many threads as torch has.
 
     Args:
         data: the file's bytes.
         path: for messages.
         use_gpu: run on CUDA.
+        unfused: run the graph as it is written, Q/DQ around operators in floats, which no CPU's INT8 kernels touch:
+            what the file says, at the speed of floats.
         profile: where a profile goes, without its suffix; None: none is kept.
 
     Raises:
@@ -199,6 +226,8 @@ def open_session(data: bytes, path: Path, *, use_gpu: bool = False, profile: str
         )
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = torch.get_num_threads(), 1
+    if unfused:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     if profile is not None:
         options.enable_profiling, options.profile_file_prefix = True, profile
     options.log_severity_level = 3  # errors; they are raised all the same

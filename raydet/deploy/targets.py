@@ -22,7 +22,12 @@ __all__ = ["ExportError", "Target", "build", "operators"]
 
 
 def build(
-    model: nn.Module, example_B3HW: Tensor, *, target: Target, batches: Iterable[Tensor] = ()
+    model: nn.Module,
+    example_B3HW: Tensor,
+    *,
+    target: Target,
+    batches: Iterable[Tensor] = (),
+    full_range: bool = False,
 ) -> "onnx.ModelProto":
     """Return the onnx.ModelProto of a model for a runtime: a float graph of a float model, else one of integers.
 
@@ -35,6 +40,7 @@ def build(
         target: the runtime.
         batches: images_B3HW, normalised, on which ranges are measured that the model has not; of "onnxruntime" only,
             which does without them too.
+        full_range: of "onnxruntime" only: keep weights as they are, which is right on CPUs with VNNI alone.
 
     Raises:
         ExportError: the model is not of 8 bits, or the graph is not what it should be.
@@ -51,7 +57,8 @@ def build(
     _check_quantized(proto)
     if target == "tensorrt":
         return proto
-    proto = integers(proto, (images_B3HW.cpu().float().numpy() for images_B3HW in batches))
+    arrays = (images_B3HW.cpu().float().numpy() for images_B3HW in batches)
+    proto = integers(proto, arrays, full_range=full_range)
     _check_integers(proto)
     return proto
 

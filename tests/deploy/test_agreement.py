@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from raydet import ops
 from raydet.config import Config, override
 from raydet.data import Batch, CocoIndex, EvalLoader, open_split
-from raydet.deploy.agreement import Agreement, compare
+from raydet.deploy.agreement import Agreement, Opened, compare
 from raydet.deploy.pictures import held_out, made_up, part, training_inputs
 from raydet.state import build_model, resolve_model
 from raydet.tasks import Detection, make_task
@@ -64,7 +64,8 @@ class Oracle:
 
     def compared(self, answers: list[ops.Found]) -> Agreement:
         outputs, graph = self.logits(), Told(self.logits())
-        return compare(Told(outputs), graph, Told(answers), self.task, self.index, self.batches)
+        (found,) = compare(Told(outputs), [Opened(graph, Told(answers))], self.task, self.index, self.batches)
+        return found
 
 
 @pytest.fixture
@@ -80,7 +81,7 @@ def test_argmax_and_rms_are_those_counted(classification: Config) -> None:
     theirs = [o + 0.1 for o in ours]  # moves all logits alike: no other class
     theirs[1][:3] = -theirs[1][:3]
     batches = made_up(override(cfg, {"data.batch_size": 8}), 12)
-    found = compare(Told(list(ours)), Told(list(theirs)), None, task, None, batches)
+    (found,) = compare(Told(list(ours)), [Opened(Told(list(theirs)))], task, None, batches)
     assert (found.images, found.differing, found.ap, found.made_up) == (12, 3, None, True)
     assert found.argmax == pytest.approx(0.75)
     a, b = torch.cat(ours).double(), torch.cat(theirs).double()
@@ -94,10 +95,11 @@ def test_the_file_that_detects_is_scored_by_its_own_detections(oracle: Oracle) -
 
 def test_equal_models_differ_by_nothing_and_not_by_chance(oracle: Oracle) -> None:
     answers = oracle.answers(0, 0.3)
-    found = compare(Told(answers), Told(oracle.logits()), Told(list(answers)), oracle.task, oracle.index, [])
+    file = Opened(Told(oracle.logits()), Told(list(answers)))
+    (found,) = compare(Told(answers), [file], oracle.task, oracle.index, [])
     assert found.images == 0  # no batch at all
     model = Told(oracle.logits())
-    same = compare(model, Told(oracle.logits()), None, oracle.task, oracle.index, oracle.batches)
+    (same,) = compare(model, [Opened(Told(oracle.logits()))], oracle.task, oracle.index, oracle.batches)
     assert same.ap == (0.0, 0.0) and same.ap_chance == 0
 
 
@@ -121,7 +123,8 @@ def test_without_a_box_there_is_no_ap(oracle: Oracle) -> None:
     empty = replace(
         oracle.index, boxes=oracle.index.boxes[:0], labels=oracle.index.labels[:0], first=oracle.index.first * 0
     )
-    found = compare(Told(oracle.logits()), Told(oracle.logits()), None, oracle.task, empty, oracle.batches)
+    file = Opened(Told(oracle.logits()))
+    (found,) = compare(Told(oracle.logits()), [file], oracle.task, empty, oracle.batches)
     assert found.ap is None and found.ap_chance == 0 and found.images == len(oracle.index)
 
 

@@ -1,14 +1,16 @@
+from collections.abc import Callable
+
 import numpy as np
 import onnx
 import pytest
 import torch
 from torch import nn
 
-from raydet.deploy import cpu
+from raydet.deploy import cpu, saturation
 from raydet.deploy.graph import Graph, of_type
 from raydet.deploy.targets import build, operators
 from raydet.models.layers import Activation
-from tests.deploy import nets
+from tests.deploy import arithmetic, nets
 
 INTEGERS = {
     "QLinearConv", "QLinearSigmoid", "QLinearMul", "QLinearAdd", "QLinearGlobalAveragePool", "QLinearConcat", "QGemm",
@@ -22,6 +24,17 @@ SHAPES = {"Flatten", "Reshape"}
 def exported(net: nn.Module, images_B3HW: torch.Tensor, **settings: object) -> onnx.ModelProto:
     quantized = nets.quantized(net, images_B3HW, **settings)
     return build(quantized, images_B3HW, target="onnxruntime", batches=[images_B3HW])
+
+
+Run = Callable[[onnx.ModelProto, torch.Tensor], list[torch.Tensor]]
+
+
+@pytest.fixture(params=["this CPU", "the other kind"])
+def run(request: pytest.FixtureRequest) -> Run:
+    """Runs a graph on this CPU, with VNNI or without, and in the arithmetic of the other kind."""
+    if request.param == "this CPU":
+        return nets.run
+    return lambda proto, images_B3HW: arithmetic.run(proto, images_B3HW, vnni=saturation.saturates())
 
 
 @pytest.fixture(scope="module")
@@ -54,25 +67,25 @@ def test_the_runtime_computes_with_integers_all_the_way(name: str, side: int, ar
     assert found["QLinearConv"] + found.get("MatMulIntegerToFloat", 0) >= len(layers)
 
 
-def test_nearly_all_answers_are_those_of_the_fake_quantized_model(images_B3HW: torch.Tensor) -> None:
+def test_nearly_all_answers_are_those_of_the_fake_quantized_model(images_B3HW: torch.Tensor, run: Run) -> None:
     net, proto = nets.exported("onnxruntime")
-    assert nets.agreement(nets.run(proto, images_B3HW)[0], nets.answers(net, images_B3HW)[0]) >= 0.98
+    assert nets.agreement(run(proto, images_B3HW)[0], nets.answers(net, images_B3HW)[0]) >= 0.98
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("act", ["silu", "relu6"])
-def test_ranges_that_were_not_measured_serve_too(act: Activation, images_B3HW: torch.Tensor) -> None:
+def test_ranges_that_were_not_measured_serve_too(act: Activation, images_B3HW: torch.Tensor, run: Run) -> None:
     net = nets.quantized(nets.classifier(act), images_B3HW[:64])
-    found = nets.run(build(net, images_B3HW, target="onnxruntime"), images_B3HW)
+    found = run(build(net, images_B3HW, target="onnxruntime"), images_B3HW)
     assert nets.agreement(found[0], nets.answers(net, images_B3HW)[0]) >= 0.98
 
 
 @pytest.mark.slow
-def test_a_detectors_integers_are_hardly_further_from_its_floats_than_fake_quantization_is() -> None:
+def test_a_detectors_integers_are_hardly_further_from_its_floats_than_fake_quantization_is(run: Run) -> None:
     net, images_B3HW = nets.settled("efficientdet_demo", 128), torch.randn(4, 3, 128, 128)
     quantized = nets.quantized(net, images_B3HW)
     floats = nets.answers(net, images_B3HW)
-    found = nets.run(build(quantized, images_B3HW, target="onnxruntime", batches=[images_B3HW]), images_B3HW)
+    found = run(build(quantized, images_B3HW, target="onnxruntime", batches=[images_B3HW]), images_B3HW)
     assert nets.error(found, floats) < 1.25 * nets.error(nets.answers(quantized, images_B3HW), floats)
 
 
@@ -114,11 +127,11 @@ def test_only_what_is_skipped_stays_in_floats(skip: str, floats: int, images_B3H
 
 @pytest.mark.slow
 @pytest.mark.parametrize("skip", ["predict", "fusion", "fpn", "towers"])
-def test_a_detector_with_a_skipped_group_computes_what_it_should(skip: str) -> None:
+def test_a_detector_with_a_skipped_group_computes_what_it_should(skip: str, run: Run) -> None:
     net, images_B3HW = nets.settled("efficientdet_demo", 128), torch.randn(4, 3, 128, 128)
     quantized = nets.quantized(net, images_B3HW, skip=(skip,))
     floats = nets.answers(net, images_B3HW)
-    found = nets.run(build(quantized, images_B3HW, target="onnxruntime", batches=[images_B3HW]), images_B3HW)
+    found = run(build(quantized, images_B3HW, target="onnxruntime", batches=[images_B3HW]), images_B3HW)
     assert nets.error(found, floats) < 1.25 * nets.error(nets.answers(quantized, images_B3HW), floats)
 
 
