@@ -11,6 +11,7 @@ from raydet import cli, models
 from raydet.bench.quantization import bench_quantization, profile
 from raydet.bench.quantization_report import lines
 from raydet.config import Config, ConfigError, override
+from raydet.deploy import saturation
 from raydet.deploy.targets import build
 from tests.workers import trained
 
@@ -31,8 +32,13 @@ def test_floats_and_integers_are_scored_sized_and_timed(
     report = json.loads(capsys.readouterr().out.splitlines()[-1])
     rows = {(row["variant"], row["runtime"]): row for row in report["rows"]}
     assert set(rows) == {("float", "torch"), ("float", "onnxruntime")} | {
-        (name, runtime) for name in ("PTQ", "QAT") for runtime in ("torch", "onnxruntime", "tensorrt")
+        (name, runtime)
+        for name in ("PTQ", "QAT")
+        for runtime in ("torch", "onnxruntime", "onnxruntime full range", "tensorrt")
     }
+    assert all(rows[name, "onnxruntime"]["saturating_layers"] == 0 for name in ("float", "PTQ", "QAT"))
+    assert (rows["PTQ", "onnxruntime full range"]["saturating_layers"] > 0) == saturation.saturates()
+    assert report["instructions"].endswith("saturate without VNNI" if saturation.saturates() else "are exact")
     score = "top1" if kind == "classification" else "AP"
     assert all(0 <= row[score] <= 1 for row in rows.values())
     assert rows["float", "onnxruntime"]["speedup_1"] == rows["float", "onnxruntime"]["speedup_32"] == 1

@@ -214,6 +214,7 @@ def _side(variant: Variant, runtime: Runtime, images: int) -> Side:
         model, size = session.OnnxGraph(file, Path("graph.onnx")), len(file)
     row: dict[str, Any] = {"variant": variant.name, "runtime": runtime, "megabytes": size / 1e6}
     if file and runtime != "tensorrt":
+        row["saturating_layers"] = len(saturation.layers_at_risk(proto)) if saturation.saturates() else 0
         row["rms_to_exact"] = _error(file, model, cfg)
     if variant.trained:
         with held_out(cfg, images, needed=True) as pictures:
@@ -224,7 +225,10 @@ def _side(variant: Variant, runtime: Runtime, images: int) -> Side:
 
 @torch.no_grad()
 def _error(file: bytes, model: nn.Module, cfg: Config) -> float:
-    """Return how far this CPU is from what the file says: relative rms difference of the output that is furthest."""
+    """Return how far this CPU is from what the file says: relative rms difference of the output that is furthest.
+
+    Values that lie between two levels are rounded either way, and the next layers carry that on: some percent are none.
+    """
     images_B3HW = _images(cfg, 8)
     exact = session.OnnxGraph(file, Path("graph.onnx"), unfused=True)(images_B3HW)
     found = model(images_B3HW)

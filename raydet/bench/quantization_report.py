@@ -40,6 +40,8 @@ def lines(report: Mapping[str, Any]) -> list[str]:
 def _cell(name: str, value: float | None) -> str:
     if value is None:
         return ""
+    if name == "saturating_layers":
+        return str(int(value))
     if name == "rms_to_exact":
         return f"{value:.1%}"
     return f"{value:.4f}" if name in ("top1", "AP") else f"{value:.2f}" if value < 100 else f"{value:.0f}"
