@@ -12,7 +12,7 @@ Depthwise convolutions have kernels of their own, which add in 32 bits: they kee
 Chosen for speed on both kinds of CPU; figures in docs/benchmarks/quantization_epyc-2core_2026-11-30.md. Given up:
 
 - uint8 weights (`session.x64quantprecision=1` makes them, and fails on our graphs): exact too, without any change of a
-  weight, but B0 then takes 1.2 to 1.3 times as long on AVX2, and VNNI has no such instruction;
+  weight, but slower on AVX2, and VNNI has no such instruction;
 - 7 bits for all weights (`reduce_range`): twice the step everywhere, where a third more is enough.
 
 M output channels, K products of a sum (rows, columns, input channels of a kernel), P pairs.
