@@ -8,8 +8,9 @@ import json
 from pathlib import Path
 
 import raydet
-from raydet.data import CocoIndex, make_detection, read_rgb
-from raydet.drawing import draw_comparison, sheet
+from raydet.data import make_detection, read_rgb
+from raydet.data.formats.coco.load import load_coco
+from raydet.visualization.boxes import draw_comparison, sheet
 
 parser = argparse.ArgumentParser(description=__doc__)
 parser.add_argument("--runs", default="runs", help="folder of the runs")
@@ -25,7 +26,7 @@ def train(recipe: str, runs: str, seed: int, **changes: object) -> raydet.Result
 def picture(detector: raydet.Result, path: Path) -> Path:
     """Draw what the detector finds in eight validation pictures (orange) over the truth (green)."""
     root = make_detection()
-    index = CocoIndex.load(root / "annotations" / "instances_val.json", root / "val")
+    index = load_coco(root / "annotations" / "instances_val.json", root / "val")
     found = raydet.predict(detector.best, [index.picture(i) for i in range(8)])
     images = []
     for i, answer in enumerate(found):
@@ -59,7 +60,7 @@ if __name__ == "__main__":
     drawn = picture(detector, detector.dir / "predictions.png")
     top1, ap, ap50 = classifier.metrics["top1"], detector.metrics["AP"], detector.metrics["AP50"]
     curve = " | ".join(f"{e['elapsed_s']:.0f} s {e['AP50']:.2f}" for e in epochs(detector))
-    boxes = len(CocoIndex.load(make_detection() / "annotations/instances_train.json", make_detection() / "train").boxes)
+    boxes = len(load_coco(make_detection() / "annotations/instances_train.json", make_detection() / "train").boxes)
     print(
         f"\ndata      600 training and 120 validation pictures, {boxes} boxes, 10 classes: real handwriting on photos\n"
         + row("classify", classifier, f"top-1 {top1:.2f} (chance 0.10)")

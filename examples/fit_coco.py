@@ -8,7 +8,7 @@ The class count comes from the data. Any setting can be added as on the command 
 import argparse
 
 import raydet
-from raydet.arguments import parse_changes
+from raydet.config.arguments import parse_changes
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("root", help="folder of the data set")

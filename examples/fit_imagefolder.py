@@ -6,7 +6,7 @@ python examples/fit_imagefolder.py /data/flowers --model.weights timm:efficientn
 import argparse
 
 import raydet
-from raydet.arguments import parse_changes
+from raydet.config.arguments import parse_changes
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("root", help="folder with train and val")

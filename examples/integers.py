@@ -6,8 +6,8 @@ python examples/integers.py runs/demo_classification demo_classification_qat int
 import argparse
 
 import raydet
-from raydet.arguments import parse_changes
-from raydet.sensitivity import rank
+from raydet.bench.sensitivity import rank
+from raydet.config.arguments import parse_changes
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("floats", help="a trained run's folder or a checkpoint")

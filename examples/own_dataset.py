@@ -11,7 +11,7 @@ from pathlib import Path
 from PIL import Image
 
 import raydet
-from raydet.arguments import parse_changes
+from raydet.config.arguments import parse_changes
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("table", type=Path)

@@ -6,7 +6,7 @@ python examples/own_recipe.py --data.root /data/tiles --data.train train.json --
 import sys
 
 import raydet
-from raydet.arguments import parse_changes
+from raydet.config.arguments import parse_changes
 
 
 def tiles_d1() -> raydet.Config:

@@ -8,7 +8,7 @@ The same command again continues a search that was interrupted, or returns at on
 import argparse
 
 import raydet
-from raydet.arguments import parse_changes
+from raydet.config.arguments import parse_changes
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("recipe")

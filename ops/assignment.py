@@ -19,9 +19,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from raydet.boxes import encode
 from raydet.ops import raw
 from raydet.ops.assignment_grid import area_of, iou_with_all, on_grid
+from raydet.ops.boxes import encode
 
 _BLOCK = 256  # threads, as in assignment.cu
 _BOTH: dict[str, raw.Kind] = {
@@ -45,7 +45,7 @@ class Targets(NamedTuple):
     labels_BA: Tensor
     """int64: class, or -1 for background."""
     codes_BA4: Tensor
-    """float32 codes (raydet.boxes.encode) of the boxes that anchors answer for."""
+    """float32 codes (raydet.ops.boxes.encode) of the boxes that anchors answer for."""
     positives_B: Tensor
     """int64: anchors with a class, per image."""
 
@@ -72,7 +72,8 @@ def assign_anchors(
         match_iou: least IoU, 0 to 1, at which an anchor takes the box it overlaps most; ties go to the earlier box.
         distinct: what happens where two boxes share their best anchor. False: the earlier box has it and the other may
             go without, as in TensorFlow's. True: boxes choose in turn among the anchors that no earlier one was given.
-        cells: (rows, columns) of each level, if the anchors are grids as raydet.anchors.make_anchors lays them: level,
+        cells: (rows, columns) of each level, if the anchors are grids as raydet.models.anchors.make_anchors lays them:
+        level,
             row, column, then the anchors of a cell, which have equal x in a column and equal y in a row. A CPU is then
             far quicker; the result is the same. A GPU does not look at it.
 

@@ -21,7 +21,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from raydet.boxes import encode
+from raydet.ops.boxes import encode
 
 _PAIRS = 1 << 20  # fewer are never too many; a pair takes about 100 bytes
 _FORCED = 0x7F800000  # bits of infinity: above those of any IoU

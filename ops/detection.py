@@ -15,7 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from raydet import boxes
+from raydet.ops import boxes
 from raydet.ops.nms import batched_nms
 
 _LEAST = torch.finfo(torch.float32).min

@@ -16,7 +16,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from raydet.config import Config, ConfigError, nearest
+from raydet.config import Config, nearest
+from raydet.exceptions import ConfigError
 from raydet.search_spaces.checked import Space, checked, sample
 from raydet.search_spaces.domains import plain_points, plain_space, spelt
 from raydet.search_spaces.own import ask, load

@@ -6,8 +6,9 @@ from collections.abc import Container, Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, get_args
 
-from raydet.arguments import field_type
-from raydet.config import Config, ConfigError, as_flat, nearest, override
+from raydet.config import Config, as_flat, nearest, override
+from raydet.config.arguments import field_type
+from raydet.exceptions import ConfigError
 from raydet.search_spaces.domains import bounds, holds, spelt, to_changes, to_plain
 from raydet.search_spaces.keys import check_key
 

@@ -2,7 +2,8 @@
 
 from typing import TYPE_CHECKING
 
-from raydet.config import Config, ConfigError
+from raydet.config import Config
+from raydet.exceptions import ConfigError
 from raydet.search_spaces.ranges import flat_range, log_range, options
 
 if TYPE_CHECKING:

@@ -9,8 +9,8 @@ text in a space, and a list again on its way into the configuration.
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, get_args, get_origin
 
-from raydet.arguments import field_type, parse_changes
-from raydet.config import ConfigError
+from raydet.config.arguments import field_type, parse_changes
+from raydet.exceptions import ConfigError
 
 if TYPE_CHECKING:
     from ray.tune.search.sample import Domain

@@ -2,8 +2,9 @@
 
 from typing import get_args, get_type_hints
 
-from raydet.arguments import field_type
-from raydet.config import Config, ConfigError, as_flat, nearest
+from raydet.config import Config, as_flat, nearest
+from raydet.config.arguments import field_type
+from raydet.exceptions import ConfigError
 
 _NOT_SEARCHED = {
     "recipe": "it is where the settings came from, not one of them",

@@ -6,7 +6,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from raydet.config import Config, ConfigError
+from raydet.config import Config
+from raydet.exceptions import ConfigError
 
 
 def load(path: Path) -> ModuleType:

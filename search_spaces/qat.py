@@ -2,7 +2,8 @@
 
 from typing import TYPE_CHECKING, Any
 
-from raydet.config import Config, ConfigError, as_flat, override
+from raydet.config import Config, as_flat, override
+from raydet.exceptions import ConfigError
 from raydet.recipes import recipe
 from raydet.search_spaces.ranges import carried, flat_range, log_range, options
 

@@ -3,7 +3,8 @@
 import ast
 from typing import TYPE_CHECKING, Any
 
-from raydet.config import Config, ConfigError, nearest
+from raydet.config import Config, nearest
+from raydet.exceptions import ConfigError
 from raydet.search_spaces.domains import FUNCTIONS, plain_choice
 from raydet.search_spaces.keys import check_key
 

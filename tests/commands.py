@@ -15,12 +15,12 @@ from typing import TypeVar
 import pytest
 import ray.thirdparty_files.psutil as psutil  # not on the path of itself
 
-from raydet import worker
-from raydet.claim import claimed
 from raydet.config import Config, differences
-from raydet.peers import Peers
-from raydet.plan import make_plan
+from raydet.distributed import Peers
+from raydet.driver.plan import make_plan
+from raydet.driver.run_folder import claimed
 from raydet.recipes import recipe
+from raydet.training import worker
 
 ROOT = Path(__file__).resolve().parents[1]
 LIMIT_S = 300

@@ -18,7 +18,7 @@ os.environ.pop("RAY_ADDRESS", None)  # so that no test joins a cluster of the us
 def toy_detection(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """24 training and 10 validation pictures with digits, COCO layout."""
     pytest.importorskip("sklearn")
-    from raydet.data.demo import make_detection
+    from raydet.data.formats.demo.datasets import make_detection
 
     return make_detection(tmp_path_factory.mktemp("toy") / "detection", train=24, val=10)
 
@@ -27,7 +27,7 @@ def toy_detection(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def toy_classification(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """60 training and 30 validation pictures of a digit each, one folder per class."""
     pytest.importorskip("sklearn")
-    from raydet.data.demo import make_classification
+    from raydet.data.formats.demo.datasets import make_classification
 
     return make_classification(tmp_path_factory.mktemp("toy") / "classification", train=60, val=30)
 

@@ -5,10 +5,10 @@ import json
 import shutil
 from pathlib import Path
 
-from raydet.cluster import fit
 from raydet.config import Config, override
-from raydet.evaluation import evaluate
-from raydet.plan import describe_start, make_plan
+from raydet.driver.fit import fit
+from raydet.driver.plan import describe_start, make_plan
+from raydet.inference.evaluate import evaluate
 
 
 def test_what_is_left_out_is_counted_named_and_shown(detection: Config, tmp_path: Path) -> None:

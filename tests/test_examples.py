@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from raydet.arguments import parse_changes
-from raydet.cluster import fit
 from raydet.config import override
-from raydet.plan import read_result
+from raydet.config.arguments import parse_changes
+from raydet.driver.fit import fit
 from raydet.recipes import recipe
+from raydet.runs.result import read_result
 
 ROOT = Path(__file__).parents[1]
 QUICK = (

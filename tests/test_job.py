@@ -18,8 +18,8 @@ from pathlib import Path
 import pytest
 from ray.job_submission import JobStatus, JobSubmissionClient
 
-from raydet import checkpoints
 from raydet.config import Config, load, override
+from raydet.runs import checkpoint_store
 from tests.commands import LIMIT_S, ROOT, begun, descendants, environment, kill, psutil, raydet, running, until, words
 
 pytestmark = pytest.mark.slow
@@ -96,7 +96,7 @@ def test_a_submitted_job_trains_to_its_end(classification: Config, cluster: Clus
     )
     assert done.returncode == 0, done.stdout + done.stderr
     folder = tmp_path / "runs" / "run"
-    last = checkpoints.newest(folder / "checkpoints")
+    last = checkpoint_store.newest(folder / "checkpoints")
     assert last is not None and last.step == 16
     (result,) = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
     assert result["run"] == str(folder) and Path(result["last"]) == last.path
@@ -156,7 +156,7 @@ def test_a_driver_outside_a_job_joins_the_cluster_from_any_folder(
     assert done.returncode == 0, done.stderr
     assert [line.split()[0] for line in done.stderr.splitlines()].count("run") == 1 and "Traceback" not in done.stderr
     assert list(elsewhere.iterdir()) == []
-    last = checkpoints.newest(folder / "checkpoints")
+    last = checkpoint_store.newest(folder / "checkpoints")
     assert last is not None and last.step == 10 and load(folder / "config.json").global_batch == 12
 
 

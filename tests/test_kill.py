@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from raydet import checkpoints
-from raydet.cluster import fit
 from raydet.config import Config, override
-from raydet.plan import make_plan
+from raydet.driver.fit import fit
+from raydet.driver.plan import make_plan
+from raydet.runs import checkpoint_store
 from tests.commands import alive, descendants, kill, running, training_workers, until, words
 from tests.workers import run_workers
 
@@ -38,7 +38,7 @@ def same_as_undisturbed(cfg: Config, workers: int, tmp_path: Path) -> bool:
     """Whether the run's newest checkpoint equals, tensor for tensor, that of plain processes never disturbed."""
     plain = make_plan(override(cfg, {"run.storage_path": str(tmp_path / "undisturbed")}))
     run_workers(plain.cfg, plain.folder, workers)
-    ours, theirs = (checkpoints.newest(folder / "checkpoints") for folder in (run_folder(cfg), plain.folder))
+    ours, theirs = (checkpoint_store.newest(folder / "checkpoints") for folder in (run_folder(cfg), plain.folder))
     assert ours is not None and theirs is not None and ours.step == theirs.step
     assert ours.names == ["ema", "model", "optim"]
     return all(torch.equal(t, theirs.tensors(name)[k]) for name in ours.names for k, t in ours.tensors(name).items())
@@ -58,7 +58,7 @@ def kill_driver_in(epoch: int, pid: int, folder: Path) -> None:
     workers = training_workers(pid)
     kill(pid)
     until(lambda: not alive(workers), "the end of the killed driver's workers")  # some seconds
-    found = checkpoints.newest(folder / "checkpoints")
+    found = checkpoint_store.newest(folder / "checkpoints")
     assert found is not None and epoch - 1 <= found.epoch < 16
 
 

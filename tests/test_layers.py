@@ -10,43 +10,19 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 LAYERS = (
+    ("exceptions", "io", "ops", "distributed"),
     ("config",),
-    ("recipes", "arguments"),
-    ("boxes",),
-    ("ops",),
-    ("sinks", "tensorfile"),
-    ("dll",),
-    ("models", "checkpoint"),
-    ("data", "provenance", "checkpoints"),
-    ("graph", "log", "memory", "peers", "drawing", "metrics", "precision", "optim"),
-    ("anchors", "progress"),
-    ("losses", "console", "quantization"),
-    ("tasks",),
-    ("state",),
-    ("loop",),
-    ("deploy", "ptq"),
-    ("restore",),
-    ("evaluation", "prediction"),
-    ("charts", "coverage", "counter"),
-    ("exporting", "sensitivity"),
-    ("preview",),
-    ("findings",),
-    ("check_report",),
-    ("worker",),
-    ("lr_range",),
-    ("plan",),
-    ("claim",),
-    ("failures", "ray_folder", "resources", "spread"),
-    ("dryrun", "ray_session"),
-    ("cluster", "checking"),
-    ("bench", "search_spaces"),
-    ("tuning",),
-    ("verbs",),
+    ("models", "recipes", "runs"),
+    ("data", "quantization"),
+    ("tasks", "search_spaces", "visualization", "terminal"),
+    ("training", "onnx"),
+    ("driver", "inference"),
+    ("audit", "bench", "tuning"),
     ("cli",),
     ("__main__",),
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
-RAY = {"cluster", "ray_session", "search_spaces", "spread", "tuning"}
+RAY = {"audit", "driver", "search_spaces", "tuning"}
 FILES = sorted(p for d in ("raydet", "ops", "search_spaces") for p in (ROOT / d).rglob("*.py"))
 
 
@@ -118,7 +94,7 @@ def test_a_recipe_needs_neither_torch_nor_ray() -> None:
 @pytest.mark.slow
 def test_what_a_gpu_benchmark_imports_needs_no_more_than_torch() -> None:
     heavy = {"ray", "tyro", "cupy", "rich", "safetensors", "timm", "effdet", "sklearn", "matplotlib", "optuna"}
-    assert not loaded("import raydet.bench.gpu, raydet.ops, raydet.models, raydet.loop") & heavy
+    assert not loaded("import raydet.bench.gpu, raydet.ops, raydet.models, raydet.training.loop") & heavy
 
 
 @pytest.mark.slow

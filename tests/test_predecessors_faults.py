@@ -1,6 +1,6 @@
 """Faults of the predecessors (NVIDIA's examples, effdet) that raydet must not have; each names its file there.
 
-Others are held where the code is: boxes outside the canvas (tests/data/test_geometry.py), wholly missed images
+Others are held where the code is: boxes outside the canvas (tests/data/images/test_geometry.py), wholly missed images
 (test_metrics.py), padded 96-class heads (models/test_weights.py), averages paired by position (test_optim.py),
 fewer candidates than top-k and shared anchors (test_boxes.py, test_anchors.py), AutoAugment (data/test_augment.py).
 """
@@ -12,16 +12,16 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from raydet import checkpoints
 from raydet.bench.step import Synthetic, ours, synthetic
 from raydet.config import Config, override
 from raydet.data import Batch
-from raydet.loop import Trainer
-from raydet.peers import Peers
+from raydet.distributed import Peers
 from raydet.recipes import recipe
-from raydet.state import build_model, new_state, resolve_model
-from raydet.tasks import make_task
-from tests.test_worker import newest, trained
+from raydet.runs import checkpoint_store
+from raydet.tasks.build import make_task
+from raydet.training.state import build_model, new_state, resolve_model
+from raydet.training.step import Trainer
+from tests.workers import newest, trained
 
 CPU = torch.device("cpu")
 
@@ -97,7 +97,7 @@ def test_keep_means_how_many_are_kept(classification: Config, tmp_path: Path) ->
         cfg = override(classification, {"run.keep": keep, "schedule.epochs": 4, "optim.lr": 1e-9, "ema.decay": None})
         folder = trained(override(cfg, {"model.freeze_bn": True}), tmp_path / str(keep))
         left = [path.name for path in (folder / "checkpoints").iterdir()]
-        best = checkpoints.best(folder / "checkpoints", "top1", "max")
+        best = checkpoint_store.best(folder / "checkpoints", "top1", "max")
         assert best is not None
         assert len(set(left) - {best.path.name}) <= keep and len(left) <= keep + 1
 

@@ -64,7 +64,7 @@ HERE = {
     "raydet tune demo_detection --set": "test_search_by_ranges",
     "raydet tune demo_classification --space lr-range-test": "test_the_range_test",
     "raydet predict": "test_the_python_block_then_evaluate_and_predict",
-    "raydet fit demo_classification --scaling.num_workers 2": "tests/test_cluster.py",
+    "raydet fit demo_classification --scaling.num_workers 2": "tests/driver/test_fit.py",
     "ray job submit": "tests/test_job.py",
 }
 

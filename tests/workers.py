@@ -12,11 +12,11 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from raydet import checkpoints
 from raydet.config import Config, from_dict, to_dict
-from raydet.peers import Peers
-from raydet.plan import make_plan
-from raydet.worker import train
+from raydet.distributed import Peers
+from raydet.driver.plan import make_plan
+from raydet.runs import checkpoint_store
+from raydet.training.worker import train
 
 
 def trained(cfg: Config, folder: Path, stop_after: int | None = None) -> Path:
@@ -38,9 +38,9 @@ def trained(cfg: Config, folder: Path, stop_after: int | None = None) -> Path:
     return folder
 
 
-def newest(folder: Path) -> checkpoints.Checkpoint:
+def newest(folder: Path) -> checkpoint_store.Checkpoint:
     """Return a run's newest checkpoint."""
-    found = checkpoints.newest(folder / "checkpoints")
+    found = checkpoint_store.newest(folder / "checkpoints")
     assert found is not None
     return found
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from raydet.config import ConfigError
+from raydet.exceptions import ConfigError
 
 WHAT = ("step", "ops", "data", "gpu", "ray", "quantization")
 """A training step; raydet's operations; samples from file to batch; all on a GPU; what Ray adds to a step; integers."""

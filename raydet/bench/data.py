@@ -16,17 +16,19 @@ import torch
 from PIL import Image
 
 from raydet.bench.timing import has, in_turn, machine
-from raydet.config import Config, ConfigError, override
-from raydet.data import DataError, Index, open_split
-from raydet.data.columns import Ints, cache_dir, spread_over
-from raydet.data.dali import installed
-from raydet.data.files import Blob
-from raydet.data.maker import Maker, collated
-from raydet.data.pixels import cut
-from raydet.data.samples import finished, opened, plan_sample, shrink
-from raydet.memory import keep_freed_memory
+from raydet.config import Config, override
+from raydet.data import Index, open_split
+from raydet.data.columns import Ints, spread_over
+from raydet.data.images.dali_decoder import installed
+from raydet.data.images.resample import cut
+from raydet.data.loading.batch_dataset import Maker, collated
+from raydet.data.loading.samples import finished, opened, plan_sample, shrink
+from raydet.data.storage.cache import cache_dir
+from raydet.data.storage.files import Blob
+from raydet.exceptions import ConfigError, DataError
 from raydet.recipes import recipe
-from raydet.state import resolve_model
+from raydet.training.memory import keep_freed_memory
+from raydet.training.state import resolve_model
 
 SIZE = (500, 375)
 """Width and height of the pictures that are made: ImageNet's median."""

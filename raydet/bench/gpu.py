@@ -15,7 +15,7 @@ import torch
 
 from raydet.bench.ops import bench_ops, markdown
 from raydet.bench.step import bench_step
-from raydet.config import ConfigError
+from raydet.exceptions import ConfigError
 
 BUDGET_S = 300.0
 """No new case is begun after so many seconds: `make gpu` has nine minutes, its tests included."""

@@ -13,12 +13,12 @@ import torchvision
 from torch import Tensor, nn
 
 from raydet import models, ops
-from raydet.anchors import grid_cells, make_anchors
 from raydet.bench.step import synthetic
 from raydet.bench.timing import Work, has
 from raydet.config import Ema, Optim
+from raydet.models.anchors import grid_cells, make_anchors
 from raydet.ops.assignment import by_definition
-from raydet.optim import MovingAverage, build_optimizer
+from raydet.training.optim import MovingAverage, build_optimizer
 
 _SIDE, _CLASSES, _LEVELS = 512, 90, (3, 7)
 

@@ -10,16 +10,8 @@ from typing import Any
 import torch
 
 from raydet.bench.op_cases import CASES, Case
-from raydet.bench.timing import (
-    Times,
-    copy_bandwidth,
-    in_turn,
-    launches,
-    machine,
-    on_device,
-    temporary_bytes,
-)
-from raydet.config import ConfigError
+from raydet.bench.timing import Times, copy_bandwidth, in_turn, launches, machine, on_device, temporary_bytes
+from raydet.exceptions import ConfigError
 
 Row = dict[str, Any]
 

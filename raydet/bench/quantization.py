@@ -20,20 +20,21 @@ from torch import Tensor, nn
 
 from raydet import models
 from raydet.bench.quantization_report import lines
+from raydet.bench.sensitivity import Sensitivity, open_floats, sensitivity_of
 from raydet.bench.timing import in_turn, machine
-from raydet.config import Config, ConfigError, Quantization, override
-from raydet.data.samples import input_size
-from raydet.deploy import saturation, session
-from raydet.deploy.graph import INPUT
-from raydet.deploy.pictures import held_out, training_inputs
-from raydet.deploy.targets import Target, build
-from raydet.evaluation import score
-from raydet.peers import Peers
+from raydet.config import Config, Quantization, override
+from raydet.data.loading.samples import input_size
+from raydet.distributed import Peers
+from raydet.exceptions import ConfigError
+from raydet.inference.images import held_out, training_inputs
+from raydet.inference.trained_model import open_source
+from raydet.io.files import make_folder
+from raydet.onnx import onnx_model, saturation
+from raydet.onnx.graph import INPUT
+from raydet.onnx.targets import Target, build
 from raydet.quantization import calibrate, quantize
-from raydet.restore import open_source
-from raydet.sensitivity import Sensitivity, open_floats, sensitivity_of
-from raydet.sinks import make_folder
-from raydet.tasks import make_task, score_name
+from raydet.tasks.build import make_task, score_name
+from raydet.training.scoring import score
 
 BATCHES = (1, 32)
 Runtime = Literal["torch", "onnxruntime full range"] | Target
@@ -95,7 +96,7 @@ def bench_quantization(
     Raises:
         ConfigError: something that cannot be used. DataError: the data.
     """
-    session.require_onnx("raydet bench quantization")
+    onnx_model.require_onnx("raydet bench quantization")
     if not sources:
         raise ConfigError("name a float checkpoint, a run's folder, or models, e.g. efficientnet_b0 efficientnet_lite0")
     if rounds < 1:
@@ -211,7 +212,7 @@ def _side(variant: Variant, runtime: Runtime, images: int) -> Side:
         full_range = runtime == "onnxruntime full range"
         proto = build(model, _images(cfg, 2), target=target, batches=batches, full_range=full_range)
         file = proto.SerializeToString()
-        model, size = session.OnnxGraph(file, Path("graph.onnx")), len(file)
+        model, size = onnx_model.OnnxGraph(file, Path("graph.onnx")), len(file)
     row: dict[str, Any] = {"variant": variant.name, "runtime": runtime, "megabytes": size / 1e6}
     if file and runtime != "tensorrt":
         row["saturating_layers"] = len(saturation.layers_at_risk(proto)) if saturation.saturates() else 0
@@ -230,7 +231,7 @@ def _error(file: bytes, model: nn.Module, cfg: Config) -> float:
     Values that lie between two levels are rounded either way, and the next layers carry that on: some percent are none.
     """
     images_B3HW = _images(cfg, 8)
-    exact = session.OnnxGraph(file, Path("graph.onnx"), unfused=True)(images_B3HW)
+    exact = onnx_model.OnnxGraph(file, Path("graph.onnx"), unfused=True)(images_B3HW)
     found = model(images_B3HW)
     pairs = zip(found, exact, strict=True) if isinstance(exact, tuple) else [(found, exact)]
     return max(float((ours - theirs).norm() / theirs.norm()) for ours, theirs in pairs)
@@ -264,7 +265,7 @@ def _call(call: Callable[[Tensor], object], images_B3HW: Tensor) -> Callable[[],
 def profile(data: bytes, images_B3HW: Tensor, runs: int = 5) -> dict[str, float]:
     """Return what share of the time each of ONNX Runtime's operators takes in a graph, the largest first."""
     with tempfile.TemporaryDirectory() as folder:
-        opened = session.open_session(data, Path("graph.onnx"), profile=str(Path(folder) / "profile"))
+        opened = onnx_model.open_session(data, Path("graph.onnx"), profile=str(Path(folder) / "profile"))
         for _ in range(runs + 1):
             opened.run(None, {INPUT: images_B3HW.numpy()})
         events = json.loads(Path(opened.end_profiling()).read_text())
@@ -279,6 +280,6 @@ def _write(folder: Path, report: Mapping[str, Any], found: Sensitivity | None) -
     (folder / "quantization.json").write_text(json.dumps(report, indent=1) + "\n")
     (folder / "quantization.md").write_text("\n".join(lines(report)) + "\n")
     if found is not None:
-        from raydet.charts import sensitivity_figure
+        from raydet.visualization.charts import sensitivity_figure
 
         sensitivity_figure(folder / "sensitivity.png", found.floats["eval_loss"], found.alone, found.integers)

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 
 from raydet.bench.timing import machine
-from raydet.cluster import fit
 from raydet.config import override
+from raydet.driver.fit import fit
 from raydet.recipes import recipe
 
 

@@ -8,16 +8,18 @@ import torch
 from torch import Tensor, nn
 
 from raydet.bench.timing import in_turn, machine, shares
-from raydet.config import Config, ConfigError, override
+from raydet.config import Config, override
 from raydet.data import Batch
-from raydet.graph import WARM_UP
-from raydet.loop import Trainer
-from raydet.memory import keep_freed_memory
-from raydet.peers import Peers
-from raydet.precision import autocast, prepare_device
+from raydet.distributed import Peers
+from raydet.exceptions import ConfigError
 from raydet.recipes import recipe
-from raydet.state import build_model, new_state, resolve_model
-from raydet.tasks import MEAN, STD, make_task
+from raydet.tasks.base import MEAN, STD
+from raydet.tasks.build import make_task
+from raydet.training.cuda_graph import WARM_UP
+from raydet.training.memory import keep_freed_memory
+from raydet.training.precision import autocast, prepare_device
+from raydet.training.state import build_model, new_state, resolve_model
+from raydet.training.step import Trainer
 
 BOXES = 7
 """Boxes per image: COCO's mean is 7.3."""

@@ -4,12 +4,12 @@ A field's default is written once, here; the string under it is its documentatio
 `None` means "off" or "derived", as the field's text says. A documented run is a function in `raydet.recipes`.
 """
 
-from raydet.config.checks import ConfigError
-from raydet.config.edit import as_flat, differences, from_dict, load, nearest, override, save, to_dict
-from raydet.config.inputs import Augment, Data, Model
-from raydet.config.learning import Ema, Loss, Optim, Precision, Quantization, Schedule
-from raydet.config.running import Evaluation, Run, Scaling
+from raydet.config.data import Augment, Data, Model
+from raydet.config.overrides import as_flat, differences, from_dict, load, nearest, override, save, to_dict
+from raydet.config.run import Evaluation, Run, Scaling
+from raydet.config.training import Ema, Loss, Optim, Precision, Quantization, Schedule
 from raydet.config.tree import Config
+from raydet.exceptions import ConfigError
 
 __all__ = [
     "Augment",

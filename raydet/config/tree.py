@@ -3,10 +3,10 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from raydet.config.checks import require
-from raydet.config.inputs import Augment, Data, Model
-from raydet.config.learning import Ema, Loss, Optim, Precision, Quantization, Schedule
-from raydet.config.running import Evaluation, Run, Scaling
+from raydet.config.data import Augment, Data, Model
+from raydet.config.run import Evaluation, Run, Scaling
+from raydet.config.training import Ema, Loss, Optim, Precision, Quantization, Schedule
+from raydet.config.validators import require
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -4,45 +4,41 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from raydet.data.augment import mixup, mixup_weight
-    from raydet.data.batch import Batch
-    from raydet.data.coco import CocoIndex
-    from raydet.data.decode import read_rgb
-    from raydet.data.demo import make_classification, make_detection
-    from raydet.data.errors import RULES, DataError
-    from raydet.data.folder import FolderIndex, check_same_classes
-    from raydet.data.loader import EvalLoader, TrainLoader
-    from raydet.data.sampler import EpochSampler, eval_shard
-    from raydet.data.samples import Index
-    from raydet.data.splits import open_split
+    from raydet.data.formats.demo.datasets import make_classification, make_detection
+    from raydet.data.formats.index import ClassificationIndex, DetectionIndex, Index, check_same_classes
+    from raydet.data.formats.open_split import open_split
+    from raydet.data.images.color import mixup, mixup_weight
+    from raydet.data.images.decode import read_rgb
+    from raydet.data.loading.batch import Batch
+    from raydet.data.loading.loader import EvalLoader, TrainLoader
+    from raydet.data.loading.sampler import EpochSampler, eval_shard
+    from raydet.data.validation.rules import RULES
 
 _WHERE = {
-    "Batch": "batch",
-    "CocoIndex": "coco",
-    "DataError": "errors",
-    "EpochSampler": "sampler",
-    "EvalLoader": "loader",
-    "FolderIndex": "folder",
-    "Index": "samples",
-    "RULES": "errors",
-    "TrainLoader": "loader",
-    "check_same_classes": "folder",
-    "eval_shard": "sampler",
-    "make_classification": "demo",
-    "make_detection": "demo",
-    "mixup": "augment",
-    "mixup_weight": "augment",
-    "open_split": "splits",
-    "read_rgb": "decode",
+    "Batch": "loading.batch",
+    "ClassificationIndex": "formats.index",
+    "DetectionIndex": "formats.index",
+    "EpochSampler": "loading.sampler",
+    "EvalLoader": "loading.loader",
+    "Index": "formats.index",
+    "RULES": "validation.rules",
+    "TrainLoader": "loading.loader",
+    "check_same_classes": "formats.index",
+    "eval_shard": "loading.sampler",
+    "make_classification": "formats.demo.datasets",
+    "make_detection": "formats.demo.datasets",
+    "mixup": "images.color",
+    "mixup_weight": "images.color",
+    "open_split": "formats.open_split",
+    "read_rgb": "images.decode",
 }
 __all__ = [
     "RULES",
     "Batch",
-    "CocoIndex",
-    "DataError",
+    "ClassificationIndex",
+    "DetectionIndex",
     "EpochSampler",
     "EvalLoader",
-    "FolderIndex",
     "Index",
     "TrainLoader",
     "check_same_classes",

@@ -4,15 +4,9 @@
 library's (`libraries`). Facts on both libraries: ../../docs/decisions/0011-quantization.md.
 """
 
-from raydet.quantization.calibration import (
-    CalibrationError,
-    NotCalibratedError,
-    calibrate,
-    check_calibrated,
-    in_words,
-    uncalibrated,
-)
-from raydet.quantization.libraries import QuantizationNotAvailable, exporting
+from raydet.exceptions import CalibrationError, NotCalibratedError, QuantizationNotAvailable
+from raydet.quantization.calibration import calibrate, check_calibrated, in_words, uncalibrated
+from raydet.quantization.libraries import exporting
 from raydet.quantization.placement import GROUPS, Placed, is_quantized, placements, quantize, quantizers
 
 __all__ = [

@@ -13,20 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from raydet.config import Quantization
-from raydet.peers import Peers
+from raydet.distributed import Peers
+from raydet.exceptions import CalibrationError, NotCalibratedError
 from raydet.quantization.libraries import Quantizer, collect, stop_collecting
 from raydet.quantization.placement import quantizers
 
 _LEAST = 1e-6
 """No range is smaller: of a tensor of zeros it would be zero, and the scale is divided by."""
-
-
-class CalibrationError(RuntimeError):
-    """Ranges cannot be found on these batches."""
-
-
-class NotCalibratedError(RuntimeError):
-    """Fake-quantizers without a range."""
 
 
 @torch.no_grad()

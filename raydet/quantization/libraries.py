@@ -20,16 +20,13 @@ from typing import Any, Protocol, cast
 import torch
 from torch import Tensor, nn
 
-from raydet.config import ConfigError, Quantization
+from raydet.config import Quantization
+from raydet.exceptions import QuantizationNotAvailable
 
 _NEEDS = {
     "pytorch-quantization": "pytorch-quantization==2.1.3 (2.2.x on PyPI is an empty placeholder)",
     "modelopt": "nvidia-modelopt>=0.47",
 }
-
-
-class QuantizationNotAvailable(ConfigError):
-    """The library of quantization.backend is not installed."""
 
 
 class Quantizer(Protocol):

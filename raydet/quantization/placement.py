@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from raydet.config import ConfigError, Quantization, nearest
+from raydet.config import Quantization, nearest
+from raydet.exceptions import ConfigError
 from raydet.models.bifpn import Fuse
 from raydet.models.layers import Add, AveragePool, Conv2dSame, Multiply
 from raydet.quantization import modules

@@ -9,7 +9,8 @@ a recipe of its own. Two things differ on purpose: activations are channels-last
 from collections.abc import Callable
 from functools import partial
 
-from raydet.config import Config, ConfigError, nearest, override
+from raydet.config import Config, nearest, override
+from raydet.exceptions import ConfigError
 from raydet.recipes.coco import efficientdet_coco, efficientdet_d0_coco_8x150, efficientdet_d0_waymo
 from raydet.recipes.demo import demo_classification, demo_detection
 from raydet.recipes.imagenet import efficientnet_imagenet

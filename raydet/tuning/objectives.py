@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from raydet.config import Config, override
-from raydet.state import build_model
+from raydet.training.state import build_model
 
 _ROUNDS = 20
 

@@ -7,11 +7,12 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from raydet.data.coco import CocoIndex
-from raydet.data.coco_json import parse
 from raydet.data.columns import Columns
-from raydet.data.faults import Faults
-from raydet.data.files import Folder
+from raydet.data.formats.coco.load import load_coco
+from raydet.data.formats.coco.reader import parse
+from raydet.data.formats.index import DetectionIndex
+from raydet.data.storage.files import Folder
+from raydet.data.validation.faults import Faults
 
 
 def picture(seed: int, hw: tuple[int, int]) -> Image.Image:
@@ -72,7 +73,7 @@ def parse_coco(tmp_path: Path, content: dict[str, Any]) -> tuple[Columns, Faults
     return columns, faults
 
 
-def load_coco(tmp_path: Path, content: dict[str, Any], **options: Any) -> CocoIndex:
+def load_content(tmp_path: Path, content: dict[str, Any], **options: Any) -> DetectionIndex:
     """The index of that content, without pictures."""
     path = write_coco(tmp_path, content, pictures=False)
-    return CocoIndex.load(path, tmp_path / "train", **options)
+    return load_coco(path, tmp_path / "train", **options)

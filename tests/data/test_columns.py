@@ -7,18 +7,18 @@ import numpy as np
 import pytest
 
 from raydet.data import columns
-from raydet.data.coco import CocoIndex
-from raydet.data.columns import load_columns
-from raydet.data.errors import DataError
-from tests.data.makers import load_coco as load
+from raydet.data.formats.coco.load import load_coco
+from raydet.data.storage.cache import load_columns, save_columns
+from raydet.exceptions import DataError
+from tests.data.makers import load_content as load
 from tests.data.makers import truth
 from tests.data.malformed import annotation
 
 
 def test_second_load_comes_from_the_cache_and_is_equal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = load(tmp_path, truth())
-    monkeypatch.setattr("raydet.data.coco.parse", lambda *_: pytest.fail("parsed again"))
-    again = CocoIndex.load(first.file, tmp_path / "train")
+    monkeypatch.setattr("raydet.data.formats.coco.load.parse", lambda *_: pytest.fail("parsed again"))
+    again = load_coco(first.file, tmp_path / "train")
     assert all(np.array_equal(getattr(first, n), getattr(again, n)) for n in ("ids", "boxes", "labels", "first"))
     assert (again.names.tolist(), again.warnings) == (first.names.tolist(), first.warnings)
 
@@ -38,7 +38,7 @@ def test_edit_at_the_end_of_a_long_file_is_noticed_even_with_the_same_size_and_t
     Path(first.file).write_text(Path(first.file).read_text().replace('"dog"', '"cow"'))
     os.utime(first.file, ns=(before.st_atime_ns, before.st_mtime_ns))
     assert Path(first.file).stat().st_size == before.st_size > 1 << 17
-    assert CocoIndex.load(first.file, tmp_path).class_names == ["cat", "cow", "bus"]
+    assert load_coco(first.file, tmp_path).class_names == ["cat", "cow", "bus"]
 
 
 def test_nothing_is_written_beside_the_data_and_an_unwritable_cache_is_no_error(
@@ -57,7 +57,7 @@ def test_failed_cache_write_leaves_no_file(own_cache: Path, monkeypatch: pytest.
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(columns.np, "savez", full)
-    columns.save_columns("key", {})
+    save_columns("key", {})
     assert list((own_cache / "index").iterdir()) == []
 
 
@@ -67,11 +67,11 @@ def test_faults_come_from_the_cache_as_they_were(tmp_path: Path, own_cache: Path
     first = load(tmp_path, content, on_bad="skip")
     held = load_columns(next((own_cache / "index").iterdir()).stem)
     assert held is not None
-    again = CocoIndex.load(first.file, tmp_path / "train", on_bad="skip")
+    again = load_coco(first.file, tmp_path / "train", on_bad="skip")
     assert (again.warnings, again.faults.to_dict()) == (first.warnings, first.faults.to_dict())
     assert any("1 of 400 annotations: bbox must be four numbers; annotation 102 ([1])" in w for w in again.warnings)
     with pytest.raises(DataError, match="annotation 102"):
-        CocoIndex.load(first.file, tmp_path / "train")
+        load_coco(first.file, tmp_path / "train")
 
 
 def test_cached_faults_name_the_file_as_it_is_given_now(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -80,4 +80,4 @@ def test_cached_faults_name_the_file_as_it_is_given_now(tmp_path: Path, monkeypa
     path = Path(load(tmp_path, content, on_bad="skip", max_bad=1.0).file)
     monkeypatch.chdir(path.parent)
     with pytest.raises(DataError, match=r"^instances_train.json: annotation 102: .*; 1 of 6 annotations"):
-        CocoIndex.load(path.name, tmp_path / "train")
+        load_coco(path.name, tmp_path / "train")

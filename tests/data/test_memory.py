@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from raydet.config import Config, override
-from raydet.data.loader import TrainLoader
-from raydet.data.splits import open_split
+from raydet.data.formats.open_split import open_split
+from raydet.data.loading.loader import TrainLoader
+from tests.data.loading.test_loader import children
 from tests.data.makers import picture
-from tests.data.test_loader import children
 
 _IMAGES, _BOXES = 40_000, 25
 

@@ -8,13 +8,13 @@ import torch
 from PIL import Image
 
 from raydet.config import Config, override
-from raydet.data.batch import Batch
-from raydet.data.dali import installed
-from raydet.data.dali_gpu import GpuFeed
-from raydet.data.errors import DataError
-from raydet.data.maker import Key, Maker
-from raydet.data.samples import EVAL
-from raydet.data.splits import open_split
+from raydet.data.formats.open_split import open_split
+from raydet.data.images.dali_decoder import installed
+from raydet.data.loading.batch import Batch
+from raydet.data.loading.batch_dataset import Key, Maker
+from raydet.data.loading.dali_gpu import GpuFeed
+from raydet.data.loading.samples import EVAL
+from raydet.exceptions import DataError
 from tests.data.makers import picture, truth, write_coco
 from tests.gpu.marks import NEEDS_GPU
 

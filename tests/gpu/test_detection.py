@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from raydet.anchors import make_anchors
+from raydet.models.anchors import make_anchors
 from raydet.ops import detection
 from raydet.ops.detection import Found, detect
 from tests.gpu.marks import NEEDS_GPU

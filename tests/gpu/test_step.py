@@ -7,9 +7,9 @@ import torch
 
 from raydet.bench.step import ours, synthetic
 from raydet.config import Config, override
-from raydet.loop import Trainer
 from raydet.recipes import recipe
-from raydet.state import resolve_model
+from raydet.training.state import resolve_model
+from raydet.training.step import Trainer
 from tests.gpu.marks import NEEDS_GPU
 
 pytestmark = NEEDS_GPU

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from raydet.anchors import grid_cells, make_anchors
+from raydet.models.anchors import grid_cells, make_anchors
 from raydet.ops.assignment import Targets
 
 EPS = torch.finfo(torch.float32).eps

@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from raydet.boxes import encode
 from raydet.ops import raw
 from raydet.ops.assignment import assign_anchors
+from raydet.ops.boxes import encode
 from tests.ops.harness import ORDERS, on_host
 from tests.ops.scenes import CUTS, EPS, SCENES, assert_equal, assert_equal_but_for_logarithms, grid, scene, some_boxes
 
@@ -125,7 +125,7 @@ def test_targets_and_losses_equal_effdets() -> None:
     from effdet.loss import DetectionLoss
 
     from raydet.config import Loss
-    from raydet.losses import detection_loss
+    from raydet.tasks.losses import detection_loss
 
     config = get_efficientdet_config("efficientdet_d0")
     config.image_size = (256, 256)

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from raydet.anchors import make_anchors
-from raydet.boxes import decode
+from raydet.models.anchors import make_anchors
 from raydet.ops import detection
+from raydet.ops.boxes import decode
 from raydet.ops.detection import Detections, Found, detect
 from tests.ops.harness import on_host
 

@@ -10,16 +10,9 @@ from torch import Tensor, nn
 
 from raydet import models
 from raydet.config import Config, Quantization
-from raydet.peers import Peers
-from raydet.quantization import (
-    CalibrationError,
-    NotCalibratedError,
-    calibrate,
-    check_calibrated,
-    quantize,
-    quantizers,
-    uncalibrated,
-)
+from raydet.distributed import Peers
+from raydet.exceptions import CalibrationError, NotCalibratedError
+from raydet.quantization import calibrate, check_calibrated, quantize, quantizers, uncalibrated
 from tests.workers import run_workers
 
 LIBRARIES = ["pytorch-quantization", "modelopt"]

@@ -8,7 +8,8 @@ import torch
 
 from raydet import models
 from raydet.config import Quantization
-from raydet.quantization import QuantizationNotAvailable, exporting, quantize
+from raydet.exceptions import QuantizationNotAvailable
+from raydet.quantization import exporting, quantize
 from raydet.quantization.libraries import fake_quantize, make_quantizer
 
 LIBRARIES = {

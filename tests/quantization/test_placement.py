@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 from raydet import models
-from raydet.config import ConfigError, Quantization
+from raydet.config import Quantization
+from raydet.exceptions import ConfigError
 from raydet.models.bifpn import Fuse
 from raydet.models.layers import Add, Multiply
 from raydet.quantization import GROUPS, is_quantized, placements, quantize, quantizers

@@ -7,7 +7,7 @@ import pytest
 from ray import tune
 from ray.tune.search.optuna import OptunaSearch
 
-from raydet.config import ConfigError
+from raydet.exceptions import ConfigError
 from raydet.search_spaces.domains import bounds, holds, plain_choice, to_changes, to_plain
 
 DOMAINS = {

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from raydet.config import ConfigError
+from raydet.exceptions import ConfigError
 from raydet.recipes import recipe
 from raydet.search_spaces import get, spelt
 

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from raydet import search_spaces
-from raydet.config import Config, ConfigError, as_flat, override
+from raydet.config import Config, as_flat, override
+from raydet.exceptions import ConfigError
 from raydet.recipes import RECIPES, recipe
 from raydet.search_spaces import SPACES
 from raydet.search_spaces.domains import holds

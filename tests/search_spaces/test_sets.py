@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from raydet.config import ConfigError
+from raydet.exceptions import ConfigError
 from raydet.recipes import recipe
 from raydet.search_spaces import get, sample, spelt
 from raydet.search_spaces.domains import FUNCTIONS

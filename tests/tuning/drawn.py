@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from raydet.charts import figure_file
+from raydet.visualization.charts import figure_file
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -11,7 +11,7 @@ from raydet import search_spaces
 from raydet.config import override
 from raydet.recipes import recipe
 from raydet.search_spaces import Space
-from raydet.tuning.rows import Donation, Repeat, Row, Search, State
+from raydet.tuning.trials.rows import Donation, Repeat, Row, Search, State
 
 
 def made(

@@ -1,0 +1,1 @@
+"""`raydet check`: a data set looked through, every record and image, before a GPU is taken."""

@@ -1,0 +1,243 @@
+"""The verb `raydet check`: a data set looked through before a GPU is taken; what is wrong, unusual, twice or missing.
+
+Annotations are read once, every picture is opened, hashed and decoded, by all cores of this machine or as Ray tasks
+where a cluster is named. What `fit` does of this on every start is `raydet.data.image_checks.quick_look`.
+"""
+
+import json
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from functools import lru_cache
+from pathlib import Path
+from tempfile import TemporaryFile
+from typing import TextIO
+
+import numpy as np
+
+from raydet.audit.anchor_coverage import coverage
+from raydet.audit.duplicates import near, same
+from raydet.audit.parallel_map import here, on_ray
+from raydet.audit.report import write
+from raydet.audit.result import Audit, Split
+from raydet.config import Config, from_dict, override, to_dict
+from raydet.data import DetectionIndex, Index, check_same_classes, open_split
+from raydet.data.image_checks import Looked, look
+from raydet.data.images.decode import EXTENSIONS
+from raydet.data.storage.address import is_remote, parse
+from raydet.data.storage.files import Folder
+from raydet.data.validation.faults import Example, Faults
+from raydet.data.validation.rules import RULES
+from raydet.driver.resources import cores, wanted_address
+from raydet.exceptions import ConfigError, DataError
+from raydet.io.files import make_folder
+from raydet.terminal.progress_bar import Counter
+from raydet.training.state import resolve_model
+
+_PART = 64
+"""Pictures of one piece of work: some 0.1 s."""
+
+
+def check(
+    cfg: Config, splits: Sequence[str] | None = None, *, out: Path | str | None = None, stream: TextIO | None = None
+) -> Audit:
+    """Look through the data set of a configuration, and return all that was found.
+
+    Args:
+        splits: which of train, val and test. None: all that the configuration names.
+        out: folder for report.json, quarantine.txt and plots; None: nothing is written.
+        stream: where progress is shown. None: standard error.
+
+    Raises:
+        ConfigError: a setting or a folder that cannot be used. What is wrong with the data is returned, not raised.
+    """
+    if is_remote(cfg.data.root):
+        parse(cfg.data.root)  # refuses credentials in it before it is shown or written
+    if out is not None:
+        _writable(Path(out))
+    cfg = resolve_model(cfg)
+    names = list(splits or [s for s in ("train", "val", "test") if getattr(cfg.data, s) is not None])
+    same_place = {getattr(cfg.data, s): s for s in reversed(names)}
+    audit = Audit(cfg, Faults(), [])
+    tolerant = override(cfg, {"data.on_bad": "skip", "data.max_bad": 1.0})
+    for name in (n for n in names if same_place[getattr(cfg.data, n)] == n):
+        index = _opened(tolerant, name, audit)
+        if index is not None:
+            audit.splits.append(Split(name, index))
+    with ExitStack() as stack:
+        ray = wanted_address(cfg) is not None
+        if ray:
+            from raydet.driver.ray_session import ray_session
+
+            stack.enter_context(ray_session(override(cfg, {"scaling.num_workers": 1, "scaling.use_gpu": False})))
+        for split in audit.splits:
+            split.seen = sorted(_seen(tolerant, split, ray, stream or sys.stderr), key=lambda one: one.row)
+            _note_pictures(audit, split)
+    _note_not_listed(audit)
+    _compare(audit)
+    _anchors(audit)
+    audit.verdict = _verdict(audit)
+    if out is not None:
+        write(audit, Path(out))
+    return audit
+
+
+def _writable(out: Path) -> None:
+    """Make the folder of the report before the hours that the report may take."""
+    try:
+        make_folder(out / "plots")
+        with TemporaryFile(dir=out):
+            pass
+    except OSError as error:
+        raise ConfigError(f"--out {out} cannot be written to: {error.strerror}; choose another folder") from None
+
+
+def _opened(cfg: Config, name: str, audit: Audit) -> Index | None:
+    try:
+        index = open_split(cfg, name)  # type: ignore[arg-type]
+    except DataError as error:
+        held = getattr(error, "faults", None)
+        if isinstance(held, Faults):
+            audit.faults.extend(held, name)
+        else:
+            audit.faults.add_error(error, file=error.file or name)
+        return None
+    audit.faults.extend(index.faults, name)
+    if isinstance(index, DetectionIndex):
+        _note_unusable(audit, index, name)
+    return index
+
+
+def _note_unusable(audit: Audit, index: DetectionIndex, name: str) -> None:
+    """Count what `fit` refuses although each record of the split is sound."""
+    try:
+        if name == "train":
+            index.train_rows(audit.cfg)
+    except DataError as error:
+        audit.faults.add_error(error)
+    if name == "val" and not len(index.boxes):
+        audit.faults.add("COCO-E26", "the validation split has no boxes, so AP cannot be computed", file=index.file)
+
+
+def _seen(cfg: Config, split: Split, ray: bool, stream: TextIO) -> Iterator[Looked]:
+    """Every picture of the split, with its progress shown."""
+    parts = np.array_split(np.arange(len(split.index)), -(-len(split.index) // _PART))
+    if ray:
+        text = json.dumps(to_dict(cfg))  # hashable, so that a process opens the split once
+        wanted = [(text, split.name, part.tolist()) for part in parts]
+        answers = on_ray(_look_on_node, wanted)
+    else:
+        work = _Look(cfg, split.index)
+        few = len(split.index) <= 2 * _PART
+        answers = here(work, [part.tolist() for part in parts], 0 if few else cores(), split.index.files.forkable)
+    with Counter(f"check     {split.name} pictures", len(split.index), stream) as tick:
+        for answer in answers:
+            tick(len(answer))
+            yield from answer
+
+
+class _Look:
+    def __init__(self, cfg: Config, index: Index) -> None:
+        self._cfg, self._index = cfg, index
+
+    def __call__(self, rows: list[int]) -> list[Looked]:
+        return [look(self._cfg, self._index, row) for row in rows]
+
+
+def _look_on_node(part: tuple[str, str, list[int]]) -> list[Looked]:
+    config, name, rows = part
+    return _node_look(config, name)(rows)
+
+
+@lru_cache(maxsize=4)
+def _node_look(config: str, name: str) -> _Look:
+    cfg = from_dict(json.loads(config))
+    return _Look(cfg, open_split(cfg, name))  # type: ignore[arg-type]
+
+
+def _note_pictures(audit: Audit, split: Split) -> None:
+    """Count what is wrong with the split's pictures, and which are not listed."""
+    index, place = split.index, split.index.files.place
+    for one in split.seen:
+        for rule, what, hint in one.notes:
+            record = f"image {index.ids[one.row]}, {one.name}" if isinstance(index, DetectionIndex) else one.name
+            example = Example(record, what, one.name)
+            audit.faults.add(rule, RULES[rule], file=place, kind="pictures", examples=[example], hint=hint)
+    # YOLO's index has opened them all for their size, and has counted them.
+    total = 0 if index.faults.counted("pictures", place) else len(split.seen)
+    audit.faults.looked_at("pictures", total, sum(one.broken for one in split.seen), place)
+
+
+def _note_not_listed(audit: Audit) -> None:
+    """Count the pictures in COCO's folders that no split's annotations name."""
+    data = audit.cfg.data
+    if data.format != "coco":
+        return
+    folders: dict[Path, list[DetectionIndex]] = {}
+    for index in (split.index for split in audit.splits):
+        if isinstance(index, DetectionIndex) and isinstance(index.files, Folder):
+            folders.setdefault(index.files.root, []).append(index)
+    listed = {os.path.join(root, name) for root, held in folders.items() for i in held for name in i.names.tolist()}
+    opened = {getattr(data, split.name) for split in audit.splits}
+    complete = {data.train, data.val, data.test} - {None} <= opened
+    for root, held in folders.items():
+        own = any(root.name == Path(index.file).stem.removeprefix("instances_") for index in held)
+        if not (complete or own):
+            continue  # they may belong to a split that was not looked at
+        found = (str(p) for p in root.rglob("*") if p.suffix.lower() in EXTENSIONS and p.is_file())
+        extra = sorted(os.path.relpath(path, root) for path in found if path not in listed)
+        if extra:
+            shown = [Example(name) for name in extra[:5]]
+            audit.faults.add("DIR-W07", RULES["DIR-W07"], file=root, kind="files", count=len(extra), examples=shown)
+
+
+def _compare(audit: Audit) -> None:
+    """Find pictures that are there twice, within a split and across splits, and classes that differ."""
+    by_name = {split.name: split for split in audit.splits}
+    if "train" in by_name and "val" in by_name:
+        try:
+            check_same_classes(by_name["train"].index, by_name["val"].index)
+        except DataError as error:
+            audit.faults.add_error(error)
+    where = [(split.name, one) for split in audit.splits for one in split.seen]
+    exact = same([one.sha1 for _, one in where])
+    again = {i for group in exact for i in group[1:]}  # of equal files the first stands for all
+    prints = [None if i in again else one.dhash for i, (_, one) in enumerate(where)]
+    alike = near(prints, [one.miniature for _, one in where])
+    for groups, within, across in ((exact, "IMG-W14", "IMG-W15"), (alike, "IMG-W16", "IMG-W17")):
+        inner = [g for g in groups if len({where[i][0] for i in g}) == 1]
+        outer = [g for g in groups if len({where[i][0] for i in g}) > 1]
+        _note_groups(audit, within, inner, where)
+        _note_groups(audit, across, outer, where)
+        audit.leaks += len(outer)
+
+
+_TWICE_HINT = {
+    "IMG-W15": "Remove them from one split, or the score is too good.",
+    "IMG-W17": "Look at them: frames of one scene in two splits make the score too good.",
+}
+
+
+def _note_groups(audit: Audit, rule: str, groups: list[list[int]], where: list[tuple[str, Looked]]) -> None:
+    if not groups:
+        return
+    shown = [Example(" = ".join(f"{where[i][0]}/{where[i][1].name}" for i in group[:4])) for group in groups[:5]]
+    told = {"kind": "groups of pictures", "count": len(groups), "hint": _TWICE_HINT.get(rule)}
+    audit.faults.add(rule, RULES[rule], examples=shown, **told)  # type: ignore[arg-type]
+
+
+def _anchors(audit: Audit) -> None:
+    content = next((split.content for split in audit.splits if split.name == "train"), None)
+    if audit.cfg.task == "detection" and content is not None and content.boxes_N4.size:
+        audit.best_iou, advice = coverage(audit.cfg, content.boxes_N4, content.sizes_N2)
+        audit.advice += advice
+
+
+def _verdict(audit: Audit) -> DataError | None:
+    data = audit.cfg.data
+    try:
+        audit.faults.check(skip=data.on_bad == "skip", max_bad=data.max_bad)
+    except DataError as error:
+        return error
+    return None

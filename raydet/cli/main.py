@@ -1,0 +1,133 @@
+"""The command `raydet`: verbs, settings, exit codes. The only file that ends the process, and that imports tyro."""
+
+import errno
+import json
+import os
+import signal
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from raydet.cli import commands
+from raydet.cli.fit import _fit
+from raydet.cli.tune import _tune
+from raydet.config import nearest
+from raydet.exceptions import ConfigError, RaydetError
+
+DONE, FAILED, USAGE, REFUSED, BAD_DATA, STORAGE_FULL, INTERRUPTED, TERMINATED = 0, 1, 2, 3, 65, 75, 130, 143
+"""Exit codes. 2: bad configuration or usage; 3: refused for safety; 130: ended by Ctrl-C; 143: by SIGTERM."""
+
+_GOES_ON = {
+    "fit": "; the same command continues from the last checkpoint",
+    "tune": "; the same command continues where it was left",
+}
+
+MOST_LINES = 6
+"""An error is no longer than this."""
+
+_ABOUT = """\
+raydet trains EfficientNet classifiers and EfficientDet detectors on Ray, from a laptop to a cluster.
+
+  raydet fit RECIPE [--section.field value ...]      train; the same command again continues
+  raydet tune RECIPE --space lr_wd                   search for better settings, many trials side by side
+  raydet evaluate CHECKPOINT [--split val]           score a checkpoint, or a run's best
+  raydet check RECIPE-or-DATA                        look for what is wrong with a data set
+  raydet predict CHECKPOINT IMAGES... [--out DIR]    find things in pictures
+  raydet export CHECKPOINT OUT.onnx [--target ...]   write an ONNX file, float or INT8
+  raydet bench step [--vs effdet]                    time a training step
+
+`raydet fit --help` lists recipes, `raydet fit RECIPE --help` every setting with its value and meaning.
+"""
+
+
+def main(words: Sequence[str] | None = None) -> None:
+    """Run the command line and end the process with its code."""
+    signal.signal(signal.SIGTERM, _terminate)
+    warnings.formatwarning = _one_line
+    sys.exit(run(sys.argv[1:] if words is None else words))
+
+
+_received: list[int] = []
+"""Signals that ended the command; Ray turns whatever a handler raises into a KeyboardInterrupt."""
+
+
+def _terminate(number: int, frame: object) -> None:
+    """End the command as Ctrl-C does: batch systems send SIGTERM some time before they kill."""
+    _received.append(number)
+    raise KeyboardInterrupt
+
+
+def _one_line(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> str:
+    """Show a warning as a message; where in raydet it comes from says nothing to a user."""
+    kind = "" if category in (UserWarning, RuntimeWarning) else f" ({category.__name__})"
+    return f"raydet: warning: {message}{kind}\n"
+
+
+def run(words: Sequence[str]) -> int:
+    """Run one command; return its exit code. Expected errors are one short message on standard error."""
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(_ABOUT, end="")
+        return DONE if words else USAGE
+    if words[0] == "--version":
+        import raydet
+
+        print(f"raydet {raydet.__version__}")
+        return DONE
+    code: int | None
+    try:
+        return _verb(words[0])(list(words[1:])) or DONE
+    except KeyboardInterrupt:
+        code, what = (TERMINATED, "terminated") if _received else (INTERRUPTED, "interrupted")
+        message = what + _GOES_ON.get(words[0], "")
+    except BrokenPipeError:  # `raydet ... | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.startswith("raydet"):
+            raise
+        code, message = FAILED, f"{sys.executable} has no {error.name}; use the Python that raydet is installed in"
+    except Exception as error:
+        code, message = exit_code(error), str(error)
+        if code is None:
+            raise
+    return _say(code, message, "--json" in words)
+
+
+def _verb(name: str) -> Callable[[list[str]], int | None]:
+    if name not in VERBS:
+        close = nearest(name, VERBS, 1)
+        hint = f"; did you mean {close[0]}?" if close else ""
+        raise ConfigError(f"no verb {name!r}; there are {', '.join(VERBS)}{hint}")
+    return VERBS[name]
+
+
+def _say(code: int, message: str, as_json: bool) -> int:
+    short = "\n".join(message.strip().splitlines()[:MOST_LINES])
+    print(f"raydet: {short}", file=sys.stderr)
+    if as_json:
+        print(json.dumps({"error": short, "exit_code": code}), flush=True)
+    return code
+
+
+def exit_code(error: BaseException) -> int | None:
+    """Return the exit code of an expected error; None for a defect of raydet, whose traceback must be seen."""
+    if isinstance(error, RaydetError):
+        return error.exit_code
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return STORAGE_FULL
+    return None
+
+
+VERBS: dict[str, Callable[[list[str]], int | None]] = {
+    "fit": _fit,
+    "tune": _tune,
+    "evaluate": commands.evaluate,
+    "predict": commands.predict,
+    "export": commands.export,
+    "check": commands.check,
+    "bench": commands.bench,
+}
+
+if __name__ == "__main__":
+    main()

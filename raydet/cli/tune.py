@@ -1,0 +1,74 @@
+"""`raydet tune`: its flags and its help."""
+
+import argparse
+from typing import Any
+
+from raydet.cli.fit import _config
+from raydet.cli.parser import new_parser, parse, print_result
+from raydet.config import Config, nearest
+from raydet.exceptions import ConfigError
+
+_NOT_OF_A_SEARCH = ("help", "json", "recipe", "base", "space")
+"""What `tune` is told of a range test too."""
+
+
+def _tune(words: list[str]) -> None:
+    parser = new_parser("tune", "Search for better settings; trial 1 is the recipe. The same command again continues.")
+    parser.add_argument("recipe", nargs="?", help="where the settings start from; see raydet fit --help")
+    parser.add_argument("--from", dest="base", metavar="CONFIG", help="start from a config.json or best.json instead")
+    parser.add_argument("--space", help="what is searched: a name, see below, or a Python file with space(cfg)")
+    parser.add_argument("--set", dest="sets", action="append", default=[], metavar="KEY=FUNCTION(...)", help="a range")
+    parser.add_argument("--num-samples", type=int, default=20, help="trials, the default included; of pbt at a time")
+    parser.add_argument("--algorithm", default="tpe", help="tpe, random or pbt (population based training)")
+    parser.add_argument("--scheduler", default="asha", help="asha: stop trials early that do worse; none: never")
+    parser.add_argument("--objective", dest="objectives", action="append", default=[], help="latency_ms or size_mb")
+    parser.add_argument("--concurrent", type=int, help="trials at a time; as many as have room by default")
+    parser.add_argument("--budget", help="wall time for the whole search: 45m, 2h, 1d")
+    parser.add_argument("--confirm", type=int, default=0, help="repeat default and best with so many other seeds")
+    parser.add_argument("--patience", type=int, help="end after so many trials that do not beat the default")
+    parser.add_argument("--warm-start", metavar="FOLDER", help="try the best points of an earlier search first")
+    parser.add_argument("--dry-run", action="store_true", help="show what would be tried, and do nothing")
+    options, rest = parse(parser, words)
+    if options.help:
+        return _tune_help(parser)
+    cfg = _config(options.recipe, options.base, rest)
+    if nearest((options.space or "").replace("-", "_"), ["lr_range_test"], 1):
+        return _range_test(options, cfg, parser)
+    from raydet.cli.tune_result import as_values, lines
+    from raydet.tuning.tune import setting_of, tune
+
+    told = {k: v for k, v in vars(options).items() if k not in (*_NOT_OF_A_SEARCH, "dry_run")}
+    if options.dry_run:
+        from raydet.tuning.dry_run import dry_run
+
+        values = dry_run(setting_of(cfg, options.space, **told), quiet=options.json)
+        return print_result(values, True) if options.json else None
+    result = tune(cfg, options.space, **told)
+    if options.json:
+        return print_result(as_values(result), True)
+    return print("\n".join(lines(result)))
+
+
+def _range_test(options: Any, cfg: Config, parser: argparse.ArgumentParser) -> None:
+    if options.space.replace("-", "_") != "lr_range_test":
+        raise ConfigError(f"no search space {options.space!r}; did you mean lr-range-test?")
+    for action in parser._actions:
+        name = action.dest
+        if name not in _NOT_OF_A_SEARCH and getattr(options, name) != action.default:
+            raise ConfigError(f"{action.option_strings[0]}: lr-range-test is one short run and no search; leave it out")
+    from raydet.tuning.lr_range.run import lr_range_test
+
+    found = lr_range_test(cfg)  # says itself what it found
+    if options.json:
+        places = {"table": str(found.table), "figure": str(found.figure)}
+        print_result({"optim.lr": found.suggestion, "why": found.why, **places}, True)
+
+
+def _tune_help(parser: argparse.ArgumentParser) -> None:
+    from raydet.search_spaces import SPACES
+
+    print(parser.format_help())
+    print("spaces:")
+    for name, what in SPACES.items():
+        print(f"  {name:14} {what}")
+    print(f"  {'lr-range-test':14} no search: one short run that suggests a learning rate")

@@ -1,0 +1,1 @@
+"""Annotation formats, each read into an index of packed arrays."""

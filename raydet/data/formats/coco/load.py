@@ -1,0 +1,105 @@
+"""COCO annotations as an index of packed arrays: no list of records stays, so loader processes share one copy."""
+
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from raydet.data.columns import Columns, Ints, Texts
+from raydet.data.formats.coco.reader import parse
+from raydet.data.formats.index import DetectionIndex
+from raydet.data.storage.cache import file_key, load_columns, save_columns
+from raydet.data.storage.files import Files, Folder
+from raydet.data.validation.faults import Faults
+from raydet.exceptions import DataError
+
+Role = Literal["train", "val", "test"]
+
+_MOST_RAW = 100_000
+"""class_ids=raw makes a class of every number up to the highest id; more than this is a mistake."""
+
+
+def load_coco(
+    json_path: Path | str,
+    images: Files | Path | str,
+    class_ids: Literal["contiguous", "raw"] = "contiguous",
+    *,
+    role: Role = "train",
+    on_bad: Literal["fail", "skip"] = "fail",
+    max_bad: float = 0.01,
+) -> DetectionIndex:
+    """Return the index of an annotation file; from the cache when the file was read before.
+
+    Args:
+        class_ids: contiguous: class i is the i-th category in order of id. raw: the category with id i + 1.
+        role: train refuses a file without annotations, val one without the key; test accepts both.
+        on_bad: fail: any faulty record refuses the file. skip: faulty records are left out and counted.
+        max_bad: with skip, the share of images, annotations or categories above which the file is refused.
+
+    Raises:
+        DataError: the file is malformed; names the record and the rule, holds all faults in `faults`.
+    """
+    path = Path(json_path)
+    files = Folder(Path(images)) if isinstance(images, (str, Path)) else images
+    columns, faults = _read(path, files)
+    _check_annotated(path, columns, role, faults)
+    faults.check(skip=on_bad == "skip", max_bad=max_bad)
+    _check_left(path, columns, role, faults)
+    labels, category_ids, class_names = _classes(path, columns, class_ids, faults)
+    return DetectionIndex.of_columns(str(path), files, columns | {"labels": labels}, category_ids, class_names, faults)
+
+
+def _read(path: Path, files: Files) -> tuple[Columns, Faults]:
+    """The file's columns and faults, from the cache when it was read before."""
+    try:
+        key = f"{file_key(path)}-coco"
+    except OSError as error:
+        raise DataError(error.strerror or str(error), file=path, rule="DIR-E01") from None
+    columns = load_columns(key)
+    if columns is not None:
+        return columns, Faults.unpacked(columns["faults"], str(path))
+    columns, alone, faults = parse(path, files)
+    if alone:  # sizes read from pictures may change without the file
+        save_columns(key, columns)
+    return columns, faults
+
+
+def _check_annotated(path: Path, columns: Columns, role: Role, faults: Faults) -> None:
+    known = any(fault.rule == "COCO-E06" for fault in faults)
+    if role != "test" and not columns["has_annotations"] and not known:
+        hint = "Only data.test may be without." if role == "val" else None
+        faults.add("COCO-E06", '"annotations" is missing', file=path, hint=hint)
+
+
+def _check_left(path: Path, columns: Columns, role: Role, faults: Faults) -> None:
+    """Refuse a file of which nothing usable is left."""
+    for key, rule, kind in (("ids", "COCO-E03", "images"), ("category_ids", "COCO-E05", "categories")):
+        if len(columns[key]) == 0:
+            faults.add(rule, f'no record of "{kind}" is usable', file=path)
+            raise faults.error()
+    if len(columns["boxes"]) == 0 and role == "train":
+        faults.add("COCO-E26", "no annotation with a usable box; nothing can be learnt", file=path)
+        raise faults.error()
+    if len(columns["boxes"]) == 0:
+        faults.add("COCO-W26", f"the {role} split has 0 boxes: AP cannot be computed", file=path)
+
+
+def _classes(
+    path: Path, columns: Columns, class_ids: Literal["contiguous", "raw"], faults: Faults
+) -> tuple[npt.NDArray[np.int32], Ints, list[str]]:
+    """Label of each box, category id of each class, name of each class."""
+    ids, names = columns["category_ids"], Texts(columns["class_bytes"], columns["class_first"]).tolist()
+    if class_ids == "contiguous":
+        order = np.argsort(ids)
+        labels = np.searchsorted(ids[order], columns["categories"]).astype(np.int32)
+        return labels, ids[order], [names[i] for i in order]
+    if ids.min() < 1 or ids.max() > _MOST_RAW:
+        bad = ids.min() if ids.min() < 1 else ids.max()
+        what, hint = f"category id {bad} is not from 1 to {_MOST_RAW}", "Use data.class_ids=contiguous."
+        faults.add("COCO-E27", what, file=path, hint=hint)
+        raise faults.error()
+    spread = [""] * int(ids.max())
+    for i, name in zip(ids, names, strict=True):
+        spread[i - 1] = name
+    return (columns["categories"] - 1).astype(np.int32), np.arange(1, len(spread) + 1, dtype=np.int64), spread

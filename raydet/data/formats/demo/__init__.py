@@ -1,0 +1,1 @@
+"""The demo's data sets, made on the spot."""

@@ -1,0 +1,176 @@
+"""What a split holds, whatever its format: an index of images with boxes, or of images with a class."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from raydet.config import Config
+from raydet.data.columns import Columns, Floats, Ints, Texts
+from raydet.data.storage.files import Files, Source
+from raydet.data.validation.faults import Faults
+from raydet.exceptions import DataError
+
+_MIN_SIDE = 32
+"""Training leaves out pictures with a shorter side than this, as effdet and NVIDIA's EfficientDet do."""
+
+
+@dataclass(frozen=True, slots=True)
+class DetectionIndex:
+    """The images and boxes of one split. Row i is the i-th image of the file; its boxes are first[i]:first[i + 1]."""
+
+    file: str
+    """The annotation file."""
+    files: Files
+    ids: Ints
+    """The data set's image ids."""
+    names: Texts
+    sizes: npt.NDArray[np.int32]
+    """Height and width of each image."""
+    boxes: Floats
+    """x, y, width, height as in the file, unclipped."""
+    areas: Floats
+    labels: npt.NDArray[np.int32]
+    """Class of each box, from 0."""
+    crowd: npt.NDArray[np.bool_]
+    ann_ids: Ints
+    """The data set's annotation ids."""
+    first: Ints
+    category_ids: Ints
+    """Class -> the data set's category id."""
+    class_names: list[str]
+    """Class -> name; "" for a gap of class_ids=raw."""
+    warnings: list[str]
+    """What was accepted, repaired or left out, one line per kind."""
+    faults: Faults = field(default_factory=Faults)
+    """The same by rule, with counts and first records."""
+
+    @classmethod
+    def of_columns(
+        cls, file: str, files: Files, columns: Columns, category_ids: Ints, class_names: list[str], faults: Faults
+    ) -> "DetectionIndex":
+        """Return the index of what a file's reader has packed."""
+        same = ("ids", "sizes", "boxes", "areas", "labels", "crowd", "ann_ids", "first")
+        return cls(
+            file=file,
+            files=files,
+            names=Texts(columns["name_bytes"], columns["name_first"]),
+            category_ids=category_ids,
+            class_names=class_names,
+            warnings=[faults.said(fault) for fault in faults],
+            faults=faults,
+            **{name: columns[name] for name in same},
+        )
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def num_classes(self) -> int:
+        """Classes, gaps of class_ids=raw included."""
+        return len(self.class_names)
+
+    def picture(self, i: int) -> Source:
+        """Return the picture of image i.
+
+        Raises:
+            DataError: the name leads out of the image folder.
+        """
+        return self.files.picture(self.names[i])
+
+    def boxes_of(self, i: int) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
+        """Return image i's boxes_K4 (xyxy in pixels of the file, clipped to it), labels_K and crowd_K.
+
+        Boxes that lie wholly outside the image are left out.
+        """
+        part = slice(self.first[i], self.first[i + 1])
+        boxes_K4, labels_K, crowd_K = _clipped(self.boxes[part], self.sizes[i]), self.labels[part], self.crowd[part]
+        inner_K = (boxes_K4[:, 2:] - boxes_K4[:, :2]).min(axis=1) > 0
+        if not inner_K.all():
+            boxes_K4, labels_K, crowd_K = boxes_K4[inner_K], labels_K[inner_K], crowd_K[inner_K]
+        return boxes_K4.astype(np.float32), labels_K.astype(np.int64), crowd_K
+
+    def train_rows(self, cfg: Config) -> Ints:
+        """Return the rows to train on, in order: without pictures under 32 pixels and, with data.skip_empty, without
+        those that have no usable box (one that is no crowd and at least data.min_box wide and high within the image).
+
+        Raises:
+            DataError: none is left.
+        """
+        row_N = np.repeat(np.arange(len(self)), np.diff(self.first))
+        xyxy_N4 = _clipped(self.boxes, self.sizes[row_N])
+        usable_N = ~self.crowd & ((xyxy_N4[:, 2:] - xyxy_N4[:, :2]) >= max(cfg.data.min_box, 1e-6)).all(axis=1)
+        keep = self.sizes.min(axis=1) >= _MIN_SIDE
+        if cfg.data.skip_empty:
+            keep &= np.bincount(row_N[usable_N], minlength=len(self)) > 0
+        if not keep.any():
+            what = f"none of {len(self)} images is at least {_MIN_SIDE} pixels wide and high and has a usable box"
+            raise DataError(what, file=self.file, rule="COCO-E33")
+        return np.flatnonzero(keep).astype(np.int64)
+
+
+def _clipped(xywh_K4: Floats, hw_K2: npt.NDArray[np.int32]) -> Floats:
+    """The boxes as xyxy within their picture; its size is one for all, hw_2, or each box's own."""
+    xyxy_K4 = xywh_K4.copy()
+    xyxy_K4[:, 2:] += xywh_K4[:, :2]
+    np.maximum(xyxy_K4, 0, out=xyxy_K4)
+    np.minimum(xyxy_K4, hw_K2[..., [1, 0, 1, 0]], out=xyxy_K4)
+    return xyxy_K4
+
+
+@dataclass(frozen=True, slots=True)
+class ClassificationIndex:
+    """The pictures of one split, in order of class and path."""
+
+    file: str
+    """The folder."""
+    files: Files
+    names: Texts
+    """Path of each picture below the folder."""
+    labels: npt.NDArray[np.int32]
+    class_names: list[str]
+    warnings: list[str]
+    """What was accepted or left out, one line per kind."""
+    faults: Faults = field(default_factory=Faults)
+    """The same by rule, with counts and first names."""
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @property
+    def num_classes(self) -> int:
+        """Classes."""
+        return len(self.class_names)
+
+    @property
+    def category_ids(self) -> Ints:
+        """Class -> the data set's id, which is the class itself."""
+        return np.arange(self.num_classes, dtype=np.int64)
+
+    def train_rows(self, cfg: Config) -> Ints:
+        """Return the rows to train on: all."""
+        return np.arange(len(self), dtype=np.int64)
+
+    def picture(self, i: int) -> Source:
+        """Return picture i; links to pictures elsewhere are followed, being the owner's own."""
+        return self.files.picture(self.names[i])
+
+
+def check_same_classes(train: DetectionIndex | ClassificationIndex, val: DetectionIndex | ClassificationIndex) -> None:
+    """Raise a DataError that names the classes in which the two splits differ, unless they are the same."""
+    ours = list(zip(train.category_ids.tolist(), train.class_names, strict=True))
+    theirs = list(zip(val.category_ids.tolist(), val.class_names, strict=True))
+    if ours == theirs:
+        return
+    by_name = isinstance(val, ClassificationIndex)
+    missing, extra = ([_shown(c, by_name) for c in a if c not in b] for a, b in ((ours, theirs), (theirs, ours)))
+    parts = [f"{word}: {', '.join(which[:5])}" for word, which in (("lacks", missing), ("adds", extra)) if which]
+    what = f"has {len(theirs)} classes, the training split {len(ours)}; " + ("; ".join(parts) or "in another order")
+    raise DataError(what, file=val.file, rule="DIR-E04", hint="All splits must have the same classes.")
+
+
+def _shown(category: tuple[int, str], by_name: bool) -> str:
+    return category[1] if by_name else f"{category[0]} {category[1]!r}"
+
+
+Index = DetectionIndex | ClassificationIndex

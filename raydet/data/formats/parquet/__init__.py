@@ -1,0 +1,1 @@
+"""Parquet tables with images in them."""

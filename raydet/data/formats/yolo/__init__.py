@@ -1,0 +1,1 @@
+"""YOLO: data.yaml, label files."""

@@ -1,0 +1,1 @@
+"""From an index to batches: order, loader processes, what a sample becomes."""

@@ -1,0 +1,30 @@
+"""One picture that belongs to no data set, as a batch of one: what prediction feeds the network."""
+
+from pathlib import Path
+
+import torch
+
+from raydet.config import Config
+from raydet.data.images.resample import apply_to_image
+from raydet.data.loading.batch import Batch
+from raydet.data.loading.samples import eval_view, fill_colour, opened
+
+
+def single(cfg: Config, path: Path) -> Batch:
+    """Return the picture as evaluation shows it: letterboxed (detection) or its centre (classification).
+
+    Raises:
+        DataError: the file cannot be read.
+    """
+    with opened(cfg, path) as picture:
+        view = eval_view(cfg, picture.hw)
+        image, _ = picture.load()
+        height, width = picture.hw
+    pixels_HW3 = apply_to_image(view, image, fill_colour(cfg), cfg.augment.interpolation)
+    return Batch(
+        images_B3HW=torch.from_numpy(pixels_HW3).permute(2, 0, 1).unsqueeze(0),
+        rows_B=torch.zeros(1, dtype=torch.int64),
+        seeds_B=torch.zeros(1, dtype=torch.int64),
+        scale_B2=torch.tensor([view.scale], dtype=torch.float32),
+        size_B2=torch.tensor([[width, height]]),
+    )

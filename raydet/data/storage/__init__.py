@@ -1,0 +1,1 @@
+"""Where files lie: on disk, in an object store, in the cache."""

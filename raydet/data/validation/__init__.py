@@ -1,0 +1,1 @@
+"""What can be wrong with data: rules, and the faults found."""

@@ -1,0 +1,134 @@
+"""The verb `raydet.fit`: Ray Train workers run `worker.train`, on a local Ray or a cluster; failures are answered here.
+
+Ray keeps nothing that matters: a run lives in its folder, and each attempt is a fresh Ray run that takes up the newest
+valid checkpoint there. Restarts are decided here and not by Ray, which would repeat a full disk or bad data just as it
+repeats a lost machine. What is known of Ray 2.60 and worked around stands where it is done.
+"""
+
+import json
+import sys
+from contextlib import AbstractContextManager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TextIO
+
+from raydet.config import Config
+from raydet.distributed import Peers
+from raydet.driver.plan import Plan, describe_start, make_plan
+from raydet.driver.ray_session import check_scaling, ray_session
+from raydet.driver.ray_trainer import Cancel, attempt
+from raydet.driver.run_folder import claimed
+from raydet.exceptions import LostWorkers, RunFailed
+from raydet.runs import checkpoint_store
+from raydet.runs.layout import CHECKPOINTS
+from raydet.runs.result import read_result, write_result
+from raydet.terminal import run_view
+from raydet.training.precision import prepare_device
+from raydet.training.resume import find_checkpoint
+from raydet.training.worker import train
+
+
+@dataclass(frozen=True)
+class Result:
+    """A finished run."""
+
+    metrics: dict[str, float]
+    """Of the best checkpoint."""
+    best: Path
+    """Folder of the checkpoint with the best score."""
+    last: Path
+    """Folder of the newest checkpoint."""
+    dir: Path
+    """The run's folder."""
+    config: Config
+    """As it was run."""
+
+
+def fit(cfg: Config, *, out: TextIO | None = None, cancel: Cancel | None = None) -> Result:
+    """Train as `cfg` says, on this machine or a cluster, and return the result.
+
+    The same call again continues a run that was interrupted, and returns at once from one that is finished.
+
+    Args:
+        out: where progress is shown. None: standard error.
+        cancel: for another thread, to end this call; it then raises Cancelled. Not without Ray.
+
+    Raises:
+        ConfigError: a value that cannot be used, or another configuration under this run's name.
+        DataError, WeightsError: found before a worker is taken, where that is possible.
+        StorageFull: no room for a checkpoint. NonFiniteLoss: the loss is not finite.
+        Refused: another process trains this run. RunFailed: workers failed more often than run.max_failures.
+    """
+    out = out or sys.stderr
+    plan = make_plan(cfg)
+    in_process = plan.cfg.scaling.worker_range[1] == 0
+    if not in_process and not plan.finished:
+        check_scaling(plan.cfg)
+    with claimed(plan):
+        print("\n".join(describe_start(plan)), file=out, flush=True)
+        if plan.finished:
+            print("finished  nothing left to train", file=out, flush=True)
+        elif in_process:
+            _here(plan, out)
+        else:
+            _on_ray(plan, out, cancel or Cancel())
+        return _result(plan)
+
+
+def _result(plan: Plan) -> Result:
+    newest = checkpoint_store.newest(plan.folder / CHECKPOINTS)
+    if newest is None:
+        raise RunFailed(f"{plan.folder} holds no valid checkpoint although training has ended")
+    best = find_checkpoint(plan.folder)
+    metrics = {name: value for name, value in best.metrics.items() if value is not None}
+    if read_result(plan.folder) is None or not plan.finished:
+        write_result(plan.folder, newest.step, metrics)
+    return Result(metrics, best.path, newest.path, plan.folder, plan.cfg)
+
+
+def _shown(plan: Plan, out: TextIO, from_step: int) -> AbstractContextManager[None]:
+    """Show the run's progress after `from_step` while the body runs."""
+    epochs = plan.cfg.schedule.total_epochs
+    return run_view.watched(lambda stop: run_view.follow(plan.folder, plan.cfg.task, epochs, stop, out, from_step))
+
+
+def _first_step(plan: Plan) -> int:
+    return 0 if plan.continues is None else plan.continues.step
+
+
+def _last_step(folder: Path) -> int:
+    """Return the last step that metrics.jsonl tells of; 0 where it has none."""
+    known = [0]
+    with suppress(OSError):
+        for line in (folder / "metrics.jsonl").read_text().splitlines():
+            with suppress(ValueError, KeyError, TypeError):
+                known.append(int(json.loads(line)["step"]))
+    return max(known)
+
+
+def _here(plan: Plan, out: TextIO) -> None:
+    """Train in this process: no Ray, and no restart after a failure."""
+    device = prepare_device(plan.cfg)
+    threads = plan.cfg.scaling.threads
+    with _shown(plan, out, _first_step(plan)):
+        train(plan.cfg, plan.folder, Peers(device=device), lambda metrics: None, threads=threads)
+
+
+def _on_ray(plan: Plan, out: TextIO, cancel: Cancel) -> None:
+    """Train in Ray Train workers, with restarts from the newest checkpoint."""
+    allowed, shown = plan.cfg.run.max_failures, _first_step(plan)
+    with ray_session(plan.cfg) as session:
+        for failures in range(1, allowed + 2):
+            try:
+                with _shown(plan, out, shown):
+                    attempt(plan, session, cancel)
+                return
+            except LostWorkers as lost:
+                shown = max(shown, _last_step(plan.folder))  # what the next attempt repeats is not shown again
+                if failures > allowed:
+                    raise RunFailed(
+                        f"workers failed {failures} times, run.max_failures={allowed}; the last time: {lost}\n"
+                        f"Ray's logs: {session.logs}\n"
+                        "The same command continues from the last checkpoint"
+                    ) from lost
+                print(f"restart   {failures} of {allowed}, from the newest checkpoint: {lost}", file=out, flush=True)

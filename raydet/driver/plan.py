@@ -1,0 +1,224 @@
+"""A run before it starts: its configuration resolved, its data opened, its folder claimed. Nothing here starts Ray.
+
+All that can be wrong is found here, before a machine is taken and before anything is written.
+"""
+
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from raydet.config import Config, as_flat, differences, load, override
+from raydet.data import DetectionIndex, check_same_classes, open_split
+from raydet.data.image_checks import quick_look
+from raydet.data.images.dali_decoder import check_installed
+from raydet.data.storage.address import is_remote, parse
+from raydet.exceptions import ConfigError, DataError, one_line
+from raydet.models import weights
+from raydet.quantization import in_words
+from raydet.runs import checkpoint_store
+from raydet.runs.layout import CHECKPOINTS
+from raydet.runs.result import read_result
+from raydet.training.resume import built_otherwise, load_weights
+from raydet.training.state import build_model, resolve_model
+
+MAY_CHANGE = {
+    "recipe",
+    "data.workers",
+    "data.prefetch",
+    "data.eval_batch_size",
+    "run.max_failures",
+    "run.keep",
+    "run.log_steps",
+    "run.name",
+    "run.storage_path",
+}
+"""What a continued run may be told anew besides the section `scaling`: nothing of it changes what is learnt. Name and
+place say where it lies; a folder may be moved."""
+
+
+_MOST_NOTES = 3
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A run that can start."""
+
+    cfg: Config
+    """Resolved: absolute paths, image size, classes, and the global batch of a continued run."""
+    folder: Path
+    """The run's folder."""
+    train_images: int
+    steps_per_epoch: int
+    val_images: int
+    classes: list[str]
+    class_ids: list[int]
+    """The data set's id of each class."""
+    notes: list[str]
+    """What was accepted, repaired or left out of the data."""
+    loaded: tuple[weights.Report, ...] = ()
+    """What the weights asked for will change in the fresh model."""
+    continues: checkpoint_store.Checkpoint | None = None
+    """The checkpoint that training goes on from."""
+
+    @property
+    def finished(self) -> bool:
+        """Whether this run is already over."""
+        result = read_result(self.folder)
+        return result is not None and self.continues is not None and result["step"] == self.continues.step
+
+
+def make_plan(cfg: Config, *, anew: bool = False) -> Plan:
+    """Return the plan of a run, with everything checked that can be without a worker.
+
+    Args:
+        anew: the run does not go on from what lies under its name, which may have had another configuration.
+
+    Raises:
+        ConfigError: a value that cannot be used, or another configuration under this run's name. DataError: the data.
+        WeightsError: weights that do not fit or cannot be read.
+    """
+    check_installed(cfg)
+    cfg = resolve_model(absolute(cfg))
+    folder = Path(cfg.run.storage_path) / cfg.run.name
+    cfg = cfg if anew else _continued(cfg, folder)
+    train_index, val_index = open_split(cfg, "train"), open_split(cfg, "val")
+    check_same_classes(train_index, val_index)
+    for index in (train_index, val_index):
+        quick_look(cfg, index)
+    if isinstance(val_index, DetectionIndex) and not len(val_index.boxes):
+        raise DataError(
+            "the validation split has no boxes, so AP cannot be computed", file=val_index.file, rule="COCO-E26"
+        )
+    classes = train_index.num_classes
+    if cfg.model.num_classes not in (None, classes):
+        raise ConfigError(
+            f"model.num_classes={cfg.model.num_classes}, but data.train={cfg.data.train} has {classes} "
+            f"({', '.join(n for n in list(train_index.class_names)[:5] if n)}, ...). "
+            f"Set model.num_classes to {classes} or none"
+        )
+    cfg = override(cfg, {"model.num_classes": classes})
+    continues = checkpoint_store.newest(folder / CHECKPOINTS) if (folder / CHECKPOINTS).is_dir() else None
+    loaded: tuple[weights.Report, ...] = ()
+    if continues is None:
+        _check_weights(cfg)
+        model = build_model(cfg, classes)
+        reports = load_weights(cfg, model)
+        loaded = tuple(replace(r, notes=(*r.notes, *built_otherwise(model, r.path))) for r in reports)
+    images = len(train_index.train_rows(cfg))
+    batch = cfg.global_batch
+    if batch < cfg.scaling.worker_range[1]:
+        raise ConfigError(
+            f"scaling.num_workers={cfg.scaling.num_workers}: a global batch of {batch} images leaves some workers "
+            "without one; lower it, or raise optim.batch_size"
+        )
+    steps = images // batch if cfg.data.drop_last else -(-images // batch)
+    if steps == 0:
+        raise ConfigError(
+            f"the global batch of {batch} images is more than the {images} training images and data.drop_last=true: "
+            "not one step. Lower optim.batch_size or data.batch_size"
+        )
+    names = [str(name) for name in train_index.class_names]
+    ids = train_index.category_ids.tolist()
+    notes = [
+        f"{split}: {line}" for split, index in (("train", train_index), ("val", val_index)) for line in index.warnings
+    ]
+    return Plan(cfg, folder, images, steps, len(val_index), names, ids, notes, loaded, continues)
+
+
+def _check_weights(cfg: Config) -> None:
+    if cfg.quantization is not None and cfg.model.weights is None:
+        raise ConfigError(
+            "model.weights=none: quantization-aware training goes on from a trained model; set model.weights to its "
+            "checkpoint, run folder or file, or quantization to none"
+        )
+    for key in ("model.weights", "model.backbone_weights"):
+        value = as_flat(cfg)[key]
+        if value is not None and "://" not in value and not value.startswith("timm:") and not Path(value).exists():
+            raise ConfigError(f"{key}: no such file or folder: {value}")
+
+
+def absolute(cfg: Config) -> Config:
+    """Return `cfg` with paths resolved against the working directory, which is another one in workers.
+
+    Raises:
+        ConfigError: a path that cannot be used, credentials in data.root, a relative path in a Ray job.
+    """
+    if is_remote(cfg.data.root):
+        parse(cfg.data.root)  # refuses credentials in it before anything shows or keeps them
+    changes: dict[str, Any] = {}
+    in_job = "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ  # set for the entrypoint of `ray job submit`
+    for key in ("run.storage_path", "data.root", "model.weights", "model.backbone_weights"):
+        value = as_flat(cfg)[key]
+        if value is None or "://" in value or value.startswith("timm:"):
+            if key == "run.storage_path":
+                raise ConfigError(f"{key} must be a folder that all workers see, got {value}")
+            continue
+        path = Path(value).expanduser()
+        if in_job and not path.is_absolute():
+            raise ConfigError(
+                f"{key} must be absolute in a Ray job, whose working directory is a temporary copy; got {value!r}"
+            )
+        changes[key] = str(path.absolute())
+    return override(cfg, changes)
+
+
+def _continued(cfg: Config, folder: Path) -> Config:
+    """Return `cfg` with the global batch of the run that lies in `folder`; refuse another configuration.
+
+    Raises:
+        ConfigError: names the differing keys, or what lies there is no run.
+    """
+    path = folder / "config.json"
+    if not path.exists():
+        if folder.is_dir() and any(not p.name.startswith((".lock", ".tmp-")) for p in folder.iterdir()):
+            raise ConfigError(f"run.name: {folder} exists and is not a run of raydet; choose another run.name")
+        return cfg
+    old = load(path)
+    changed = differences(old, cfg)
+    if cfg.model.num_classes is None:
+        changed.pop("model.num_classes", None)
+    if cfg.optim.batch_size is None and cfg.data.batch_size == old.data.batch_size:
+        # Only the number of workers may differ: the run keeps its global batch.
+        cfg = override(cfg, {"optim.batch_size": old.global_batch})
+    if cfg.global_batch == old.global_batch:
+        changed = {k: v for k, v in changed.items() if k not in ("data.batch_size", "optim.batch_size")}
+    told = {k: v for k, v in changed.items() if k not in MAY_CHANGE and not k.startswith("scaling.")}
+    if told:
+        rows = "; ".join(f"{key} was {was!r}, now {now!r}" for key, (was, now) in list(told.items())[:4])
+        more = f"; and {len(told) - 4} more" if len(told) > 4 else ""
+        raise ConfigError(
+            f"run.name={cfg.run.name} is another run in {folder.parent}: {rows}{more}. "
+            "Choose another run.name, or repeat the old command to continue it, or remove that folder"
+        )
+    return cfg
+
+
+def describe_start(plan: Plan) -> list[str]:
+    """Return lines for people: what is trained on what, from what."""
+    cfg, c = plan.cfg, plan.continues
+    size = cfg.model.image_size
+    lines = [
+        f"run       {plan.folder}",
+        f"model     {cfg.model.name} at {size} px, {len(plan.classes)} classes",
+        f"data      {plan.train_images} training and {plan.val_images} validation images in {cfg.data.root}",
+        f"classes   {_class_map(plan)}",
+        f"train     {cfg.schedule.total_epochs} epochs of {plan.steps_per_epoch} steps of {cfg.global_batch} images",
+    ]
+    lines += [f"note      {one_line(note, 220)}" for note in plan.notes[:_MOST_NOTES]]
+    if len(plan.notes) > _MOST_NOTES:
+        lines.append(f"note      {len(plan.notes) - _MOST_NOTES} more; `raydet check` shows all")
+    if cfg.quantization is not None:
+        lines.append(f"integers  {in_words(cfg.quantization)}")
+    for report in plan.loaded:
+        lines.append(str(report))
+    if c is not None:
+        lines.append(f"continue  after epoch {c.epoch}, step {c.step}, from {c.path.name}")
+    return lines
+
+
+def _class_map(plan: Plan, most: int = 10) -> str:
+    """The data set's id and name of each class, in order; gaps of data.class_ids=raw are left out."""
+    named = [(i, name) for i, name in zip(plan.class_ids, plan.classes, strict=True) if name]
+    shown = ", ".join(f"{one_line(name, 30)}" + f" ({i})" * (plan.cfg.task == "detection") for i, name in named[:most])
+    return shown + (f" and {len(named) - most} more, in classes.json" if len(named) > most else "")

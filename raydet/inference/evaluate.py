@@ -1,0 +1,45 @@
+"""Scoring a model on a split: during training, and as the verb `raydet.evaluate`."""
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from raydet.data import EvalLoader, open_split
+from raydet.distributed import Peers
+from raydet.inference.trained_model import Source, open_source
+from raydet.runs.run_log import EVAL_BAD_PICTURES
+from raydet.tasks.build import make_task
+from raydet.training.precision import prepare_device
+from raydet.training.scoring import score
+
+
+def evaluate(
+    source: str | Path, changes: Mapping[str, Any] | None = None, *, split: Literal["train", "val", "test"] = "val"
+) -> dict[str, float]:
+    """Return the metrics of a trained model on a split of its data set, or of another.
+
+    Args:
+        source: a checkpoint, a run's folder (its best checkpoint), an exported ONNX file, or a recipe whose
+            model.weights say what to load.
+        changes: dotted configuration keys, e.g. `{"data.root": "/data/coco", "scaling.use_gpu": True}`.
+        split: which split.
+
+    Raises:
+        ConfigError: a key or value that cannot be used. CheckpointError: a damaged checkpoint. DataError: bad data.
+    """
+    trained: Source = open_source(source, changes or {})
+    cfg = trained.cfg
+    device = prepare_device(cfg)
+    index = open_split(cfg, split)
+    trained.check_classes(index)
+    model = trained.model.to(device)
+    task = make_task(cfg, model, device)
+    batches = EvalLoader(cfg, index)
+    try:
+        figures = score(model, task, index, batches, cfg, Peers(device=device))
+        if math.isnan(figures["eval_loss"]):  # of a file that detects by itself: it has no logits
+            del figures["eval_loss"]
+        return figures | ({EVAL_BAD_PICTURES: float(len(batches.bad))} if cfg.data.on_bad == "skip" else {})
+    finally:
+        batches.close()

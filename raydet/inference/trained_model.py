@@ -1,0 +1,117 @@
+"""From what a user names to a model that answers: a checkpoint, a run's folder, an exported file, foreign weights."""
+
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from raydet.config import Config, override
+from raydet.data import Index
+from raydet.exceptions import ConfigError
+from raydet.models import weights
+from raydet.onnx import metadata, onnx_model
+from raydet.quantization import in_words, is_quantized, uncalibrated
+from raydet.recipes import RECIPES, recipe
+from raydet.runs import checkpoint_store
+from raydet.training.calibrate import post_training
+from raydet.training.resume import find_checkpoint, saved_config
+from raydet.training.state import build_model, resolve_model
+
+_BUILT = ("name", "num_classes", "padding", "redundant_bias", "anchor_scale", "bn_eps", "act")
+_FIXED = ("recipe", *(f"model.{field}" for field in _BUILT))
+
+
+@dataclass(frozen=True)
+class Source:
+    """A trained model, in eval mode on the CPU, and what it was trained for."""
+
+    cfg: Config
+    model: nn.Module
+    class_names: list[str]
+    category_ids: list[int]
+    """Class -> the data set's id of it."""
+    path: Path | None
+    """The checkpoint or exported file; None for foreign weights."""
+
+    def check_classes(self, index: Index) -> None:
+        """Raise ConfigError unless the data set's classes are those the model knows."""
+        theirs = [int(i) for i in index.category_ids]
+        if len(theirs) != len(self.category_ids):
+            raise ConfigError(
+                f"the model has {len(self.category_ids)} classes, the data set in data.root={self.cfg.data.root} has "
+                f"{len(theirs)}; is this the data it was trained for?"
+            )
+        names = [str(name) for name in index.class_names]
+        wrong = [i for i, name in enumerate(self.class_names) if name and name != names[i]]
+        if wrong:
+            i = wrong[0]
+            raise ConfigError(
+                f"class {i} is {self.class_names[i]!r} for the model and {names[i]!r} in data.root={self.cfg.data.root}"
+            )
+
+
+def open_source(source: str | Path, changes: Mapping[str, Any]) -> Source:
+    """Return the model that `source` names, with `changes` to its configuration.
+
+    Raises:
+        ConfigError: nothing of that name, or a change that cannot be. CheckpointError, WeightsError: a damaged file.
+    """
+    if str(source) in RECIPES:
+        return _foreign(override(recipe(str(source)), changes))
+    path = Path(source)
+    if not path.exists():
+        raise ConfigError(f"no checkpoint, run folder or recipe {str(source)!r}")
+    if path.suffix == onnx_model.SUFFIX:
+        return _exported(path, changes)
+    for key in changes:
+        if key in _FIXED:
+            raise ConfigError(f"{key} cannot change: {path} was trained with it")
+    checkpoint = find_checkpoint(path)
+    saved = saved_config(checkpoint)
+    cfg = override(saved, changes)
+    if saved.quantization is not None and cfg.quantization != saved.quantization:
+        raise ConfigError(f"quantization cannot change: {path} was trained with it")
+    names, ids = _saved_classes(checkpoint)
+    model = build_model(saved, len(ids))
+    model.load_state_dict(checkpoint.tensors("ema" if saved.ema.decay is not None else "model"))
+    return _calibrated(Source(cfg, model.eval(), names, ids, checkpoint.path))
+
+
+def _calibrated(source: Source) -> Source:
+    """Return the source; what its configuration wants in integers gets what it lacks from its training data."""
+    wanted = source.cfg.quantization
+    if wanted is not None and (not is_quantized(source.model) or uncalibrated(source.model)):
+        print(f"integers  {in_words(wanted)}", file=sys.stderr, flush=True)
+        post_training(source.cfg, source.model)
+    return source
+
+
+def _saved_classes(checkpoint: checkpoint_store.Checkpoint) -> tuple[list[str], list[int]]:
+    classes: Any = checkpoint.state()["classes"]
+    return [str(name) for name in classes["names"]], [int(i) for i in classes["ids"]]
+
+
+def _exported(path: Path, changes: Mapping[str, Any]) -> Source:
+    data, about = onnx_model.load(path)
+    cfg = metadata.changed(about, changes, path)
+    model = onnx_model.OnnxModel(data, about, path, use_gpu=cfg.scaling.use_gpu)
+    if not cfg.scaling.use_gpu:
+        onnx_model.warn_if_slow(about)
+        onnx_model.warn_if_saturating(data, about, path)
+    return Source(cfg, model.eval(), about.class_names, about.category_ids, path)
+
+
+def _foreign(cfg: Config) -> Source:
+    spec, count = cfg.model.weights, cfg.model.num_classes
+    if spec is None:
+        raise ConfigError(f"model.weights must name the weights to use with recipe {cfg.recipe}")
+    if count is None:
+        raise ConfigError(f"model.num_classes must be given with recipe {cfg.recipe} and foreign weights")
+    cfg = resolve_model(cfg)
+    model = build_model(cfg, count)
+    weights.load(model, weights.resolve(spec), num_classes_may_differ=False)
+    first = 1 if cfg.task == "detection" else 0
+    return _calibrated(Source(cfg, model.eval(), [""] * count, list(range(first, first + count)), None))

@@ -1,0 +1,1 @@
+"""Files, JSON and time, for all the packages above."""

@@ -1,0 +1,1 @@
+"""Detection and classification: batches, loss and metrics behind one protocol."""

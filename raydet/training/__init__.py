@@ -1,0 +1,1 @@
+"""Training in one process of one or many: the loop, a step, its state. Knows no Ray."""

@@ -1,0 +1,181 @@
+"""The training loop. It knows no Ray: it yields at every boundary, and whoever iterates logs, saves or stops.
+
+A step is the same whatever the number of workers: losses are divided by the positives (or images) of the global batch,
+gradients are added up, and every random draw belongs to a sample.
+"""
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+from torch import nn
+
+from raydet.config import Config
+from raydet.data import Batch
+from raydet.distributed import Peers
+from raydet.exceptions import NonFiniteLoss
+from raydet.io.clock import clock
+from raydet.tasks.base import Task
+from raydet.training.memory import most_memory_bytes
+from raydet.training.optim import learning_rate
+from raydet.training.state import State
+from raydet.training.step import Trainer
+
+
+@dataclass(frozen=True)
+class Report:
+    """What happened since the last one."""
+
+    kind: Literal["log", "save", "epoch"]
+    """log: figures of the last steps; save: a checkpoint is due; epoch: an epoch is done, and all figures of it."""
+    metrics: dict[str, float] = field(default_factory=dict)
+    save: bool = False
+    """A checkpoint is due."""
+    best: bool = False
+    """The score is the best so far."""
+    last: bool = False
+    """Training is over."""
+
+
+class Batches(Protocol):
+    """Where training batches come from."""
+
+    steps_per_epoch: int
+
+    def epoch(self, epoch: int, first_step: int = 0) -> Iterator[list[Batch]]:
+        """Yield, step by step, this worker's share of the global batch as a list of micro-batches."""
+        ...
+
+
+Evaluator = Callable[[nn.Module], dict[str, float]]
+"""Scores the model at the end of an epoch."""
+
+
+def epochs(
+    cfg: Config, task: Task, state: State, batches: Batches, evaluate: Evaluator, peers: Peers
+) -> Iterator[Report]:
+    """Train `state` in place to the end of the schedule, yielding at each boundary.
+
+    `state` is exactly what a checkpoint holds: started from a saved one, the rest equals an undisturbed run.
+
+    Raises:
+        NonFiniteLoss: the loss is not finite; names the epoch, the step and the learning rate.
+    """
+    trainer = Trainer(cfg, task, state, peers)
+    while state.epoch < cfg.schedule.total_epochs and not _stale(cfg, state):
+        figures: dict[str, float] = {}
+        for report in _epoch(cfg, trainer, batches):
+            figures = report.metrics or figures
+            yield report
+        figures |= _epoch_losses(task, state, peers)
+        state.epoch, state.epoch_steps = state.epoch + 1, 0
+        state.sums.zero_()
+        peers.average_buffers(*state.models())
+        last = state.epoch >= cfg.schedule.total_epochs
+        due = state.epoch >= cfg.run.eval_after and state.epoch % cfg.run.eval_epochs == 0
+        best = False
+        if due or last:
+            figures |= evaluate(state.evaluated)
+            best = _note_score(state, figures[task.score])
+        last = last or _stale(cfg, state)
+        # The best must be saved when it is found: it is gone an epoch later.
+        save = last or best or state.epoch % cfg.run.checkpoint_epochs == 0
+        yield Report("epoch", figures, save=save, best=best, last=last)
+
+
+def _note_score(state: State, score: float) -> bool:
+    """Take down the score of an evaluation; return whether it is the best so far."""
+    best = math.isfinite(score) and (state.best_score is None or score > state.best_score)
+    state.best_score = score if best else state.best_score
+    state.evaluations_since_best = 0 if best else state.evaluations_since_best + 1
+    return best
+
+
+def _stale(cfg: Config, state: State) -> bool:
+    patience = cfg.run.early_stop
+    return patience is not None and state.evaluations_since_best >= patience
+
+
+def _epoch(cfg: Config, trainer: Trainer, batches: Batches) -> Iterator[Report]:
+    """Train to the end of the epoch under way; yield the figures of every log_steps steps, and saves that are due."""
+    state, peers = trainer.state, trainer.peers
+    meter = _Meter(cfg, trainer)
+    state.train()
+    source = iter(batches.epoch(state.epoch, state.epoch_steps))
+    norms_move_to = _norms_move_to(cfg, batches.steps_per_epoch)
+    while state.epoch_steps < batches.steps_per_epoch:
+        if state.step >= norms_move_to:
+            state.freeze_norms()
+            norms_move_to = math.inf
+        waited = clock()
+        micro_batches = next(source)
+        meter.waiting += clock() - waited
+        done = state.epoch_steps / batches.steps_per_epoch if cfg.schedule.per_step else 0.0
+        lr = learning_rate(cfg, state.epoch + done)
+        trainer.step(micro_batches, lr)
+        ends = state.epoch_steps == batches.steps_per_epoch
+        if state.epoch_steps % cfg.run.log_steps == 0 or ends:
+            yield Report("log", meter.read(lr))
+        if cfg.run.checkpoint_steps and state.step % cfg.run.checkpoint_steps == 0 and not ends:
+            peers.average_buffers(*state.models())
+            yield Report("save", save=True)
+            meter.start_clock()
+    # Nothing is left in it, but only an exhausted source lets its loader processes rest.
+    next(source, None)
+
+
+def _norms_move_to(cfg: Config, steps_per_epoch: int) -> float:
+    """Return the step from which BatchNorm's statistics stay as they are; infinity: never."""
+    share = None if cfg.quantization is None else cfg.quantization.freeze_bn_after
+    return math.inf if share is None else share * cfg.schedule.total_epochs * steps_per_epoch
+
+
+class _Meter:
+    """Loss and speed since it was last read. Reading is the only synchronisation with the device."""
+
+    def __init__(self, cfg: Config, trainer: Trainer) -> None:
+        self.cfg, self.trainer = cfg, trainer
+        self._sums, self._read_at = trainer.state.sums.clone(), trainer.state.step
+        self.start_clock()
+
+    def start_clock(self) -> None:
+        """Measure speed from here on."""
+        self.waiting = 0.0
+        self._wall, self._cpu, self._timed_from = clock(), time.process_time(), self.trainer.state.step
+
+    def read(self, lr: float) -> dict[str, float]:
+        """Return the figures since the last call, over all workers, and start anew.
+
+        Raises:
+            NonFiniteLoss: a loss is not finite.
+        """
+        state, peers, names = self.trainer.state, self.trainer.peers, self.trainer.task.loss_names
+        summed = peers.sum_(state.sums - self._sums).tolist()
+        wall, cpu = clock() - self._wall, time.process_time() - self._cpu
+        steps, timed = state.step - self._read_at, state.step - self._timed_from
+        values = {f"train_{name}": value / steps for name, value in zip(names, summed, strict=True)}
+        if not all(math.isfinite(value) for value in summed):
+            raise NonFiniteLoss(
+                f"training loss is {summed[0] / steps} in epoch {state.epoch + 1}, step {state.epoch_steps}, "
+                f"at learning rate {lr:g}; lower optim.lr or lengthen schedule.warmup_epochs"
+            )
+        values |= {"lr": lr, "memory_bytes": most_memory_bytes(peers.device)}
+        if timed:
+            values |= {
+                "images_per_s": timed * self.cfg.global_batch / wall,
+                "step_s": wall / timed,
+                "step_cpu_s": cpu / timed,
+                "data_wait": self.waiting / wall,
+            }
+        if state.scaler.is_enabled():
+            values["loss_scale"] = state.scaler.get_scale()
+        self._sums, self._read_at = state.sums.clone(), state.step
+        self.start_clock()
+        return values
+
+
+def _epoch_losses(task: Task, state: State, peers: Peers) -> dict[str, float]:
+    summed = peers.sum_(state.sums.clone()).tolist()
+    return {f"train_{name}": value / state.epoch_steps for name, value in zip(task.loss_names, summed, strict=True)}

@@ -1,0 +1,87 @@
+"""Weights and state that a run starts from: a checkpoint's, or those asked for."""
+
+from pathlib import Path
+
+import torch
+
+from raydet.config import Config, from_dict, override
+from raydet.exceptions import CheckpointError
+from raydet.models import EfficientDet, EfficientNet, weights
+from raydet.runs import checkpoint_store
+from raydet.runs.layout import CHECKPOINTS
+from raydet.tasks.build import score_name
+from raydet.training.state import State, build_model
+
+
+def find_checkpoint(path: Path) -> checkpoint_store.Checkpoint:
+    """Return the checkpoint that `path` names: itself, or a run's best (or newest, where none was scored).
+
+    Raises:
+        CheckpointError: there is none, or it is damaged.
+    """
+    folder = path / CHECKPOINTS
+    if not folder.is_dir():
+        return checkpoint_store.read(path)
+    newest = checkpoint_store.newest(folder)
+    if newest is None:
+        if any(folder.glob("step_*")):
+            raise CheckpointError(f"{path} holds only damaged checkpoints; take a copy, or train again")
+        raise CheckpointError(f"{path} holds no usable checkpoint; the run has not saved one yet")
+    score = score_name(saved_config(newest))
+    return checkpoint_store.best(folder, score, "max") or newest
+
+
+def saved_config(checkpoint: checkpoint_store.Checkpoint) -> Config:
+    """Return the configuration that a checkpoint was trained with."""
+    values = checkpoint.state()["config"]
+    if not isinstance(values, dict):
+        raise CheckpointError(f"{checkpoint.path}: state.json holds no configuration")
+    return from_dict(values)
+
+
+def built_otherwise(model: EfficientNet | EfficientDet, weights_path: Path) -> list[str]:
+    """Return in words how the network of a checkpoint of raydet's differs from `model` in what no tensor shows.
+
+    Raises:
+        CheckpointError: it is damaged; all of it is looked at.
+    """
+    folder = weights_path if weights_path.is_dir() else weights_path.parent
+    if not (folder / "state.json").is_file():
+        return []
+    saved = override(saved_config(checkpoint_store.read(folder)), {"quantization": None})
+    with torch.device("meta"):
+        theirs = build_model(saved, 1)
+    found = []
+    for field, value in _unseen(theirs).items():
+        ours = _unseen(model).get(field, value)
+        if value != ours:
+            found.append(f"the weights were trained with model.{field}={value}, the model has {ours}")
+    return found
+
+
+def _unseen(model: EfficientNet | EfficientDet) -> dict[str, float | str]:
+    backbone = model.backbone if isinstance(model, EfficientDet) else model
+    found: dict[str, float | str] = {"padding": backbone.padding, "act": backbone.act, "bn_eps": backbone.norm.eps}
+    if isinstance(model, EfficientDet):
+        found["anchor_scale"] = model.anchor_scale
+    return found
+
+
+def _restore(state: State, path: Path) -> None:
+    saved = checkpoint_store.read(path)
+    state.restore({name: saved.tensors(name) for name in state.tensors()}, saved.state())
+
+
+def load_weights(cfg: Config, model: EfficientNet | EfficientDet) -> list[weights.Report]:
+    """Load what model.weights and model.backbone_weights name; return what was loaded."""
+    reports = []
+    if cfg.model.weights is not None:
+        reports.append(weights.load(model, weights.resolve(cfg.model.weights)))
+    if cfg.model.backbone_weights is not None:
+        reports.append(weights.load(model, weights.resolve(cfg.model.backbone_weights), backbone_only=True))
+    return reports
+
+
+def _newest(folder: Path) -> str | None:
+    newest = checkpoint_store.newest(folder / CHECKPOINTS)
+    return None if newest is None else str(newest.path)

@@ -1,0 +1,161 @@
+"""What one worker does in a run: open data, take up the newest checkpoint, train, write, save. Knows no Ray."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from raydet.config import Config, to_dict
+from raydet.data import EvalLoader, Index, TrainLoader, check_same_classes, open_split
+from raydet.distributed import Peers
+from raydet.exceptions import one_line
+from raydet.io.files import replace_file
+from raydet.quantization import uncalibrated
+from raydet.runs import checkpoint_store
+from raydet.runs.layout import CHECKPOINTS
+from raydet.runs.run_log import BAD_PICTURES, EVAL_BAD_PICTURES, RunLog
+from raydet.tasks.base import Task
+from raydet.tasks.build import make_task
+from raydet.training.calibrate import calibrate_on
+from raydet.training.loop import Report, epochs
+from raydet.training.memory import keep_freed_memory
+from raydet.training.precision import prepare_device
+from raydet.training.resume import _newest, _restore, load_weights
+from raydet.training.scoring import recalibrate, score
+from raydet.training.state import State, build_model, new_state
+from raydet.visualization.preview import write_preview
+
+
+def train(
+    cfg: Config, folder: Path, peers: Peers, tell: Callable[[dict[str, float]], None], threads: int | None = None
+) -> None:
+    """Train to the end of the schedule, from the newest valid checkpoint in `folder` where there is one.
+
+    Args:
+        cfg: with model.image_size and all paths resolved.
+        folder: the run's folder, seen by all workers; rank 0 writes.
+        tell: called with an epoch's metrics on every worker, once an epoch.
+        threads: CPU threads for torch in this worker; None: as many as torch takes by itself.
+    """
+    made = set_up(cfg, folder, peers, threads)
+    task, state, val_index, train_loader = made.task, made.state, made.val_index, made.loader
+    _show_data(cfg, folder, peers, state, made.train_index, val_index, train_loader)
+    val_loader = EvalLoader(cfg, val_index, peers.rank, peers.world)
+
+    def evaluate(evaluated: torch.nn.Module) -> dict[str, float]:
+        if cfg.evaluation.recalibrate_bn:
+            recalibrate(evaluated, task, train_loader, cfg, peers)
+        return score(evaluated, task, val_index, val_loader, cfg, peers)
+
+    try:
+        diary = _Diary(cfg, task, folder, state) if peers.rank == 0 else None
+        for report in epochs(cfg, task, state, train_loader, evaluate, peers):
+            ends_epoch = report.kind == "epoch"
+            if ends_epoch:
+                report.metrics.update(_left_out(cfg, folder, peers, train_loader, val_loader))
+            if diary is not None:
+                diary.write(report, train_loader.steps_per_epoch)
+            if ends_epoch:
+                tell(report.metrics)
+    finally:
+        train_loader.close()
+        val_loader.close()
+
+
+@dataclass(frozen=True)
+class Made:
+    """What a worker trains with."""
+
+    train_index: Index
+    val_index: Index
+    task: Task
+    state: State
+    loader: TrainLoader
+    """To be closed."""
+
+
+def set_up(cfg: Config, folder: Path, peers: Peers, threads: int | None) -> Made:
+    """Return what `train`, whose arguments these are, begins with."""
+    _prepare(cfg, peers, threads)
+    train_index, val_index = open_split(cfg, "train"), open_split(cfg, "val")
+    check_same_classes(train_index, val_index)
+    model = build_model(cfg, train_index.num_classes)
+    task = make_task(cfg, model, peers.device)
+    newest = peers.share(_newest(folder) if peers.rank == 0 else None)
+    loader = TrainLoader(cfg, train_index, peers.rank, peers.world)
+    if newest is None:
+        load_weights(cfg, model)
+        if uncalibrated(model):
+            calibrate_on(train_index, cfg, model, task, peers)
+    state = new_state(cfg, model, len(task.loss_names), peers.device)
+    state.extra = {
+        "config": to_dict(cfg),
+        "classes": {"names": list(train_index.class_names), "ids": [int(i) for i in train_index.category_ids]},
+    }
+    if newest is not None:
+        _restore(state, Path(newest))
+    return Made(train_index, val_index, task, state, loader)
+
+
+def _prepare(cfg: Config, peers: Peers, threads: int | None) -> None:
+    if threads is not None:
+        torch.set_num_threads(threads)
+    prepare_device(cfg, peers.device)
+    if peers.device.type == "cpu":
+        keep_freed_memory()
+
+
+def _show_data(
+    cfg: Config, folder: Path, peers: Peers, state: State, train: Index, val: Index, loader: TrainLoader
+) -> None:
+    if peers.rank == 0 and state.step == 0:
+        write_preview(cfg, folder, train, val, loader.rows)
+
+
+def _left_out(cfg: Config, folder: Path, peers: Peers, train: TrainLoader, val: EvalLoader) -> dict[str, float]:
+    """Count the unreadable pictures that any worker has left out so far; rank 0 names them in bad_pictures.txt."""
+    if cfg.data.on_bad == "fail":
+        return {}
+    found = [{k: v for one in peers.gather(loader.bad) for k, v in one.items()} for loader in (train, val)]
+    if peers.rank == 0 and any(found):
+        both = zip(("train", "val"), found, strict=True)
+        lines = [f"{split}\t{one_line(why, 4096)}\n" for split, bad in both for why in bad.values()]
+        replace_file(folder / "bad_pictures.txt", "".join(lines))
+    return {BAD_PICTURES: float(len(found[0])), EVAL_BAD_PICTURES: float(len(found[1]))}
+
+
+class _Diary:
+    """What rank 0 writes: logs and checkpoints."""
+
+    def __init__(self, cfg: Config, task: Task, folder: Path, state: State) -> None:
+        self.cfg, self.task, self.state, self.checkpoints = cfg, task, state, folder / CHECKPOINTS
+        self.log = RunLog(folder, cfg.task, state.step)
+        self.log.parameters(to_dict(cfg))
+        self.best = self._find_best()
+
+    def write(self, report: Report, steps_per_epoch: int) -> None:
+        """Write down one report.
+
+        The line comes before the checkpoint: a run that is taken up drops the lines of what was not saved, but one that
+        a kill between the two has kept from being written would be missing for ever.
+        """
+        if report.kind == "log":
+            self.log.train_step(self.state.epoch, steps_per_epoch, self.state.epoch_steps - 1, report.metrics)
+        elif report.kind == "epoch":
+            self.log.epoch(self.state.epoch, self.state.step, report.metrics)
+        if report.save:
+            self._save(report)
+        if report.last:
+            self.log.summary(report.metrics)
+            self.log.close()
+
+    def _save(self, report: Report) -> None:
+        state, folder = self.state, self.checkpoints
+        checkpoint_store.save(folder, state.step, state.tensors(), state.record(), report.metrics, self.best)
+        self.best = self._find_best()
+        checkpoint_store.prune(folder, self.cfg.run.keep, self.best)
+
+    def _find_best(self) -> Path | None:
+        best = checkpoint_store.best(self.checkpoints, self.task.score, "max")
+        return None if best is None else best.path

@@ -1,0 +1,1 @@
+"""Which trials a search starts, and which it stops."""

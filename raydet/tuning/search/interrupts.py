@@ -1,0 +1,64 @@
+"""Ctrl-C and SIGTERM during a search: trials are left in order; and where Ray is gone already, the process ends."""
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from raydet.tuning.search.stopping import Ends
+
+
+@contextmanager
+def interrupts(ends: "Ends", save: Callable[[], Any]) -> Iterator[None]:
+    """Answer the first signal by `ends.interrupted` while the body runs; a second one is answered as before.
+
+    Args:
+        save: writes what is known; called where the body cannot come to its end.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    done = threading.Event()
+
+    def note(number: int, frame: Any) -> None:
+        ends.interrupted = number
+        for which, handler in before.items():
+            signal.signal(which, handler)
+        threading.Thread(target=_leave_a_dead_ray, args=(number, done, save), daemon=True).start()
+
+    for number in before:
+        signal.signal(number, note)
+    try:
+        yield
+    finally:
+        done.set()
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _leave_a_dead_ray(number: int, done: threading.Event, save: Callable[[], Any]) -> None:
+    """End the process if its local Ray has died: the signal went to the whole group, as `timeout` and Slurm send it.
+
+    Ray Tune waits for it in vain, and Ray itself ends the process after a minute, without a word (ray 2.60).
+    """
+    while not done.wait(1.0):
+        if _ray_is_dead():
+            with suppress(Exception):
+                save()
+            print("raydet: terminated with its Ray; the same command continues where it was left", file=sys.stderr)
+            sys.stderr.flush()
+            os._exit(128 + number)
+
+
+def _ray_is_dead() -> bool:
+    with suppress(ImportError, AttributeError):
+        from ray._private import worker
+
+        node = worker._global_node
+        return node is not None and bool(node.dead_processes())
+    return False

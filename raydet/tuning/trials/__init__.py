@@ -1,0 +1,1 @@
+"""One trial: a `fit` under Ray Tune, its folder, its row."""

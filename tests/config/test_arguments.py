@@ -1,0 +1,88 @@
+"""Command-line words to configuration values."""
+
+import pytest
+
+from raydet.config import Config, as_flat, override
+from raydet.config.arguments import field_type, parse_changes
+from raydet.exceptions import ConfigError
+from raydet.recipes import RECIPES, recipe
+
+
+@pytest.mark.parametrize(
+    ("words", "key", "value"),
+    [
+        ("--optim.lr 0.1", "optim.lr", 0.1),
+        ("--optim.lr=0.1", "optim.lr", 0.1),
+        ("--optim.lr 1e-3", "optim.lr", 1e-3),
+        ("--optim.lr -1", "optim.lr", -1.0),
+        ("--schedule.epochs 12", "schedule.epochs", 12),
+        ("--schedule.per_step true", "schedule.per_step", True),
+        ("--schedule.per-step no", "schedule.per_step", False),
+        ("--data.on_bad skip", "data.on_bad", "skip"),
+        ("--optim.grad_clip none", "optim.grad_clip", None),
+        ("--model.weights none", "model.weights", None),
+        ("--model.weights=a=b.pth", "model.weights", "a=b.pth"),
+        ("--augment.scale 0.8 1.25", "augment.scale", (0.8, 1.25)),
+        ("--augment.scale 0.8,1.25", "augment.scale", (0.8, 1.25)),
+        ("--augment.fill mean", "augment.fill", "mean"),
+        ("--augment.fill 114", "augment.fill", 114),
+        ("--schedule.milestones 30,60", "schedule.milestones", (30, 60)),
+        ("--schedule.noise 0.4 0.9", "schedule.noise", (0.4, 0.9)),
+        ("--schedule.noise none", "schedule.noise", None),
+        ("--model.freeze backbone", "model.freeze", ("backbone",)),
+        ("--scaling.num_workers 2", "scaling.num_workers", 2),
+        ("--scaling.num_workers 1,2", "scaling.num_workers", (1, 2)),
+        ("--scaling.num_workers 1 2", "scaling.num_workers", (1, 2)),
+        ("--quantization none", "quantization", None),
+        ("--quantization.batches 3", "quantization.batches", 3),
+    ],
+)
+def test_words_become_the_values_their_fields_want(words: str, key: str, value: object) -> None:
+    changes = parse_changes(words.split())
+    assert changes == {key: value} and type(changes[key]) is type(value)
+    override(Config(), {k: v for k, v in changes.items() if v != -1.0})  # and the Config takes them
+
+
+def test_an_empty_word_is_an_empty_list_and_text_may_hold_spaces() -> None:
+    assert parse_changes(["--model.freeze", "", "--data.root", "/my data/coco"]) == {
+        "model.freeze": (),
+        "data.root": "/my data/coco",
+    }
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_setting_of_every_recipe_can_be_spelt_out(name: str) -> None:
+    cfg = recipe(name)
+    words: list[str] = []
+    for key, value in as_flat(cfg).items():
+        words += [f"--{key}", *(map(str, value or ("",)) if isinstance(value, tuple) else (str(value),))]
+    assert override(Config(), parse_changes(words)) == cfg
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("--optim.lrr 1", "optim.lrr: no such field; did you mean optim.lr"),
+        ("--num-workers 1", "num_workers: no such field; did you mean scaling.num_workers"),
+        ("--optim.lr", "--optim.lr needs a value"),
+        ("--optim.lr --json", "--optim.lr needs a value"),
+        ("stray", "unexpected word 'stray'"),
+        ("--optim.lr.deep 1", "optim.lr.deep: no such field"),
+        ("--quantization.bit 8", "quantization.bit: no such field; did you mean quantization.bits"),
+        ("--quantization.percentil 9", "quantization.percentil: no such field; did you mean quantization.percentile"),
+    ],
+)
+def test_words_that_mean_nothing_are_refused(words: str, message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse_changes(words.split())
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("words", ["--optim.lr fast", "--schedule.epochs 1.5", "--schedule.per_step perhaps"])
+def test_a_word_of_the_wrong_type_is_named_by_the_config(words: str) -> None:
+    with pytest.raises(ConfigError, match=words.split()[0][2:] + r" must be .*, got '" + words.split()[1]):
+        override(Config(), parse_changes(words.split()))
+
+
+def test_a_fields_type_is_found_through_optional_sections() -> None:
+    assert field_type("quantization.percentile") is float and field_type("optim.lr") is float

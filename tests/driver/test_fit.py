@@ -1,0 +1,293 @@
+"""`raydet.fit`: without Ray, on a Ray of its own, and on one that is there; what failures mean."""
+
+import io
+import json
+import os
+import pickle
+import re
+import shutil
+import signal
+import sys
+import tempfile
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from raydet.config import Config, override
+from raydet.driver.failure_policy import causes_of, verdict
+from raydet.driver.fit import fit
+from raydet.driver.plan import make_plan
+from raydet.driver.resources import check_room, per_worker, room
+from raydet.exceptions import ConfigError, DataError, LostWorkers, NonFiniteLoss, RunFailed, StorageFull
+from raydet.runs import checkpoint_store
+from tests.commands import alive, begun, descendants
+
+# --- without Ray
+
+
+def test_fit_returns_metrics_best_last_folder_and_config(classification: Config, tmp_path: Path) -> None:
+    out = io.StringIO()
+    result = fit(classification, out=out)
+    assert result.dir == tmp_path / "runs" / "run" and result.config.model.num_classes == 10
+    assert result.last.name == "step_00000016" and result.best.parent == result.last.parent
+    best = checkpoint_store.read(result.best)
+    assert result.metrics == best.metrics and 0 <= result.metrics["top1"] <= 1
+    assert json.loads((result.dir / "result.json").read_text())["step"] == 16
+    assert re.search(r"epoch 1/2 .*\nepoch 2/2 ", out.getvalue())
+
+
+def test_the_same_call_again_returns_the_same_result_without_training(classification: Config) -> None:
+    first = fit(classification, out=io.StringIO())
+    before = {path: path.stat().st_mtime_ns for path in first.dir.rglob("*") if path.is_file() and path.name != ".lock"}
+    out = io.StringIO()
+    assert fit(classification, out=out) == first and "nothing left to train" in out.getvalue()
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+
+
+def test_a_finished_run_whose_last_checkpoint_is_damaged_is_trained_to_its_end_again(classification: Config) -> None:
+    first = fit(classification, out=io.StringIO())
+    weights = {k: v.clone() for k, v in checkpoint_store.read(first.last).tensors("model").items()}
+    (first.last / "model.safetensors").write_bytes(b"")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        again = fit(classification, out=(out := io.StringIO()))
+    assert again.last == first.last
+    assert re.findall(r"^epoch (\d)/2  train loss", out.getvalue(), re.MULTILINE) == ["2"]
+    assert all(torch.equal(v, weights[k]) for k, v in checkpoint_store.read(again.last).tensors("model").items())
+
+
+def test_no_room_for_a_checkpoint_ends_the_run_as_itself(
+    classification: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checkpoint_store, "_free_bytes", lambda folder: 1000)
+    with pytest.raises(StorageFull, match="no room for a checkpoint"):
+        fit(classification, out=io.StringIO())
+
+
+def test_progress_shows_each_epoch_once_when_a_run_is_taken_up(classification: Config) -> None:
+    cfg = override(classification, {"schedule.epochs": 3})
+    begun(cfg)
+    out = io.StringIO()
+    fit(cfg, out=out)
+    assert re.findall(r"^epoch (\d)/3  train loss", out.getvalue(), re.MULTILINE) == ["2", "3"]
+    assert "continue  after epoch 1, step 8" in out.getvalue()
+
+
+@pytest.mark.parametrize("moment", ["save", "prune"])
+def test_a_kill_before_or_after_a_save_leaves_no_epoch_out_and_none_twice(
+    moment: str, classification: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cfg = override(classification, {"schedule.epochs": 3})
+    real, calls = getattr(checkpoint_store, moment), []
+
+    def killed(*arguments: object) -> object:
+        calls.append(arguments)
+        if len(calls) == 2:
+            raise InterruptedError
+        return real(*arguments)
+
+    monkeypatch.setattr(checkpoint_store, moment, killed)
+    with pytest.raises(InterruptedError):
+        fit(cfg, out=io.StringIO())
+    folder = fit(cfg, out=io.StringIO()).dir
+    assert [json.loads(line)["step"] for line in (folder / "metrics.jsonl").read_text().splitlines()] == [8, 16, 24]
+    assert [line.split(",")[1] for line in (folder / "results.csv").read_text().splitlines()] == [
+        "step",
+        "8",
+        "16",
+        "24",
+    ]
+
+
+# --- what failures mean
+
+WORKER_LOST = (
+    "The actor died unexpectedly before finishing this task.\n\tclass_name: RayTrainWorker\n\tpid: 42\n\tip: 10.0.0.7"
+)
+
+
+class ActorDiedError(Exception):
+    """Of the name of Ray's."""
+
+
+def test_a_dead_worker_is_named_and_not_its_peers_broken_connection() -> None:
+    broken = RuntimeError("[gloo] Connection closed by peer")
+    found = verdict({"worker 0": broken, "worker 1": ActorDiedError(WORKER_LOST)})
+    assert isinstance(found, LostWorkers) and str(found).startswith("worker 1 (process 42 on 10.0.0.7) died")
+    assert str(verdict({"worker 0": broken})) == "worker 0 lost the connection to another"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        DataError("cut", rule="IMG-E04", file="a.jpg"),
+        NonFiniteLoss("loss is nan"),
+        StorageFull(Path("/run"), 10, 1),
+        ConfigError("data.root: gone"),
+        TypeError("a defect"),
+    ],
+)
+def test_an_error_that_a_restart_would_meet_again_stays_itself(error: Exception) -> None:
+    travelled = pickle.loads(pickle.dumps(error))
+    found = verdict({"worker 0": RuntimeError("Connection reset by peer"), "worker 1": travelled})
+    assert found is travelled and str(found) == str(error)
+
+
+def test_a_defect_carries_the_workers_traceback() -> None:
+    found = verdict({"worker 0": KeyError("x")}, "Traceback of the worker")
+    assert found.__notes__ == ["Traceback of the worker"]
+
+
+def test_too_little_gpu_memory_is_no_reason_to_try_again() -> None:
+    found = verdict({"worker 0": torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")})
+    assert isinstance(found, RunFailed) and "lower data.batch_size" in str(found)
+
+
+@pytest.mark.parametrize("error", [RuntimeError("NCCL timeout"), OSError(5, "Input/output error"), MemoryError()])
+def test_what_another_attempt_may_cure_is_tried_again(error: Exception) -> None:
+    assert isinstance(verdict({"worker 0": error}), LostWorkers)
+
+
+# --- how much each worker reserves
+
+
+@pytest.mark.parametrize(
+    ("changes", "nodes", "own", "cpus"),
+    [
+        ({"scaling.num_workers": 1}, [8], True, 8),
+        ({"scaling.num_workers": 2}, [8], True, 4),
+        ({"scaling.num_workers": 3}, [8], True, 2),
+        ({"scaling.num_workers": (1, 2)}, [8], True, 4),
+        ({"scaling.num_workers": 1}, [8], False, 4),  # 1 + data.workers
+        ({"scaling.num_workers": 4}, [8], False, 2),
+        ({"scaling.num_workers": 1}, [1], False, 1),
+        ({"scaling.num_workers": 2}, [1], False, 0.5),
+        ({"scaling.num_workers": 3}, [1], False, 0.3333),
+        ({"scaling.num_workers": 2}, [0, 1, 1], False, 1),
+        ({"scaling.num_workers": 3}, [2, 2], False, 1),
+        ({"scaling.num_workers": (1, 2)}, [1], False, 1),  # starts with one
+        ({"scaling.num_workers": 2, "scaling.cpus_per_worker": 3}, [8], False, 3),
+    ],
+)
+def test_cpus_are_shared_so_that_all_workers_have_room(
+    changes: dict[str, object], nodes: list[int], own: bool, cpus: float, classification: Config
+) -> None:
+    cfg = override(classification, {"data.workers": 3, **changes})
+    machines = [{"CPU": float(count), "memory": 1e9} for count in nodes]
+    wanted = per_worker(cfg, machines, own)
+    assert wanted == {"CPU": pytest.approx(cpus)}
+    assert room(machines, wanted) >= cfg.scaling.worker_range[0]
+    check_room(cfg, machines, wanted)
+
+
+def test_a_worker_may_take_a_part_of_a_gpu(classification: Config) -> None:
+    cfg = override(classification, {"scaling.num_workers": 1, "scaling.use_gpu": True, "scaling.gpus_per_worker": 0.25})
+    wanted = per_worker(cfg, [{"CPU": 8.0, "GPU": 1.0}], False)
+    assert wanted == {"CPU": 1.0, "GPU": 0.25} and room([{"CPU": 8.0, "GPU": 1.0}], wanted) == 4
+
+
+def test_cpus_are_left_for_as_many_workers_as_are_to_have_room(classification: Config) -> None:
+    """Of a search that is one a trial: eight GPUs and sixteen cores are eight trials, not one with nine cores."""
+    cfg = override(classification, {"data.workers": 8, "scaling.num_workers": 1, "scaling.use_gpu": True})
+    machine = {"CPU": 16.0, "GPU": 8.0}
+    assert per_worker(cfg, [machine], False) == {"CPU": 9.0, "GPU": 1.0}
+    assert per_worker(cfg, [machine], False, workers=8) == {"CPU": 2.0, "GPU": 1.0}
+
+
+def test_a_gpu_worker_takes_its_cpus_from_a_machine_with_a_gpu(classification: Config) -> None:
+    cfg = override(classification, {"data.workers": 7, "scaling.num_workers": 4, "scaling.use_gpu": True})
+    machines = [{"CPU": 64.0}, {"CPU": 16.0, "GPU": 4.0}]
+    assert per_worker(cfg, machines, False) == {"CPU": 4.0, "GPU": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"scaling.use_gpu": True}, "room for 0 workers of 1 CPU, 1 GPU; its nodes have 4 CPU, 0 GPU"),
+        ({"scaling.cpus_per_worker": 8}, "room for 0 workers of 8 CPU"),
+    ],
+)
+def test_workers_that_never_find_room_are_refused(
+    changes: dict[str, object], message: str, classification: Config
+) -> None:
+    cfg = override(classification, {"scaling.num_workers": 2, **changes})
+    with pytest.raises(ConfigError, match=message):
+        check_room(cfg, [{"CPU": 4.0}], per_worker(cfg, [{"CPU": 4.0}], False))
+
+
+# --- with Ray
+
+
+def handlers() -> list[object]:
+    return [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+
+
+@pytest.mark.slow
+def test_a_ray_of_its_own_trains_quietly_and_leaves_nothing(
+    classification: Config, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """An elastic run of one to two workers, on a machine that has room for both."""
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setenv("RAY_TMPDIR", tempfile.mkdtemp(dir="/tmp"))
+    make_plan(classification)  # torch sets a variable of its own when it first builds a model on its meta device
+    before = dict(os.environ), handlers()
+    others = descendants(os.getpid())  # of other tests
+    cfg = override(classification, {"scaling.num_workers": (1, 2), "scaling.cpus_per_worker": 1})
+    result = fit(cfg)
+    assert (dict(os.environ), handlers()) == before
+    assert set(alive(descendants(os.getpid()))) <= set(others) and os.listdir(os.environ["RAY_TMPDIR"]) == []
+    out, err = capfd.readouterr()
+    assert out == "" and result.last.name == "step_00000016"
+    said = [line.split()[0] for line in err.splitlines()]
+    assert said[:5] == ["run", "model", "data", "classes", "train"] and set(said[5:]) == {"starting", "epoch"}
+    assert re.findall(r"^epoch (\d)/2  train loss", err, re.MULTILINE) == ["1", "2"]
+    os.rmdir(os.environ["RAY_TMPDIR"])
+
+
+@pytest.fixture(scope="module")
+def started() -> Iterator[None]:
+    """A Ray with two CPUs that the tests' process is already connected to."""
+    import ray
+
+    folder = tempfile.mkdtemp(prefix="rd", dir="/tmp")
+    context = pytest.MonkeyPatch()
+    context.delenv("RAY_ADDRESS", raising=False)
+    context.setenv("PYTHONPATH", str(Path(__file__).resolve().parents[2]))
+    quiet = {"include_dashboard": False, "log_to_driver": False, "logging_level": "ERROR"}
+    ray.init(address="local", num_cpus=2, object_store_memory=200 * 2**20, _temp_dir=folder, **quiet)
+    yield
+    ray.shutdown(wait_for_processes=True)
+    context.undo()
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.mark.slow
+def test_a_bad_picture_seen_by_one_worker_ends_the_run_with_its_name_and_no_restart(
+    classification: Config, toy_classification: Path, tmp_path: Path, started: None
+) -> None:
+    root = Path(shutil.copytree(toy_classification, tmp_path / "data"))
+    bad = sorted((root / "train").rglob("*.jpg"))[8]  # none of the 32 that are looked at before Ray starts
+    bad.write_bytes(bad.read_bytes()[:200])
+    cfg = override(classification, {"data.root": str(root), "scaling.num_workers": 2, "scaling.cpus_per_worker": 1})
+    out = io.StringIO()
+    with pytest.raises(DataError) as caught:
+        fit(cfg, out=out)
+    assert bad.name in str(caught.value) and "IMG-E0" in str(caught.value)
+    assert sys.modules["ray"].is_initialized()  # the caller's Ray is the caller's to end
+    assert "restart" not in out.getvalue() and len(list((tmp_path / "runs/run/ray").glob("attempt_*"))) == 1
+
+
+@pytest.mark.slow
+def test_causes_are_found_in_what_ray_train_raises(started: None) -> None:
+    from ray.train import ControllerError, WorkerGroupError
+    from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
+
+    bad = DataError("cut", rule="IMG-E04")
+    wrapped = WorkerHealthCheckFailedError("Worker 1", bad)
+    group = pickle.loads(pickle.dumps(WorkerGroupError("two failed", {0: RuntimeError("x"), 1: wrapped})))
+    assert str(causes_of(group)["worker 1"]) == str(bad) and isinstance(verdict(causes_of(group)), DataError)
+    assert list(causes_of(ControllerError(OSError("gone")))) == ["Ray Train's controller"]
+    assert list(causes_of(RuntimeError("else"))) == ["Ray Train's controller"]
