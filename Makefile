@@ -4,16 +4,23 @@ VENV ?= .venv
 RUN := $(VENV)/bin/python
 # python3.11 where there is one, else whatever python3 is: setup.cfg refuses what is too old.
 ANY := $$(command -v $(PYTHON) || command -v python3)
+# Two processes: the tests that start Ray in one (tests/conftest.py), the others beside them.
+PYTEST := $(RUN) -m pytest --numprocesses 2 --dist loadgroup
 INSTALL := $(RUN) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test gpu lint clean
+.PHONY: help demo quick test gpu lint clean
+
+help:  ## this list
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile
 
 demo: $(VENV)/demo.stamp  ## train the demo classifier and detector, predict, print the table
 	$(RUN) examples/demo.py
 
-test: $(VENV)/dev.stamp lint  ## everything that needs no GPU, the quick tests first
-	$(RUN) -m pytest -m "not slow and not gpu" --durations=10
-	$(RUN) -m pytest -m "slow and not gpu" --durations=10
+quick: $(VENV)/dev.stamp lint  ## before a commit: style, types and the quick tests, in about two minutes
+	$(PYTEST) -m "not slow and not gpu"
+
+test: $(VENV)/dev.stamp lint  ## everything that needs no GPU; what CI runs
+	$(PYTEST) -m "not gpu" --durations=10
 
 lint: $(VENV)/dev.stamp  ## style, formatting, types
 	$(RUN) -m ruff check .

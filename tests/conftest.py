@@ -14,6 +14,23 @@ os.environ.setdefault("RAY_AUTH_TOKEN", "0" * 64)  # so that no test writes into
 os.environ.pop("RAY_ADDRESS", None)  # so that no test joins a cluster of the user's
 
 
+_STARTS_RAY = (
+    *("audit/test_check.py", "bench/test_bench.py", "cli/test_main.py", "driver/test_fit.py", "test_examples.py"),
+    *("driver/test_ray_temp_dir.py", "test_job.py", "test_kill.py", "test_readme.py", "test_predecessors_faults.py"),
+    *("tuning/lr_range/test_run.py", "tuning/test_tune.py", "tuning/trials/test_trial.py"),
+)
+"""Files whose slow tests start Ray, or `raydet fit` as a process: one of them at a time, for each wants all cores."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep a file's tests in one process, which makes its fixtures once, and all that start Ray in one as well."""
+    here = Path(__file__).parent
+    for item in items:
+        name = item.path.relative_to(here).as_posix()
+        starts_ray = name in _STARTS_RAY and item.get_closest_marker("slow") is not None
+        item.add_marker(pytest.mark.xdist_group("ray" if starts_ray else name))
+
+
 @pytest.fixture(scope="session")
 def toy_detection(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """24 training and 10 validation pictures with digits, COCO layout."""

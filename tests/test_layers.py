@@ -1,6 +1,7 @@
 """The house rules, read off the source: who may import whom, what an import may load, what may never be called."""
 
 import ast
+import graphlib
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -19,61 +20,88 @@ LAYERS = (
     ("driver", "inference"),
     ("audit", "bench", "tuning"),
     ("cli",),
-    ("__main__",),
 )
+"""Packages may import those of layers before theirs, and of their own package; never a neighbour in their layer."""
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 RAY = {"audit", "driver", "search_spaces", "tuning"}
 FILES = sorted(p for d in ("raydet", "ops", "search_spaces") for p in (ROOT / d).rglob("*.py"))
+ENTRIES = {"__init__", "__main__"}
+"""Modules of the root that give what lies in the layers."""
 
 
-def module(path: Path) -> str:
+def dotted(path: Path) -> str:
     parts = path.relative_to(ROOT).with_suffix("").parts
-    return parts[1] if parts[0] == "raydet" else parts[0]
+    parts = parts if parts[0] == "raydet" else ("raydet", *parts)
+    return ".".join(parts).removesuffix(".__init__")
 
 
-def imports(path: Path) -> Iterator[str]:
-    for node in ast.walk(ast.parse(path.read_text())):
+MODULES = {dotted(path): path for path in FILES}
+TREES = {name: ast.parse(path.read_text(), str(path)) for name, path in MODULES.items()}
+
+
+def package(name: str) -> str:
+    """raydet.data.formats.index -> data."""
+    return name.split(".")[1] if "." in name else "__init__"
+
+
+def imports(nodes: Iterator[ast.AST]) -> Iterator[str]:
+    for node in nodes:
         if isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path.name}: imports are absolute"
-            if node.module == "raydet":
-                yield from (f"raydet.{alias.name}" for alias in node.names)
-            elif node.module:
-                yield node.module
+            assert node.level == 0, f"line {node.lineno}: imports are absolute"
+            for alias in node.names:
+                whole = f"{node.module}.{alias.name}"
+                yield whole if whole in MODULES or node.module == "raydet" else str(node.module)
         elif isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
-def test_imports_point_down(path: Path) -> None:
-    mine = module(path)
-    if mine == "__init__":
-        return
-    for name in imports(path):
-        top, _, rest = name.partition(".")
-        if top == "raydet" and rest:
-            theirs = rest.partition(".")[0]
-            if theirs in LEVEL:  # else a name that raydet/__init__.py gives
-                assert theirs == mine or LEVEL[theirs] < LEVEL[mine], f"{mine} imports {theirs}, which stands above it"
-        assert top != "ray" or mine in RAY, f"{mine} must not know Ray"
-        assert top != "tyro" or mine == "cli", "tyro is for the command line"
-        assert top not in ("ops", "search_spaces"), f"{mine}: write raydet.{name}; a second copy would be imported"
+def test_every_package_has_a_layer() -> None:
+    assert {package(name) for name in MODULES} - ENTRIES == set(LEVEL)
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
-def test_nothing_that_runs_foreign_code_is_called(path: Path) -> None:
-    for node in ast.walk(ast.parse(path.read_text())):
-        if not isinstance(node, ast.Call):
-            continue
-        name = ast.unparse(node.func)
-        assert name not in ("eval", "exec", "pickle.load", "pickle.loads", "os.system", "yaml.load"), (
-            f"{name} in {path}"
-        )
-        assert not any(k.arg == "shell" for k in node.keywords), f"shell=... in {path}"
-        if name == "torch.load":
-            given = {k.arg: ast.unparse(k.value) for k in node.keywords}
-            assert given.get("weights_only") == "True", f"torch.load without weights_only=True in {path}"
-        if name == "sys.exit":
-            assert module(path) == "cli", "only the command line ends the process"
+def test_imports_point_down() -> None:
+    wrong = []
+    for name, tree in TREES.items():
+        mine = package(name)
+        for other in imports(ast.walk(tree)):
+            top, theirs = other.partition(".")[0], package(other)
+            if mine not in ENTRIES and top == "raydet" and theirs in LEVEL and theirs != mine:
+                wrong += [f"{name} imports {other}, which stands above it"] * (LEVEL[theirs] >= LEVEL[mine])
+            wrong += [f"{name} must not know Ray"] * (top == "ray" and mine not in RAY)
+            wrong += [f"{name} imports tyro, which is for the command line"] * (top == "tyro" and mine != "cli")
+            wrong += [f"{name}: write raydet.{other}; a second copy would load"] * (top in ("ops", "search_spaces"))
+    assert not wrong
+
+
+def test_no_module_is_needed_to_load_itself() -> None:
+    """No circle of imports at the top of modules, within a package either."""
+    needs = {name: {n for n in imports(iter(tree.body)) if n in MODULES} - {"raydet"} for name, tree in TREES.items()}
+    order = graphlib.TopologicalSorter(needs)
+    order.prepare()  # raises CycleError, which names the circle
+
+
+def test_at_most_five_modules_lie_flat() -> None:
+    assert sorted(p.name for p in (ROOT / "raydet").glob("*.py")) == [
+        "__init__.py",
+        "__main__.py",
+        "distributed.py",
+        "exceptions.py",
+    ]
+
+
+def test_nothing_that_runs_foreign_code_is_called() -> None:
+    wrong = []
+    for name, tree in TREES.items():
+        for node in ast.walk(tree):
+            if not isinstance(node, ast.Call):
+                continue
+            what, given = ast.unparse(node.func), {k.arg: ast.unparse(k.value) for k in node.keywords}
+            forbidden = what in ("eval", "exec", "pickle.load", "pickle.loads", "os.system", "yaml.load")
+            forbidden |= "shell" in given
+            forbidden |= what == "torch.load" and given.get("weights_only") != "True"
+            forbidden |= what == "sys.exit" and package(name) != "cli"
+            wrong += [f"{name}, line {node.lineno}: {what}"] * forbidden
+    assert not wrong
 
 
 def loaded(code: str) -> set[str]:
