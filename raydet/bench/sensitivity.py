@@ -57,22 +57,16 @@ class Ranked:
     metrics: dict[str, float]
 
 
-def sensitivity(source: str | Path, changes: Mapping[str, Any] | None = None, *, images: int = 256) -> Sensitivity:
-    """Return what each group of layers costs in integers.
+def sensitivity_of(trained: Source, images: int) -> Sensitivity:
+    """Return what each group of layers costs in INT8.
 
     Args:
-        source: a float checkpoint or run folder.
-        changes: dotted configuration keys; `quantization.*` say how it is calibrated.
-        images: held-out pictures to score on, spread over the validation split.
+        trained: as `open_floats` gives it; quantized and calibrated afterwards.
+        images: held-out images to score on, spread over the validation split.
 
     Raises:
-        ConfigError: a quantized checkpoint, or a key that cannot be used. DataError: the data.
+        DataError: the data.
     """
-    return sensitivity_of(open_floats(source, changes or {}), images)
-
-
-def sensitivity_of(trained: Source, images: int) -> Sensitivity:
-    """Return the same of a model as `open_floats` gives it, which is quantized and calibrated afterwards."""
     cfg, model = trained.cfg, trained.model
     with held_out(cfg, images, needed=True) as pictures:
         batches = list(pictures.batches)

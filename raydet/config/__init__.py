@@ -5,7 +5,7 @@ A field's default is written once, here; the string under it is its documentatio
 """
 
 from raydet.config.data import Augment, Data, Model
-from raydet.config.overrides import as_flat, differences, from_dict, load, nearest, override, save, to_dict
+from raydet.config.overrides import as_flat, differences, from_dict, load, nearest, override, to_dict
 from raydet.config.run import Evaluation, Run, Scaling
 from raydet.config.training import Ema, Loss, Optim, Precision, Quantization, Schedule
 from raydet.config.tree import Config
@@ -32,6 +32,5 @@ __all__ = [
     "load",
     "nearest",
     "override",
-    "save",
     "to_dict",
 ]

@@ -167,11 +167,6 @@ def from_dict(values: Mapping[str, Any]) -> Config:
     return override(Config(), values)
 
 
-def save(cfg: Config, path: Path) -> None:
-    """Write `cfg` to `path` as JSON that `load` reads back to an equal Config."""
-    path.write_text(json.dumps(to_dict(cfg), indent=2) + "\n")
-
-
 def load(path: Path) -> Config:
     """Return the Config in a config.json.
 

@@ -13,7 +13,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
 
-from rich import box
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.progress_bar import ProgressBar
@@ -184,16 +183,6 @@ def plain_epoch(board: Board, row: Figures) -> str:
 def _times(board: Board) -> list[str]:
     left = board.left_s
     return [f"elapsed {duration(board.elapsed_s)}", *([f"left {duration(left)}"] if left is not None else [])]
-
-
-def summary_table(rows: Sequence[Sequence[str]], title: str, header: Sequence[str] = ()) -> Table:
-    """Return a table for the end of a run; the first column is text, the others are figures."""
-    table = Table(title=Text(title), box=box.SIMPLE_HEAD, show_header=bool(header), title_justify="left")
-    for i in range(max((len(row) for row in [header, *rows]), default=0)):
-        table.add_column(Text(header[i]) if i < len(header) else "", justify="right" if i else "left")
-    for row in rows:
-        table.add_row(*(Text(cell) for cell in row))  # Text: a class named [red] is no markup
-    return table
 
 
 def render(view: RenderableType, width: int = 80) -> str:

@@ -314,11 +314,6 @@ def test_durations_and_shares_are_readable() -> None:
     assert wait_share({run_log.CLS_TRAIN_DATA_TIME: 0.0, run_log.CLS_TRAIN_COMPUTE_TIME: 0.0}) is None
 
 
-def test_a_summary_shows_names_as_they_are() -> None:
-    text = render(run_view.summary_table([["[red]cat[/red]", "0.51"], ["dog", "0.20"]], "AP by class", ["class", "AP"]))
-    assert "[red]cat[/red]" in text and "AP by class" in text and max(map(len, text.splitlines())) <= 80
-
-
 def test_ascii_terminals_are_served(tmp_path: Path) -> None:
     board = Board(tmp_path, "detection", 3)
     RunLog(tmp_path, "detection").train_step(0, 10, 4, step(1))

@@ -138,12 +138,3 @@ def apply_to_boxes(geometry: Geometry, boxes_K4: Boxes, min_box: float) -> tuple
     extent_K = (moved_K4[:, 2:] - moved_K4[:, :2]).min(axis=1)
     kept_K = (extent_K >= min_box) & (extent_K > 0)
     return moved_K4[kept_K].astype(np.float32), kept_K
-
-
-def boxes_to_file(geometry: Geometry, boxes_K4: Boxes) -> Boxes:
-    """Return boxes in input pixels in pixels of the file: the inverse of `apply_to_boxes` where nothing was clipped."""
-    boxes_K4 = boxes_K4.astype(np.float64)
-    if geometry.flip:
-        boxes_K4[:, [0, 2]] = geometry.content[1] - boxes_K4[:, [2, 0]]
-    found: Boxes = (boxes_K4 / np.tile(geometry.scale, 2) + np.tile(geometry.window[:2], 2)).astype(np.float32)
-    return found
