@@ -23,11 +23,11 @@ def train(recipe: str, runs: str, seed: int, **changes: object) -> raydet.Result
     return raydet.fit(raydet.override(raydet.recipe(recipe), common))
 
 
-def picture(detector: raydet.Result, path: Path) -> Path:
-    """Draw what the detector finds in eight validation pictures (orange) over the truth (green)."""
+def image(detector: raydet.Result, path: Path) -> Path:
+    """Draw what the detector finds in eight validation images (orange) over the truth (green)."""
     root = make_detection()
     index = load_coco(root / "annotations" / "instances_val.json", root / "val")
-    found = raydet.predict(detector.best, [index.picture(i) for i in range(8)])
+    found = raydet.predict(detector.best, [index.image(i) for i in range(8)])
     images = []
     for i, answer in enumerate(found):
         boxes_K4, labels_K, _ = index.boxes_of(i)
@@ -57,18 +57,18 @@ if __name__ == "__main__":
     classifier = train("demo_classification", options.runs, options.seed)
     start = {"model.backbone_weights": str(classifier.best)}
     detector = train("demo_detection", options.runs, options.seed, **start)
-    drawn = picture(detector, detector.dir / "predictions.png")
+    drawn = image(detector, detector.dir / "predictions.png")
     top1, ap, ap50 = classifier.metrics["top1"], detector.metrics["AP"], detector.metrics["AP50"]
     curve = " | ".join(f"{e['elapsed_s']:.0f} s {e['AP50']:.2f}" for e in epochs(detector))
     boxes = len(load_coco(make_detection() / "annotations/instances_train.json", make_detection() / "train").boxes)
     print(
-        f"\ndata      600 training and 120 validation pictures, {boxes} boxes, 10 classes: real handwriting on photos\n"
+        f"\ndata      600 training and 120 validation images, {boxes} boxes, 10 classes: real handwriting on photos\n"
         + row("classify", classifier, f"top-1 {top1:.2f} (chance 0.10)")
         + "\n"
         + row("detect", detector, f"AP50 {ap50:.2f}  AP {ap:.2f}")
         + f"\n          AP50 by time: {curve}\n"
         f"see       {drawn} (green: truth, orange: found)\n"
         f"          {detector.dir}: results.csv, metrics.jsonl, log.json, TensorBoard's events\n"
-        f"next      {Path('.venv/bin/raydet')} predict {detector.dir} YOUR-PICTURES\n"
+        f"next      {Path('.venv/bin/raydet')} predict {detector.dir} YOUR-IMAGES\n"
         f"          {Path('.venv/bin/raydet')} fit --help"
     )

@@ -18,7 +18,7 @@ cfg = raydet.override(
     {
         "data.root": options.root,
         "model.num_classes": None,
-        # The recipe's 0.08 is for 4096 images a step and 1.2 million pictures; small sets want small steps.
+        # The recipe's 0.08 is for 4096 images a step and 1.2 million images; small sets want small steps.
         "data.batch_size": 32,
         "optim.batch_size": 32,
         "optim.lr": 0.002,

@@ -30,7 +30,7 @@ SPACES: dict[str, str] = {
     "wd": "weight decay",
     "lr_wd": "learning rate, weight decay, momentum, warm-up, moving average",
     "qat": "quantization-aware training: optimiser, schedule, calibration, BatchNorm; with a quantized recipe",
-    "augment": "variation of the pictures and label smoothing",
+    "augment": "variation of the images and label smoothing",
     "detector": "detectors: focal loss, weight of the boxes, suppression",
 }
 """Name of each space -> what it searches."""

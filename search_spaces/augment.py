@@ -1,4 +1,4 @@
-"""How training pictures are varied, and how sure of itself the network is asked to be."""
+"""How training images are varied, and how sure of itself the network is asked to be."""
 
 from typing import TYPE_CHECKING
 
@@ -17,7 +17,7 @@ def space(cfg: Config) -> "dict[str, Domain]":
     Classification:
     augment.autoaugment: off, or ImageNet's policy as documented for B0 and B4.
     augment.mixup: 0 to 0.4, alpha's range in the paper (arXiv:1710.09412, section 3.1); documented 0.2.
-    augment.crop_area: random crops of 8 % of the picture and more (documented, arXiv:1409.4842), then less and less
+    augment.crop_area: random crops of 8 % of the image and more (documented, arXiv:1409.4842), then less and less
     scale jitter, by steps of ours.
     loss.label_smoothing: 0 to 0.2; documented 0.1 (arXiv:1512.00567).
 

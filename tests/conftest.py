@@ -33,7 +33,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def toy_detection(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """24 training and 10 validation pictures with digits, COCO layout."""
+    """24 training and 10 validation images with digits, COCO layout."""
     pytest.importorskip("sklearn")
     from raydet.data.formats.demo.datasets import make_detection
 
@@ -42,7 +42,7 @@ def toy_detection(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def toy_classification(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """60 training and 30 validation pictures of a digit each, one folder per class."""
+    """60 training and 30 validation images of a digit each, one folder per class."""
     pytest.importorskip("sklearn")
     from raydet.data.formats.demo.datasets import make_classification
 
@@ -51,7 +51,7 @@ def toy_classification(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def shop(tmp_path: Path) -> Path:
-    """A COCO set of 12 training and 4 validation pictures, all different, all sound."""
+    """A COCO set of 12 training and 4 validation images, all different, all sound."""
     from tests.data.makers import write_shop
 
     return write_shop(tmp_path / "shop")

@@ -25,13 +25,13 @@ def test_what_is_left_out_is_counted_named_and_shown(detection: Config, tmp_path
     assert any("COCO-E16" in line and line.startswith("note      train: ") for line in describe_start(plan))
     out = io.StringIO()
     result = fit(cfg, out=out)
-    assert (result.metrics["bad_pictures"], result.metrics["eval_bad_pictures"]) == (1, 1)
-    assert "COCO-E16" in out.getvalue() and "2 bad pictures left out" in out.getvalue()
-    told = (result.dir / "bad_pictures.txt").read_text().splitlines()
+    assert (result.metrics["bad_images"], result.metrics["eval_bad_images"]) == (1, 1)
+    assert "COCO-E16" in out.getvalue() and "2 bad images left out" in out.getvalue()
+    told = (result.dir / "bad_images.txt").read_text().splitlines()
     assert [line.split("\t")[0] for line in told] == ["train", "val"] and "IMG-E03" in told[0]
-    assert evaluate(result.best)["eval_bad_pictures"] == 1
+    assert evaluate(result.best)["eval_bad_images"] == 1
 
 
 def test_a_run_that_leaves_nothing_out_says_nothing_of_it(detection: Config) -> None:
     result = fit(override(detection, {"schedule.epochs": 1}), out=io.StringIO())
-    assert "bad_pictures" not in result.metrics and not (result.dir / "bad_pictures.txt").exists()
+    assert "bad_images" not in result.metrics and not (result.dir / "bad_images.txt").exists()

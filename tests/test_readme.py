@@ -119,7 +119,7 @@ def test_training_on_yolo_labels(toy_detection: Path, tmp_path: Path) -> None:
 
 
 def as_yolo(coco: Path, root: Path) -> Path:
-    """The data set as YOLO has it: pictures linked, a line of class, centre and size for each box."""
+    """The data set as YOLO has it: images linked, a line of class, centre and size for each box."""
     for split in ("train", "val"):
         content = json.loads((coco / "annotations" / f"instances_{split}.json").read_text())
         (root / "labels" / split).mkdir(parents=True)
@@ -147,8 +147,8 @@ def test_training_from_an_object_store(
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     words = readme_command('raydet fit efficientnet_b0_imagenet --data.root "s3')
     with serving() as store:
-        pictures = {str(p.relative_to(toy_classification)): p.read_bytes() for p in toy_classification.rglob("*.jpg")}
-        store.buckets["bucket"] = {f"flowers/{name}": data for name, data in pictures.items()}
+        images = {str(p.relative_to(toy_classification)): p.read_bytes() for p in toy_classification.rglob("*.jpg")}
+        store.buckets["bucket"] = {f"flowers/{name}": data for name, data in images.items()}
         words = [word.replace("minio:9000", f"127.0.0.1:{store.port}") for word in words]
         out = raydet([*words, *CLASSIFIER.split(), "--json"], tmp_path)
     assert "top1" in json.loads(out.splitlines()[-1])

@@ -53,7 +53,7 @@ def coverage(
 
     Args:
         boxes_N4: x, y, width, height in pixels of the file; of more than `most`, so many are drawn.
-        sizes_N2: height and width of each box's picture.
+        sizes_N2: height and width of each box's image.
     """
     variant = MODELS[cfg.model.name]
     assert isinstance(variant, Variant) and cfg.model.image_size is not None
@@ -76,7 +76,7 @@ def coverage(
 
 
 def at_input(boxes_N4: Floats, sizes_N2: Floats, image_size: int) -> Floats:
-    """Return boxes, x, y, width, height in the file, as xyxy at the letterboxed input, clipped to the picture."""
+    """Return boxes, x, y, width, height in the file, as xyxy at the letterboxed input, clipped to the image."""
     xyxy_N4 = np.concatenate([boxes_N4[:, :2], boxes_N4[:, :2] + boxes_N4[:, 2:]], axis=1)
     clipped_N4 = xyxy_N4.clip(0, sizes_N2[:, [1, 0, 1, 0]])
     scaled: Floats = clipped_N4 * (image_size / sizes_N2.max(axis=1, keepdims=True))

@@ -1,6 +1,6 @@
 """The verb `raydet check`: a data set looked through before a GPU is taken; what is wrong, unusual, twice or missing.
 
-Annotations are read once, every picture is opened, hashed and decoded, by all cores of this machine or as Ray tasks
+Annotations are read once, every image is opened, hashed and decoded, by all cores of this machine or as Ray tasks
 where a cluster is named. What `fit` does of this on every start is `raydet.data.image_checks.quick_look`.
 """
 
@@ -36,7 +36,7 @@ from raydet.terminal.progress_bar import Counter
 from raydet.training.state import resolve_model
 
 _PART = 64
-"""Pictures of one piece of work: some 0.1 s."""
+"""Images of one piece of work: some 0.1 s."""
 
 
 def check(
@@ -73,7 +73,7 @@ def check(
             stack.enter_context(ray_session(override(cfg, {"scaling.num_workers": 1, "scaling.use_gpu": False})))
         for split in audit.splits:
             split.seen = sorted(_seen(tolerant, split, ray, stream or sys.stderr), key=lambda one: one.row)
-            _note_pictures(audit, split)
+            _note_images(audit, split)
     _note_not_listed(audit)
     _compare(audit)
     _anchors(audit)
@@ -121,7 +121,7 @@ def _note_unusable(audit: Audit, index: DetectionIndex, name: str) -> None:
 
 
 def _seen(cfg: Config, split: Split, ray: bool, stream: TextIO) -> Iterator[Looked]:
-    """Every picture of the split, with its progress shown."""
+    """Every image of the split, with its progress shown."""
     parts = np.array_split(np.arange(len(split.index)), -(-len(split.index) // _PART))
     if ray:
         text = json.dumps(to_dict(cfg))  # hashable, so that a process opens the split once
@@ -131,7 +131,7 @@ def _seen(cfg: Config, split: Split, ray: bool, stream: TextIO) -> Iterator[Look
         work = _Look(cfg, split.index)
         few = len(split.index) <= 2 * _PART
         answers = here(work, [part.tolist() for part in parts], 0 if few else cores(), split.index.files.forkable)
-    with Counter(f"check     {split.name} pictures", len(split.index), stream) as tick:
+    with Counter(f"check     {split.name} images", len(split.index), stream) as tick:
         for answer in answers:
             tick(len(answer))
             yield from answer
@@ -156,21 +156,21 @@ def _node_look(config: str, name: str) -> _Look:
     return _Look(cfg, open_split(cfg, name))  # type: ignore[arg-type]
 
 
-def _note_pictures(audit: Audit, split: Split) -> None:
-    """Count what is wrong with the split's pictures, and which are not listed."""
+def _note_images(audit: Audit, split: Split) -> None:
+    """Count what is wrong with the split's images, and which are not listed."""
     index, place = split.index, split.index.files.place
     for one in split.seen:
         for rule, what, hint in one.notes:
             record = f"image {index.ids[one.row]}, {one.name}" if isinstance(index, DetectionIndex) else one.name
             example = Example(record, what, one.name)
-            audit.faults.add(rule, RULES[rule], file=place, kind="pictures", examples=[example], hint=hint)
+            audit.faults.add(rule, RULES[rule], file=place, kind="images", examples=[example], hint=hint)
     # YOLO's index has opened them all for their size, and has counted them.
-    total = 0 if index.faults.counted("pictures", place) else len(split.seen)
-    audit.faults.looked_at("pictures", total, sum(one.broken for one in split.seen), place)
+    total = 0 if index.faults.counted("images", place) else len(split.seen)
+    audit.faults.looked_at("images", total, sum(one.broken for one in split.seen), place)
 
 
 def _note_not_listed(audit: Audit) -> None:
-    """Count the pictures in COCO's folders that no split's annotations name."""
+    """Count the images in COCO's folders that no split's annotations name."""
     data = audit.cfg.data
     if data.format != "coco":
         return
@@ -193,7 +193,7 @@ def _note_not_listed(audit: Audit) -> None:
 
 
 def _compare(audit: Audit) -> None:
-    """Find pictures that are there twice, within a split and across splits, and classes that differ."""
+    """Find images that are there twice, within a split and across splits, and classes that differ."""
     by_name = {split.name: split for split in audit.splits}
     if "train" in by_name and "val" in by_name:
         try:
@@ -223,7 +223,7 @@ def _note_groups(audit: Audit, rule: str, groups: list[list[int]], where: list[t
     if not groups:
         return
     shown = [Example(" = ".join(f"{where[i][0]}/{where[i][1].name}" for i in group[:4])) for group in groups[:5]]
-    told = {"kind": "groups of pictures", "count": len(groups), "hint": _TWICE_HINT.get(rule)}
+    told = {"kind": "groups of images", "count": len(groups), "hint": _TWICE_HINT.get(rule)}
     audit.faults.add(rule, RULES[rule], examples=shown, **told)  # type: ignore[arg-type]
 
 

@@ -1,4 +1,4 @@
-"""Pictures that are there twice: the same bytes (SHA-1), or nearly the same picture (64-bit difference hash)."""
+"""Images that are there twice: the same bytes (SHA-1), or nearly the same image (64-bit difference hash)."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -11,10 +11,10 @@ from raydet.data.columns import Ints
 NEAR = 3
 """Bits in which two prints may differ. Four quarters of 16 bits then share one, which is how pairs are found."""
 _LEVELS = 6.0
-"""Mean difference in grey levels, brightness apart, that the miniatures of one picture may have: 64 bits alone take
+"""Mean difference in grey levels, brightness apart, that the miniatures of one image may have: 64 bits alone take
 handwritten digits on like paper for one another."""
 _PLAIN = 6
-"""A print with fewer bits of one kind than this is of an even picture (sky, paper), which resembles any other."""
+"""A print with fewer bits of one kind than this is of an even image (sky, paper), which resembles any other."""
 _CROWD = 200
 """A quarter shared by more prints than this tells nothing; such prints are compared by their other quarters."""
 
@@ -29,7 +29,7 @@ def same(prints: Sequence[bytes]) -> list[list[int]]:
 
 
 def near(prints: Sequence[int | None], miniatures: Sequence[bytes]) -> list[list[int]]:
-    """Return the groups of positions of nearly the same picture, each in order; even pictures are left out.
+    """Return the groups of positions of nearly the same image, each in order; even images are left out.
 
     Two are alike if their prints differ in at most NEAR bits and their miniatures hardly; a group holds whatever is
     like one of its members.
@@ -39,7 +39,7 @@ def near(prints: Sequence[int | None], miniatures: Sequence[bytes]) -> list[list
 
 
 def candidates(prints: Sequence[int | None]) -> list[tuple[int, int]]:
-    """Return the pairs of positions whose prints differ in at most NEAR of 64 bits; even pictures are left out.
+    """Return the pairs of positions whose prints differ in at most NEAR of 64 bits; even images are left out.
 
     All such pairs are found, but for those that share only quarters with more than 200 others.
     """

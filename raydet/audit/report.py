@@ -57,7 +57,7 @@ def _split(split: Split) -> dict[str, Any]:
         "height_width_median": np.median(sides, axis=0).tolist() if sides else None,
         "height_width_most": np.max(sides, axis=0).tolist() if sides else None,
         "bytes": sum(one.bytes for one in split.seen),
-        "broken_pictures": sum(one.broken for one in split.seen),
+        "broken_images": sum(one.broken for one in split.seen),
     }
 
 

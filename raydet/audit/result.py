@@ -17,7 +17,7 @@ from raydet.exceptions import DataError
 from raydet.visualization.charts import Content, Floats, content_of, coverage_figure, labels_figure
 from raydet.visualization.preview import drawing_maker, drawn
 
-_PICTURES = 16
+_IMAGES = 16
 """Of a split, drawn with their truth."""
 _SIDE = 384
 """Pixels they are drawn at."""
@@ -48,7 +48,7 @@ class Audit:
     best_iou: dict[int, Floats] = field(default_factory=dict)
     """Detection: IoU of training boxes with their best anchor, by input size."""
     leaks: int = 0
-    """Pictures that are in two splits."""
+    """Images that are in two splits."""
     verdict: DataError | None = None
     """What `fit` would say of it; None: it would train."""
 
@@ -59,7 +59,7 @@ class Audit:
 
     @property
     def quarantine(self) -> list[tuple[str, str, str]]:
-        """Split, name and rule of each picture that cannot be used."""
+        """Split, name and rule of each image that cannot be used."""
         return [
             (split.name, one.name, rule)
             for split in self.splits
@@ -70,7 +70,7 @@ class Audit:
 
 
 def draw_plots(audit: Audit, folder: Path) -> list[Path]:
-    """Draw labels.png, SPLIT.png (pictures with their truth) and, for detection, anchors.png; return their paths."""
+    """Draw labels.png, SPLIT.png (images with their truth) and, for detection, anchors.png; return their paths."""
     made = []
     side = int(audit.cfg.model.image_size or 0)
     if audit.splits:
@@ -87,14 +87,14 @@ def draw_plots(audit: Audit, folder: Path) -> list[Path]:
 
 
 def _sheet(cfg: Config, split: Split) -> Image.Image | None:
-    """Some sound pictures, spread over the split, with their truth as it stands in the data; None if there is none."""
+    """Some sound images, spread over the split, with their truth as it stands in the data; None if there is none."""
     sound = np.array([one.row for one in split.seen if not one.broken], np.int64)
     if isinstance(split.index, DetectionIndex):
         told = sound[np.diff(split.index.first)[sound] > 0]
         sound = told if len(told) else sound
     if not len(sound):
         return None
-    rows = sound[spread_over(len(sound), _PICTURES)]
+    rows = sound[spread_over(len(sound), _IMAGES)]
     small = override(cfg, {"model.image_size": _SIDE, "data.on_bad": "skip", "data.max_boxes": None})
     batch = drawing_maker(small, split.index, rows)[EVAL, rows]
     return drawn(split.index, batch) if isinstance(batch, Batch) and len(batch) else None

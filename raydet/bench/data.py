@@ -31,8 +31,8 @@ from raydet.training.memory import keep_freed_memory
 from raydet.training.state import resolve_model
 
 SIZE = (500, 375)
-"""Width and height of the pictures that are made: ImageNet's median."""
-_PICTURES = 64
+"""Width and height of the images that are made: ImageNet's median."""
+_IMAGES = 64
 _BATCH = 32
 _VERSION = 1
 
@@ -44,7 +44,7 @@ def bench_data(
 
     Args:
         name: recipe whose input size and augmentation are used; AutoAugment and jitter are off unless `changes` say so.
-        changes: settings; with data.root the pictures are the user's, else photos of SIZE are made.
+        changes: settings; with data.root the images are the user's, else photos of SIZE are made.
         images_per_s: what a GPU takes; the cores that feed it are told.
 
     Returns:
@@ -59,7 +59,7 @@ def bench_data(
     cfg = _config(name, changes)
     index = open_split(cfg, "train")
     every = index.train_rows(cfg)
-    rows = every[spread_over(len(every), _PICTURES)]
+    rows = every[spread_over(len(every), _IMAGES)]
     sides: dict[str, Callable[[], object]] = {"torch": _ours(cfg, index, rows)}
     if installed():
         sides["dali-cpu"] = _ours(override(cfg, {"data.backend": "dali-cpu"}), index, rows)
@@ -71,7 +71,7 @@ def bench_data(
         "recipe": name,
         "machine": machine(torch.device("cpu")),
         "torch": torch.__version__,
-        "pictures": len(rows),
+        "images": len(rows),
         "rounds": rounds,
         "bytes": _mean_bytes(index, rows),
         "rows": [
@@ -87,7 +87,7 @@ def bench_data(
 def print_table(found: Mapping[str, Any]) -> None:
     """Print what `bench_data` returned."""
     size = f"{found['bytes'] / 1e3:.0f} kB a file"
-    print(f"{found['recipe']}, {found['pictures']} pictures ({size}), {found['rounds']} rounds, {found['machine']}")
+    print(f"{found['recipe']}, {found['images']} images ({size}), {found['rounds']} rounds, {found['machine']}")
     for row in found["rows"]:
         spread = f"{row['least_ms']:.2f} to {row['most_ms']:.2f}"
         cores = f"  {row['cores']} cores feed the GPU" if "cores" in row else ""
@@ -107,11 +107,11 @@ def stages(cfg: Config, index: Index, rows: Ints, rounds: int) -> dict[str, floa
         samples = []
         for i, row in enumerate(rows.tolist()):
             clock = [process_time()]
-            with opened(cfg, index.picture(row)) as picture:
+            with opened(cfg, index.image(row)) as image_file:
                 clock.append(process_time())
-                made = plan_sample(cfg, index, epoch, row, picture)
+                made = plan_sample(cfg, index, epoch, row, image_file)
                 clock.append(process_time())
-                image, factor = picture.load(shrink(made))
+                image, factor = image_file.load(shrink(made))
                 clock.append(process_time())
                 content_HW3 = cut(made.view, image, cfg.augment.interpolation, factor)
                 clock.append(process_time())
@@ -152,14 +152,14 @@ def make_photos() -> Path:
     try:
         from sklearn.datasets import load_sample_images
     except ImportError:
-        hint = 'pip install "raydet[demo]", or name pictures of your own: --data.root FOLDER'
+        hint = 'pip install "raydet[demo]", or name images of your own: --data.root FOLDER'
         raise DataError("scikit-learn is not installed", rule="DIR-E01", hint=hint) from None
     photos = [Image.fromarray(photo) for photo in load_sample_images().images]
     rng, fresh = np.random.default_rng(0), root.with_name(f"{root.name}-{uuid4().hex}")
     (fresh / "train" / "photos").mkdir(parents=True)
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
-    for i in range(_PICTURES):
+    for i in range(_IMAGES):
         photo, share = photos[i % 2], rng.uniform(0.85, 1)
         factor = share * min(photo.width / SIZE[0], photo.height / SIZE[1])
         width, height = int(SIZE[0] * factor), int(SIZE[1] * factor)
@@ -193,7 +193,7 @@ def _ours(cfg: Config, index: Index, rows: Ints) -> Callable[[], object]:
 
 
 def _mean_bytes(index: Index, rows: Ints) -> float:
-    sources = [index.picture(int(row)) for row in rows]
+    sources = [index.image(int(row)) for row in rows]
     return float(np.mean([len(s.data) if isinstance(s, Blob) else s.stat().st_size for s in sources]))
 
 
@@ -221,12 +221,12 @@ def _timm(cfg: Config, index: Index, rows: Ints) -> Callable[[], object]:
         color_jitter=None,
         interpolation=augment.interpolation,
     )
-    pictures = ImageDataset(index.file, transform=transform)
+    images = ImageDataset(index.file, transform=transform)
     wanted = rows.tolist()
 
     def make() -> None:
         for start in range(0, len(wanted), _BATCH):
-            fast_collate([pictures[row] for row in wanted[start : start + _BATCH]])
+            fast_collate([images[row] for row in wanted[start : start + _BATCH]])
 
     return make
 
@@ -240,11 +240,11 @@ def _effdet(cfg: Config, index: Index, rows: Ints) -> Callable[[], object]:
 
     parser = create_parser("coco", cfg=CocoParserCfg(ann_filename=index.file))
     transform = transforms_coco_train(cfg.model.image_size, cfg.augment.interpolation, use_prefetcher=True)
-    pictures = DetectionDatset(Path(index.files.place), parser=parser, transform=transform)
+    images = DetectionDatset(Path(index.files.place), parser=parser, transform=transform)
     collate, wanted = DetectionFastCollate(), rows.tolist()
 
     def make() -> None:
         for start in range(0, len(wanted), _BATCH):
-            collate([pictures[row] for row in wanted[start : start + _BATCH]])
+            collate([images[row] for row in wanted[start : start + _BATCH]])
 
     return make

@@ -80,7 +80,7 @@ def _focal_definition(x: Tensor, labels_BA: Tensor) -> Tensor:
 
 
 def assign_anchors(device: torch.device, compiled: bool) -> Case:
-    """Targets of a batch of 32 with 7 boxes a picture, COCO's mean."""
+    """Targets of a batch of 32 with 7 boxes an image, COCO's mean."""
     batch = 32
     data = synthetic(batch, _SIDE, _CLASSES)
     boxes_BM4, classes_BM = data.boxes_BM4.to(device), data.classes_BM.to(device)
@@ -100,11 +100,11 @@ def assign_anchors(device: torch.device, compiled: bool) -> Case:
         yxyx, labels = list(boxes_BM4[..., [1, 0, 3, 2]]), list((classes_BM + 1).float())
         sides["effdet"] = lambda: labeler.batch_label_anchors(yxyx, labels)
     anchors = len(anchors_A4)
-    return Case(f"{batch} pictures x {anchors} anchors x 7 boxes", 16 * anchors + 24 * batch * anchors, sides)
+    return Case(f"{batch} images x {anchors} anchors x 7 boxes", 16 * anchors + 24 * batch * anchors, sides)
 
 
 def detect(device: torch.device, compiled: bool) -> Case:
-    """From a fresh network's output to 100 detections a picture, of 5000 candidates."""
+    """From a fresh network's output to 100 detections an image, of 5000 candidates."""
     batch = 64 if device.type == "cuda" else 8
     torch.manual_seed(0)
     anchors_A4 = make_anchors((_SIDE, _SIDE), *_LEVELS, 4.0).to(device)
@@ -129,7 +129,7 @@ def detect(device: torch.device, compiled: bool) -> Case:
         )
         yxyx = anchors_A4[:, [1, 0, 3, 2]]
         sides["effdet"] = lambda: _batch_detection(batch, *_reordered(_post_process(scores, codes, 5, _CLASSES), yxyx))
-    return Case(f"{batch} pictures x 49104 x {_CLASSES}", 4 * (logits_BAC.numel() + codes_BA4.numel()), sides)
+    return Case(f"{batch} images x 49104 x {_CLASSES}", 4 * (logits_BAC.numel() + codes_BA4.numel()), sides)
 
 
 def _reordered(selected: tuple[Tensor, ...], anchors: Tensor) -> tuple[Tensor, ...]:
@@ -138,7 +138,7 @@ def _reordered(selected: tuple[Tensor, ...], anchors: Tensor) -> tuple[Tensor, .
 
 
 def batched_nms(device: torch.device, compiled: bool) -> Case:
-    """5000 candidates a picture to 100, greedily and softly."""
+    """5000 candidates an image to 100, greedily and softly."""
     batch = 64 if device.type == "cuda" else 8
     torch.manual_seed(0)
     size = torch.rand(batch, 5000, 2, device=device) * 100 + 4
@@ -152,7 +152,7 @@ def batched_nms(device: torch.device, compiled: bool) -> Case:
         "raydet soft": lambda: ops.batched_nms(boxes_BK4, scores_BK, classes_BK, 0.5, 100, 0.5, 0.001),
         "torchvision": lambda: [torchvision.ops.batched_nms(*one, 0.5)[:100] for one in every],
     }
-    return Case(f"{batch} pictures x 5000 candidates, {_CLASSES} classes", 28 * boxes_BK4.shape[0] * 5000, sides)
+    return Case(f"{batch} images x 5000 candidates, {_CLASSES} classes", 28 * boxes_BK4.shape[0] * 5000, sides)
 
 
 def _network(device: torch.device) -> nn.Module:

@@ -89,7 +89,7 @@ def bench_quantization(
         changes: dotted configuration keys; `quantization.*` say how is calibrated.
         qat: the checkpoint or run that training in integers from the first gave.
         rounds: how often each is timed.
-        images: held-out pictures to score on.
+        images: held-out images to score on.
         out: folder for sensitivity.png, quantization.md and quantization.json; None: nothing is written.
         say: is told what is being done.
 
@@ -218,8 +218,8 @@ def _side(variant: Variant, runtime: Runtime, images: int) -> Side:
         row["saturating_layers"] = len(saturation.layers_at_risk(proto)) if saturation.saturates() else 0
         row["rms_to_exact"] = _error(file, model, cfg)
     if variant.trained:
-        with held_out(cfg, images, needed=True) as pictures:
-            found = score(model, task, pictures.index, pictures.batches, cfg, Peers())
+        with held_out(cfg, images, needed=True) as sample:
+            found = score(model, task, sample.index, sample.batches, cfg, Peers())
         row[score_name(cfg)] = found[score_name(cfg)]
     return Side(variant, runtime, model, file, row)
 

@@ -56,5 +56,5 @@ def _sensitivity_lines(found: Mapping[str, Any]) -> list[str]:
         left = f"--quantization.skip {' '.join(skip)} gives {found['skipped'][name]:.4f}"
     else:
         left = "no group needs floats" if lost <= 0.01 else "leaving a few groups in floats is not enough: train"
-    head = f"Loss and {name} of {found['images']} held-out pictures, one group in integers at a time:"
+    head = f"Loss and {name} of {found['images']} held-out images, one group in integers at a time:"
     return ["", head, "", f"| in integers | loss | {name} |", "| --- | --- | --- |", *rows, "", left]

@@ -31,7 +31,7 @@ _MOST_SKIPPED = 3
 
 @dataclass(frozen=True)
 class Sensitivity:
-    """Scores of a model on the same held-out pictures."""
+    """Scores of a model on the same held-out images."""
 
     score: str
     """Name of the score; higher is better."""
@@ -68,12 +68,12 @@ def sensitivity_of(trained: Source, images: int) -> Sensitivity:
         DataError: the data.
     """
     cfg, model = trained.cfg, trained.model
-    with held_out(cfg, images, needed=True) as pictures:
-        batches = list(pictures.batches)
-        assert pictures.index is not None
+    with held_out(cfg, images, needed=True) as sample:
+        batches = list(sample.batches)
+        assert sample.index is not None
 
         def measured() -> dict[str, float]:
-            return _measured(cfg, model, pictures.index, batches)
+            return _measured(cfg, model, sample.index, batches)
 
         floats = measured()
         post_training(cfg, model)
@@ -85,7 +85,7 @@ def sensitivity_of(trained: Source, images: int) -> Sensitivity:
                 alone[group] = measured()
         skip, left = _skip(model, groups, floats, whole, measured, score_name(cfg))
     costliest = sorted(alone.items(), key=lambda item: -item[1]["eval_loss"])
-    return Sensitivity(score_name(cfg), len(pictures.index), floats, whole, dict(costliest), skip, left)
+    return Sensitivity(score_name(cfg), len(sample.index), floats, whole, dict(costliest), skip, left)
 
 
 def open_floats(source: str | Path, changes: Mapping[str, Any]) -> Source:
@@ -161,7 +161,7 @@ def rank(
         source: a float checkpoint or run folder.
         ways: keys and values of the section `quantization`, e.g. `{"quantization.calibration": "max"}`.
         changes: other dotted configuration keys.
-        images: held-out pictures to score on.
+        images: held-out images to score on.
 
     Raises:
         ConfigError: a quantized checkpoint, or a key that cannot be used. DataError: the data.
@@ -170,6 +170,6 @@ def rank(
     for way in ways:
         trained = open_floats(source, {**(changes or {}), **way})
         post_training(trained.cfg, trained.model)
-        with held_out(trained.cfg, images, needed=True) as pictures:
-            ranked.append(Ranked(way, _measured(trained.cfg, trained.model, pictures.index, list(pictures.batches))))
+        with held_out(trained.cfg, images, needed=True) as sample:
+            ranked.append(Ranked(way, _measured(trained.cfg, trained.model, sample.index, list(sample.batches))))
     return sorted(ranked, key=lambda one: one.metrics["eval_loss"])

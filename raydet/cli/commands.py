@@ -24,11 +24,11 @@ def evaluate(words: list[str]) -> None:
 
 
 def predict(words: list[str]) -> None:
-    """Find things in pictures."""
-    parser = new_parser("predict", "Find things in pictures; draw them and write COCO results.")
+    """Find things in images."""
+    parser = new_parser("predict", "Find things in images; draw them and write COCO results.")
     parser.add_argument("checkpoint")
     parser.add_argument("images", nargs="+", help="image files, or folders of them")
-    parser.add_argument("--out", default="predictions", help="folder for the pictures and predictions.json")
+    parser.add_argument("--out", default="predictions", help="folder for the images and predictions.json")
     parser.add_argument("--score", type=float, default=0.3, help="least probability of a detection that is shown")
     options, rest = parse(parser, words)
     if options.help:
@@ -43,7 +43,7 @@ def predict(words: list[str]) -> None:
     if options.json:
         print_result({"out": options.out, "answers": lines}, True)
     else:
-        print("\n".join([*lines, f"pictures in {options.out}"]))
+        print("\n".join([*lines, f"images in {options.out}"]))
 
 
 def export(words: list[str]) -> None:
@@ -53,7 +53,7 @@ def export(words: list[str]) -> None:
     parser.add_argument("out", help="the file, *.onnx")
     parser.add_argument("--target", default="onnxruntime", help="tensorrt, or onnxruntime (for CPUs)")
     parser.add_argument("--nms", action="store_true", help="detectors: boxes, scores, classes come out, suppressed")
-    parser.add_argument("--images", type=int, default=512, help="held-out pictures that the check looks at")
+    parser.add_argument("--images", type=int, default=512, help="held-out images that the check looks at")
     options, rest = parse(parser, words)
     if options.help:
         return print(parser.format_help())
@@ -94,7 +94,7 @@ def bench(words: list[str]) -> None:
 
 def check(words: list[str]) -> int:
     """Look through a data set; return the exit code: 0, or 65 for one that `fit` would refuse."""
-    parser = new_parser("check", "Look through a data set: every annotation, every picture, doubles, leaks, anchors.")
+    parser = new_parser("check", "Look through a data set: every annotation, every image, doubles, leaks, anchors.")
     parser.add_argument("data", help="a recipe, an annotation file, data.yaml, or a data set's folder")
     parser.add_argument("--split", nargs="+", choices=("train", "val", "test"), help="which; all by default")
     parser.add_argument("--out", default="check", help="folder for report.json, quarantine.txt and plots")

@@ -33,7 +33,7 @@ raydet trains EfficientNet classifiers and EfficientDet detectors on Ray, from a
   raydet tune RECIPE --space lr_wd                   search for better settings, many trials side by side
   raydet evaluate CHECKPOINT [--split val]           score a checkpoint, or a run's best
   raydet check RECIPE-or-DATA                        look for what is wrong with a data set
-  raydet predict CHECKPOINT IMAGES... [--out DIR]    find things in pictures
+  raydet predict CHECKPOINT IMAGES... [--out DIR]    find things in images
   raydet export CHECKPOINT OUT.onnx [--target ...]   write an ONNX file, float or INT8
   raydet bench step [--vs effdet]                    time a training step
 

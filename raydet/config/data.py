@@ -1,4 +1,4 @@
-"""Sections on what goes in: the network, the data set, the variation of its pictures."""
+"""Sections on what goes in: the network, the data set, the variation of its images."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -53,7 +53,7 @@ class Model:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Data:
-    """Where the pictures are and how they are read."""
+    """Where the images are and how they are read."""
 
     format: Literal["coco", "folder", "yolo", "parquet"] = "coco"
     """coco: annotation JSON and image folders. folder: one folder of images per class (ImageFolder). yolo: data.yaml
@@ -76,7 +76,7 @@ class Data:
     class_ids: Literal["contiguous", "raw"] = "contiguous"
     """coco: class i is the i-th category in order of id, or raw: the category with id i + 1, gaps included."""
     backend: Literal["torch", "dali-cpu", "dali-gpu"] = "torch"
-    """Who decodes: Pillow (torch) or NVIDIA DALI, on the CPU or on the worker's GPU. The pictures are the same."""
+    """Who decodes: Pillow (torch) or NVIDIA DALI, on the CPU or on the worker's GPU. The images are the same."""
     batch_size: int = 32
     """Images per worker that go through the network at once. Times the (highest) number of workers it is the global
     batch, unless optim.batch_size asks for more."""
@@ -113,20 +113,20 @@ class Data:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Augment:
-    """How training pictures are varied; every draw depends on (run.seed, epoch, sample) only."""
+    """How training images are varied; every draw depends on (run.seed, epoch, sample) only."""
 
     hflip: float = 0.5
     """Probability of a horizontal flip."""
     scale: tuple[float, float] = (0.1, 2.0)
-    """Detection: the picture is scaled by a factor drawn from this range, 1 = fits the input."""
+    """Detection: the image is scaled by a factor drawn from this range, 1 = fits the input."""
     crop_area: tuple[float, float] = (0.08, 1.0)
-    """Classification: share of the picture's area that the random crop takes."""
+    """Classification: share of the image's area that the random crop takes."""
     crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)
     """Classification: width / height of the random crop."""
     interpolation: Literal["bilinear", "bicubic"] = "bilinear"
-    """How pictures are resized, in training and evaluation."""
+    """How images are resized, in training and evaluation."""
     fill: Literal["mean"] | int = "mean"
-    """Detection: colour outside the picture, ImageNet's mean or a grey level 0 to 255."""
+    """Detection: colour outside the image, ImageNet's mean or a grey level 0 to 255."""
     autoaugment: Literal["imagenet"] | None = None
     """Classification: AutoAugment policy (arXiv:1805.09501), grey fill 128."""
     color_jitter: float = 0.0

@@ -170,7 +170,7 @@ class Quantization:
     percentile: float = 99.99
     """percentile: the share of values, in percent, that the range covers. At 99 accuracy is lost, above 99.9 not."""
     batches: int = 10
-    """Training batches of data.batch_size pictures that ranges are found on, the same for any number of workers."""
+    """Training batches of data.batch_size images that ranges are found on, the same for any number of workers."""
     skip: tuple[str, ...] = ()
     """What stays in floats: groups (stem, pointwise, depthwise, se, residual, head, classifier, fpn, fusion, towers,
     predict) or parts of the model by their dotted name."""

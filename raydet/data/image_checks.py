@@ -1,6 +1,6 @@
-"""One picture looked at closely: what is wrong with its file, what is unusual, and two prints to find it again by.
+"""One image looked at closely: what is wrong with its file, what is unusual, and two prints to find it again by.
 
-Decoded at an eighth where that is a JPEG: damage shows as in the whole picture, since all of the file is read, at a
+Decoded at an eighth where that is a JPEG: damage shows as in the whole image, since all of the file is read, at a
 third of the time. Bit rot that still is a valid JPEG decodes everywhere without a word; nothing here can see it.
 """
 
@@ -15,7 +15,7 @@ from PIL import Image
 from raydet.config import Config
 from raydet.data.columns import spread_over
 from raydet.data.formats.index import DetectionIndex, Index
-from raydet.data.images.decode import Picture, byte_count, loaded
+from raydet.data.images.decode import ImageFile, byte_count, loaded
 from raydet.data.loading.samples import check_size, opened
 from raydet.data.storage.files import Blob, Source
 from raydet.data.validation.faults import Faults
@@ -30,17 +30,17 @@ _ENDINGS = {
     "GIF": (".gif",),
 }
 _QUICK = 32
-"""Pictures of a split that `fit` opens before it starts."""
+"""Images of a split that `fit` opens before it starts."""
 _MOST_HELD = 64 << 20
 """Bytes of a file that are held; a larger one is hashed in pieces and opened where it lies."""
 _MOST_SCANS = 100
 _SMALL = 32
-"""A shorter side than this is worth a word; training detectors leaves such pictures out."""
+"""A shorter side than this is worth a word; training detectors leaves such images out."""
 
 
 @dataclass(slots=True)
 class Looked:
-    """What one picture is like."""
+    """What one image is like."""
 
     row: int
     name: str
@@ -62,21 +62,21 @@ class Looked:
 
 
 def look(cfg: Config, index: Index, row: int) -> Looked:
-    """Return what the picture of a row is like; nothing about it raises."""
+    """Return what the image of a row is like; nothing about it raises."""
     seen = Looked(row, index.names[row])
     try:
-        source = _hashed(index.picture(row), seen)
-        with opened(cfg, source) as picture:
-            if isinstance(source, Blob) and picture.kind[0] == "JPEG":
+        source = _hashed(index.image(row), seen)
+        with opened(cfg, source) as image_file:
+            if isinstance(source, Blob) and image_file.kind[0] == "JPEG":
                 _look_into(seen, source.data)
-            _look_at(cfg, index, seen, picture)
+            _look_at(cfg, index, seen, image_file)
     except DataError as error:
         seen.notes.append((error.rule, error.what, error.hint))
     return seen
 
 
 def _hashed(source: Source, seen: Looked) -> Source:
-    """Note a picture's length and SHA-1; return what to decode."""
+    """Note an image's length and SHA-1; return what to decode."""
     with suppress(OSError):  # `loaded` says what is wrong
         if isinstance(source, Path) and (size := byte_count(source)) > _MOST_HELD:
             with source.open("rb") as file:
@@ -106,58 +106,58 @@ def _look_into(seen: Looked, data: bytes) -> None:
         seen.notes.append(("IMG-W19", "ends in zeros", hint))
 
 
-def _look_at(cfg: Config, index: Index, seen: Looked, picture: Picture) -> None:
-    seen.hw = picture.hw
-    kind, mode = picture.kind
+def _look_at(cfg: Config, index: Index, seen: Looked, image_file: ImageFile) -> None:
+    seen.hw = image_file.hw
+    kind, mode = image_file.kind
     note = seen.notes.append
     if kind in _ENDINGS and not seen.name.lower().endswith(_ENDINGS[kind]) and "." in seen.name.rpartition("/")[2]:
         note(("IMG-W08", f"is a {kind}, whatever its name says", None))
     if mode == "CMYK":
         note(("IMG-W09", "is in CMYK: converted without its colour profile", "Convert it to RGB if colours matter."))
-    if picture.deep:
+    if image_file.deep:
         note(("IMG-W10", "has 16 bits a channel: the upper 8 are used", None))
-    if picture.frames > 1:
-        note(("IMG-W12", f"has {picture.frames} frames: the first is used", None))
-    if min(picture.hw) < _SMALL:
+    if image_file.frames > 1:
+        note(("IMG-W12", f"has {image_file.frames} frames: the first is used", None))
+    if min(image_file.hw) < _SMALL:
         use = "; training leaves it out" if isinstance(index, DetectionIndex) else ""
-        note(("IMG-W13", f"is {picture.hw[1]} x {picture.hw[0]} pixels small{use}", None))
+        note(("IMG-W13", f"is {image_file.hw[1]} x {image_file.hw[0]} pixels small{use}", None))
     if isinstance(index, DetectionIndex):
         try:
-            check_size(index, seen.row, picture)
+            check_size(index, seen.row, image_file)
         except DataError as error:
             note((error.rule, error.what, error.hint))
-    image, _ = picture.load(1 / 8)
+    image, _ = image_file.load(1 / 8)
     grey = image.convert("L")
     seen.dhash = dhash(grey)
     seen.miniature = grey.resize((16, 16), Image.Resampling.BOX).tobytes()
-    if picture.orientation != 1:
-        told = "is turned" if picture.turned else "is not turned (data.exif=false)"
-        hint = None if picture.turned else "Were the annotations made on the turned picture, set data.exif=true."
-        note(("IMG-W11", f"says by EXIF orientation {picture.orientation} how to turn it: it {told}", hint))
+    if image_file.orientation != 1:
+        told = "is turned" if image_file.turned else "is not turned (data.exif=false)"
+        hint = None if image_file.turned else "Were the annotations made on the turned image, set data.exif=true."
+        note(("IMG-W11", f"says by EXIF orientation {image_file.orientation} how to turn it: it {told}", hint))
 
 
 def dhash(grey: Image.Image) -> int:
-    """Return the 64-bit difference hash of a grey picture."""
+    """Return the 64-bit difference hash of a grey image."""
     grey_89 = np.asarray(grey.resize((9, 8), Image.Resampling.BOX), np.int16)
     bits = (grey_89[:, 1:] > grey_89[:, :-1]).ravel()
     return int.from_bytes(np.packbits(bits).tobytes(), "big")
 
 
-def quick_look(cfg: Config, index: Index, pictures: int = _QUICK) -> None:
-    """Open and decode some pictures spread over a split.
+def quick_look(cfg: Config, index: Index, images: int = _QUICK) -> None:
+    """Open and decode some images spread over a split.
 
     Raises:
         DataError: one cannot be used (data.on_bad=fail), or too many of them (skip).
     """
-    seen = [look(cfg, index, row) for row in spread_over(len(index), pictures).tolist()]
+    seen = [look(cfg, index, row) for row in spread_over(len(index), images).tolist()]
     faults = Faults()
     for one in seen:
         for rule, what, hint in (note for note in one.notes if "-E" in note[0]):
             error = DataError(what, rule=rule, file=f"{index.files.place}/{one.name}", hint=hint)
             if cfg.data.on_bad == "fail":
                 raise error
-            faults.add_error(error, kind="pictures")
+            faults.add_error(error, kind="images")
     broken = sum(one.broken for one in seen)
-    # Of so few pictures a single one would be over the limit; more than a few are no chance.
+    # Of so few images a single one would be over the limit; more than a few are no chance.
     if broken > max(3, 3 * cfg.data.max_bad * len(seen)):
         raise faults.error()

@@ -1,4 +1,4 @@
-"""Whether an exported graph answers as the PyTorch model does: on the same pictures, by the figures that users know."""
+"""Whether an exported graph answers as the PyTorch model does: on the same images, by the figures that users know."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
@@ -31,9 +31,9 @@ class Agreement:
     ap: tuple[float, float] | None
     """AP of the model and of the file; None: a classifier's, or there is no truth to score against."""
     ap_chance: float
-    """Standard error of the two APs' difference: how far it may be from 0 by the choice of the pictures."""
+    """Standard error of the two APs' difference: how far it may be from 0 by the choice of the images."""
     made_up: bool
-    """The pictures were made up: what an answer to them should be, nobody knows."""
+    """The images were made up: what an answer to them should be, nobody knows."""
 
     @property
     def argmax(self) -> float | None:
@@ -79,7 +79,7 @@ def compare(
         model: in eval mode, on the CPU.
         files: the exported network, opened in one way or more.
         task: theirs, on the CPU.
-        index: the split that the batches are of, all of it; None: pictures without truth, no AP.
+        index: the split that the batches are of, all of it; None: images without truth, no AP.
         batches: at least one.
     """
     # Without a box there is no AP.

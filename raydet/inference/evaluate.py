@@ -8,7 +8,7 @@ from typing import Any, Literal
 from raydet.data import EvalLoader, open_split
 from raydet.distributed import Peers
 from raydet.inference.trained_model import Source, open_source
-from raydet.runs.run_log import EVAL_BAD_PICTURES
+from raydet.runs.run_log import EVAL_BAD_IMAGES
 from raydet.tasks.build import make_task
 from raydet.training.precision import prepare_device
 from raydet.training.scoring import score
@@ -40,6 +40,6 @@ def evaluate(
         figures = score(model, task, index, batches, cfg, Peers(device=device))
         if math.isnan(figures["eval_loss"]):  # of a file that detects by itself: it has no logits
             del figures["eval_loss"]
-        return figures | ({EVAL_BAD_PICTURES: float(len(batches.bad))} if cfg.data.on_bad == "skip" else {})
+        return figures | ({EVAL_BAD_IMAGES: float(len(batches.bad))} if cfg.data.on_bad == "skip" else {})
     finally:
         batches.close()

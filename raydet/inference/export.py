@@ -37,7 +37,7 @@ LEAST_ARGMAX = {"float": 0.99, "tensorrt": 0.99, "onnxruntime": 0.98}
 MOST_AP = 0.005
 """By how much the file's AP may differ."""
 MOST_RMS = {"float": 0.01, "tensorrt": 0.3, "onnxruntime": 0.5}
-"""Largest relative difference of the logits of made-up pictures, which have no right answer: a broken graph's is 1."""
+"""Largest relative difference of the logits of made-up images, which have no right answer: a broken graph's is 1."""
 _CPU = torch.device("cpu")
 _TRAIN = "calibrate otherwise or leave costly groups in floats (`raydet bench quantization`), or train on in integers"
 _REMEDIES = {"float": "and report it: a float file should not differ", "tensorrt": _TRAIN, "onnxruntime": _TRAIN}
@@ -66,7 +66,7 @@ class ExportReport:
     here: Agreement | None
     """Of the file as ONNX Runtime runs it on this CPU, its operators fused; None: nothing to tell apart."""
     checked_on: str
-    """Which pictures, in words."""
+    """Which images, in words."""
     float_operators: dict[str, int] | None
     """Of an integer file for ONNX Runtime: operators that compute in float, and how many. None: of any other."""
     trtexec: str | None
@@ -117,7 +117,7 @@ def export(
         changes: dotted configuration keys.
         target: tensorrt (symmetric Q/DQ) or onnxruntime (integers for CPUs); of a float model both give one graph.
         nms: detect within the graph; its one output is then `raydet.onnx.postprocess.DETECTIONS`.
-        images: how many pictures of the validation split the check looks at.
+        images: how many images of the validation split the check looks at.
         stream: where progress is shown. None: standard error.
 
     Raises:
@@ -131,14 +131,14 @@ def export(
     trained = replace(trained, cfg=metadata.portable(resolve_model(trained.cfg)))
     _check_model(trained.cfg, target, nms)
     named = any(key.partition(".")[0] == "data" for key in changes)
-    with held_out(trained.cfg, images, needed=named) as pictures:
-        if pictures.index is not None:
-            trained.check_classes(pictures.index)
+    with held_out(trained.cfg, images, needed=named) as sample:
+        if sample.index is not None:
+            trained.check_classes(sample.index)
         print(f"export    tracing {trained.cfg.model.name}", file=stream, flush=True)
         made = _made(trained, metadata_of(trained, target, str(source)), path, nms=nms, named=named)
-        print(f"export    comparing on {pictures.what}", file=stream, flush=True)
+        print(f"export    comparing on {sample.what}", file=stream, flush=True)
         task = make_task(trained.cfg, trained.model, _CPU)
-        agreement, *here = compare(trained.model, made.opened, task, pictures.index, pictures.batches)
+        agreement, *here = compare(trained.model, made.opened, task, sample.index, sample.batches)
     limits = target if is_quantized(trained.model) else "float"
     check_agreement(agreement, limits, path)
     _write(path, made.data)
@@ -153,7 +153,7 @@ def export(
         float_bytes=made.float_bytes,
         agreement=agreement,
         here=here[0] if here else None,
-        checked_on=pictures.what,
+        checked_on=sample.what,
         float_operators=made.float_operators,
         trtexec=trtexec,
     )
@@ -288,8 +288,8 @@ def check_agreement(agreement: Agreement, limits: str, path: Path) -> None:
     difference = _too_far(agreement, limits)
     if difference is not None:
         judged = math.isfinite(agreement.rms) and not agreement.made_up
-        remedy = f". Look at more pictures (--images), {_REMEDIES[limits]}" if judged else ""
-        raise ExportError(f"{difference} on {agreement.images} pictures; {path} was not written{remedy}")
+        remedy = f". Look at more images (--images), {_REMEDIES[limits]}" if judged else ""
+        raise ExportError(f"{difference} on {agreement.images} images; {path} was not written{remedy}")
 
 
 def _too_far(agreement: Agreement, limits: str) -> str | None:
@@ -301,7 +301,7 @@ def _too_far(agreement: Agreement, limits: str) -> str | None:
         return f"the logits differ by {agreement.rms:.1%} (rms), more than {most:.0%}" if agreement.rms > most else None
     least = LEAST_ARGMAX[limits]
     expected = (1 - least) * agreement.images
-    # The pictures are a sample: their number that differs has a standard deviation of about its root.
+    # The images are a sample: their number that differs has a standard deviation of about its root.
     if agreement.argmax is not None and (agreement.differing or 0) > expected + math.sqrt(expected):
         return f"argmax agreement {100 * agreement.argmax:.1f} % < {100 * least:.0f} %"
     if agreement.ap is not None and abs(agreement.ap[0] - agreement.ap[1]) > MOST_AP + agreement.ap_chance:

@@ -1,6 +1,6 @@
-"""The pictures an export needs: held-out ones to check it on, training ones to measure ranges on, made-up ones at need.
+"""The images an export needs: held-out ones to check it on, training ones to measure ranges on, made-up ones at need.
 
-Of a split a few rows are taken, spread evenly, for a folder's pictures come class by class; as evaluation shows them.
+Of a split a few rows are taken, spread evenly, for a folder's images come class by class; as evaluation shows them.
 """
 
 from collections.abc import Iterator
@@ -19,12 +19,12 @@ from raydet.exceptions import DataError
 from raydet.tasks.base import Task
 
 _FEW = 512
-"""Pictures that are read in this process: loader processes take longer to start."""
+"""Images that are read in this process: loader processes take longer to start."""
 
 
 @dataclass(frozen=True)
-class Pictures:
-    """Pictures to compare models on."""
+class ImageSample:
+    """Images to compare models on."""
 
     index: Index | None
     """The part of the split; None: they are made up and have no truth."""
@@ -32,7 +32,7 @@ class Pictures:
     what: str
     """Which they are, in words."""
 
-    def __enter__(self) -> "Pictures":
+    def __enter__(self) -> "ImageSample":
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -40,8 +40,8 @@ class Pictures:
             self.batches.close()
 
 
-def held_out(cfg: Config, most: int, *, needed: bool) -> Pictures:
-    """Return up to `most` pictures of the validation split, or as many made-up ones where it cannot be opened.
+def held_out(cfg: Config, most: int, *, needed: bool) -> ImageSample:
+    """Return up to `most` images of the validation split, or as many made-up ones where it cannot be opened.
 
     Args:
         needed: the user has named the data, so that it must be there.
@@ -55,9 +55,9 @@ def held_out(cfg: Config, most: int, *, needed: bool) -> Pictures:
         if needed:
             raise
         why = str(error).partition("\n")[0]
-        return Pictures(None, made_up(cfg, most), f"{most} made-up pictures, for the data are not there: {why}")
+        return ImageSample(None, made_up(cfg, most), f"{most} made-up images, for the data are not there: {why}")
     index = part(whole, spread_over(len(whole), most))
-    return Pictures(index, _loader(cfg, index), f"{len(index)} pictures of {cfg.data.root} ({cfg.data.val})")
+    return ImageSample(index, _loader(cfg, index), f"{len(index)} images of {cfg.data.root} ({cfg.data.val})")
 
 
 def training_inputs(cfg: Config, task: Task, *, needed: bool) -> Iterator[Tensor]:
@@ -67,7 +67,7 @@ def training_inputs(cfg: Config, task: Task, *, needed: bool) -> Iterator[Tensor
         needed: as in `held_out`.
 
     Raises:
-        DataError: a split that is `needed` cannot be opened; or, while it is read, a picture.
+        DataError: a split that is `needed` cannot be opened; or, while it is read, an image.
     """
     quantization = cfg.quantization
     if quantization is None:
@@ -108,7 +108,7 @@ def part(index: Index, rows: Ints) -> Index:
 
 
 def made_up(cfg: Config, count: int) -> list[Batch]:
-    """Return batches of pictures of coloured clouds, always the same: no noise, whose answers tell nothing."""
+    """Return batches of images of coloured clouds, always the same: no noise, whose answers tell nothing."""
     side = input_size(cfg)
     generator = torch.Generator().manual_seed(0)
     batches = []

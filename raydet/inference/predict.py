@@ -62,7 +62,7 @@ def predict(
             model.weights say what to load.
         images: image files, and folders of them.
         changes: dotted configuration keys.
-        score_threshold: detections below this probability are left out of the list and the pictures; the COCO results
+        score_threshold: detections below this probability are left out of the list and the images; the COCO results
             file has all down to evaluation.score_threshold.
         out: folder for one PNG per image and, for detectors, `predictions.json` in COCO's results format, whose
             image_id is the file's name. None: nothing is written.
@@ -124,7 +124,7 @@ def _above(answer: Detections, threshold: float) -> Detections:
 def _write(folder: Path, answers: Sequence[Detections | Classes], threshold: float) -> None:
     names = [answer.image.stem for answer in answers]
     for i, answer in enumerate(answers):
-        # Two files of one name in different folders must not overwrite each other's picture.
+        # Two files of one name in different folders must not overwrite each other's image.
         unique = names[i] if names.count(names[i]) == 1 else f"{names[i]}-{i}"
         draw(answer, threshold).save(folder / f"{unique}.png")
     found = [answer for answer in answers if isinstance(answer, Detections)]
@@ -135,12 +135,12 @@ def _write(folder: Path, answers: Sequence[Detections | Classes], threshold: flo
 
 def draw(answer: Detections | Classes, threshold: float) -> Image.Image:
     """Return the image with the answer drawn into it."""
-    picture = read_rgb(answer.image)
+    image = read_rgb(answer.image)
     if isinstance(answer, Classes):
-        return caption(picture, f"{answer.names[0]} {answer.probabilities_K[0]:.2f}")
+        return caption(image, f"{answer.names[0]} {answer.probabilities_K[0]:.2f}")
     seen = _above(answer, threshold)
     labels = [name or str(i) for name, i in zip(seen.names, seen.category_ids_K.tolist(), strict=True)]
-    return draw_detections(picture, seen.boxes_K4, labels, seen.scores_K.tolist())
+    return draw_detections(image, seen.boxes_K4, labels, seen.scores_K.tolist())
 
 
 def _coco_rows(answer: Detections) -> Iterable[dict[str, Any]]:

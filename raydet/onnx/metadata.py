@@ -1,4 +1,4 @@
-"""What an exported file says of itself: configuration, classes, how a picture becomes its input, what comes out.
+"""What an exported file says of itself: configuration, classes, how an image becomes its input, what comes out.
 
 It stands in the ONNX file's metadata_props, under names that begin with `raydet.`, as JSON: a peer without raydet can
 read there all that it takes to run the graph. What is read back is checked as any text from outside.
@@ -105,7 +105,7 @@ def portable(cfg: Config) -> Config:
 
 
 def preprocessing(cfg: Config) -> dict[str, Any]:
-    """Return how a picture becomes the graph's input, for readers that do not have raydet."""
+    """Return how an image becomes the graph's input, for readers that do not have raydet."""
     side, augment = input_size(cfg), cfg.augment
     filtered = f"{augment.interpolation}, antialiased"
     resize: dict[str, Any]

@@ -45,7 +45,7 @@ def calibrate(
             model(images_B3HW)
             seen += 1
         if not peers.sum_(torch.tensor(float(seen), device=peers.device)).item():
-            raise CalibrationError("the loader gave no batch; are there training pictures?")
+            raise CalibrationError("the loader gave no batch; are there training images?")
         for name, module in found.items() if seen else ():
             _take_range(name, module, cfg)
     ranges = {name: cast("Quantizer", module)._amax for name, module in found.items()}

@@ -44,7 +44,7 @@ def demo_classification() -> Config:
 
 
 def demo_detection() -> Config:
-    """Find handwritten digits in 128 px pictures, made on the spot; best from the backbone of `demo_classification`."""
+    """Find handwritten digits in 128 px images, made on the spot; best from the backbone of `demo_classification`."""
     changes = {
         "model.name": "efficientdet_demo",
         "data.root": "demo://detection",

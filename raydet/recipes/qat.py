@@ -53,8 +53,8 @@ def efficientnet_qat(model: str) -> Config:
 
     Published: top-1 77.12 for B0 and 82.54 for B4, 0.51 and 0.44 below the float nets. WideSE has the settings of the
     plain size; no figure of it was ever published. The scripts start quant_main.py without configs.yml, so its defaults
-    hold, not those of the float training: no mixup, label smoothing, AutoAugment or EMA, no warm-up, bilinear pictures,
-    in training as in validation. Compare with the control, not with a float score on bicubic pictures.
+    hold, not those of the float training: no mixup, label smoothing, AutoAugment or EMA, no warm-up, bilinear images,
+    in training as in validation. Compare with the control, not with a float score on bicubic images.
 
     Ranges there come from 10 training batches in name and 11 in fact (the loop ends one late), of each GPU; here from
     10 in all. The learning rate, "for 128 images" on the card, is that of 8 GPUs with 128 images each, hence the batch.

@@ -130,8 +130,8 @@ def line(columns: Sequence[Column], row: Figures) -> Text:
 
 
 def _left_out(row: Figures) -> list[str]:
-    count = sum(number(row, name) or 0 for name in (run_log.BAD_PICTURES, run_log.EVAL_BAD_PICTURES))
-    return [f"{count:.0f} bad pictures left out, see bad_pictures.txt"] if count else []
+    count = sum(number(row, name) or 0 for name in (run_log.BAD_IMAGES, run_log.EVAL_BAD_IMAGES))
+    return [f"{count:.0f} bad images left out, see bad_images.txt"] if count else []
 
 
 def status(board: Board) -> RenderableType:

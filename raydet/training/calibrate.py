@@ -16,7 +16,7 @@ from raydet.training.precision import prepare_device
 def calibrate_on(index: Index, cfg: Config, model: nn.Module, task: Task, peers: Peers) -> None:
     """Give the fake-quantizers of `model` their ranges, in place, on the batches of epoch 0 as they are trained on.
 
-    Every worker looks at the same pictures, those of a single worker, so that ranges do not depend on their number.
+    Every worker looks at the same images, those of a single worker, so that ranges do not depend on their number.
 
     Raises:
         CalibrationError: no batch, or a value that is not finite.

@@ -1,7 +1,7 @@
 """A training step as one launch: captured in a CUDA graph once, replayed with new data (torch.cuda.CUDAGraph).
 
 A graph repeats the same kernels on the same addresses with the same numbers. So all that changes from step to step lies
-in tensors made before: the batch is copied into a fixed one, whose boxes are padded to a fixed number a picture, the
+in tensors made before: the batch is copied into a fixed one, whose boxes are padded to a fixed number an image, the
 gradients have a buffer of their own, and numbers of the schedule are written into device memory. What is captured never
 asks the device for anything.
 
@@ -19,7 +19,7 @@ from raydet.data import Batch
 
 WARM_UP = 3
 """Steps before the capture: in these kernels are compiled, algorithms chosen and the optimiser's slots made."""
-_BOXES = 32  # least number of boxes a picture that a graph has room for; doubled when a batch has more
+_BOXES = 32  # least number of boxes an image that a graph has room for; doubled when a batch has more
 
 Work = Callable[[list[Batch]], None]
 Capture = Callable[[Callable[[], None]], Callable[[], None]]
@@ -86,7 +86,7 @@ class Replayed:
         self._replay()
 
     def _padded(self, micro_batches: list[Batch]) -> list[Batch]:
-        """Give each picture room for as many boxes as the graph has; forget the graph if that is too few."""
+        """Give each image room for as many boxes as the graph has; forget the graph if that is too few."""
         most = max((0 if b.classes_BM is None else b.classes_BM.shape[1] for b in micro_batches), default=0)
         if most > self._room:
             self._room = 1 << (most - 1).bit_length()

@@ -14,7 +14,7 @@ from raydet.io.files import replace_file
 from raydet.quantization import uncalibrated
 from raydet.runs import checkpoint_store
 from raydet.runs.layout import CHECKPOINTS
-from raydet.runs.run_log import BAD_PICTURES, EVAL_BAD_PICTURES, RunLog
+from raydet.runs.run_log import BAD_IMAGES, EVAL_BAD_IMAGES, RunLog
 from raydet.tasks.base import Task
 from raydet.tasks.build import make_task
 from raydet.training.calibrate import calibrate_on
@@ -114,15 +114,15 @@ def _show_data(
 
 
 def _left_out(cfg: Config, folder: Path, peers: Peers, train: TrainLoader, val: EvalLoader) -> dict[str, float]:
-    """Count the unreadable pictures that any worker has left out so far; rank 0 names them in bad_pictures.txt."""
+    """Count the unreadable images that any worker has left out so far; rank 0 names them in bad_images.txt."""
     if cfg.data.on_bad == "fail":
         return {}
     found = [{k: v for one in peers.gather(loader.bad) for k, v in one.items()} for loader in (train, val)]
     if peers.rank == 0 and any(found):
         both = zip(("train", "val"), found, strict=True)
         lines = [f"{split}\t{one_line(why, 4096)}\n" for split, bad in both for why in bad.values()]
-        replace_file(folder / "bad_pictures.txt", "".join(lines))
-    return {BAD_PICTURES: float(len(found[0])), EVAL_BAD_PICTURES: float(len(found[1]))}
+        replace_file(folder / "bad_images.txt", "".join(lines))
+    return {BAD_IMAGES: float(len(found[0])), EVAL_BAD_IMAGES: float(len(found[1]))}
 
 
 class _Diary:

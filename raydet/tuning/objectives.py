@@ -20,7 +20,7 @@ def _size_mb(model: nn.Module, images_B3HW: Tensor) -> float:
 
 
 def _latency_ms(model: nn.Module, images_B3HW: Tensor) -> float:
-    """Milliseconds of one picture through the net, the median of 20; on CPUs of the time a core was busy with it.
+    """Milliseconds of one image through the net, the median of 20; on CPUs of the time a core was busy with it.
 
     A neighbour on the same machine lengthens wall time, and not the core's own.
     """

@@ -1,6 +1,6 @@
-"""Boxes on pictures: predictions, truth against prediction, contact sheets. Pillow only, with its built-in font.
+"""Boxes on images: predictions, truth against prediction, contact sheets. Pillow only, with its built-in font.
 
-Colours: a class keeps its colour in every picture and run (it depends on the name alone). Truth is green; what it is
+Colours: a class keeps its colour in every image and run (it depends on the name alone). Truth is green; what it is
 compared with is drawn in thinner lines of another colour, so that both stay visible where they coincide.
 """
 
@@ -26,7 +26,7 @@ _PAPER: Colour = (250, 250, 250)
 _INK: Colour = (25, 25, 25)
 
 _SMALLEST_SIDE = 320
-"""Pictures whose longer side is below this are enlarged before drawing: text over fewer pixels cannot be read."""
+"""Images whose longer side is below this are enlarged before drawing: text over fewer pixels cannot be read."""
 _GAP = 8
 
 
@@ -45,7 +45,7 @@ def draw_detections(
     scores: Sequence[float] | None = None,
     colour: Colour | None = None,
 ) -> Image.Image:
-    """Return the picture with boxes and label tags; the input is not changed.
+    """Return the image with boxes and label tags; the input is not changed.
 
     Args:
         image_HW3: uint8 RGB; a small one is enlarged.
@@ -54,13 +54,13 @@ def draw_detections(
         scores: shown behind the label as percent. None: labels only.
         colour: of all boxes. None: each class its own.
     """
-    picture, zoom = _canvas(image_HW3)
+    image, zoom = _canvas(image_HW3)
     colours = [colour or class_colour(label) for label in labels]
     texts = [_tag_text(label, None if scores is None else float(scores[i])) for i, label in enumerate(labels)]
     # The surest last: its box and tag lie on top.
     order = range(len(labels)) if scores is None else sorted(range(len(labels)), key=lambda i: float(scores[i]))
-    _draw(picture, np.asarray(boxes_K4, np.float64).reshape(-1, 4) * zoom, texts, colours, list(order), 1.0)
-    return picture
+    _draw(image, np.asarray(boxes_K4, np.float64).reshape(-1, 4) * zoom, texts, colours, list(order), 1.0)
+    return image
 
 
 def draw_comparison(
@@ -71,39 +71,39 @@ def draw_comparison(
     labels: Sequence[str],
     scores: Sequence[float] | None = None,
 ) -> Image.Image:
-    """Return the picture with the truth in green and, thinner and on top, the prediction in orange.
+    """Return the image with the truth in green and, thinner and on top, the prediction in orange.
 
     Arguments as in `draw_detections`; a truth's tag hangs below its box, a prediction's stands above.
     """
-    picture, zoom = _canvas(image_HW3)
+    image, zoom = _canvas(image_HW3)
     truth = np.asarray(truth_K4, np.float64).reshape(-1, 4) * zoom
     texts = [_tag_text(label, None) for label in truth_labels]
-    taken = _draw(picture, truth, texts, [TRUTH_COLOUR] * len(texts), list(range(len(texts))), 1.6, below=True)
+    taken = _draw(image, truth, texts, [TRUTH_COLOUR] * len(texts), list(range(len(texts))), 1.6, below=True)
     found = np.asarray(boxes_K4, np.float64).reshape(-1, 4) * zoom
     texts = [_tag_text(label, None if scores is None else float(scores[i])) for i, label in enumerate(labels)]
     order = range(len(labels)) if scores is None else sorted(range(len(labels)), key=lambda i: float(scores[i]))
-    _draw(picture, found, texts, [PREDICTION_COLOUR] * len(texts), list(order), 0.8, taken=taken)
-    return picture
+    _draw(image, found, texts, [PREDICTION_COLOUR] * len(texts), list(order), 0.8, taken=taken)
+    return image
 
 
 def caption(image_HW3: Pixels, text: str) -> Image.Image:
-    """Return the picture with `text` on a plate in its upper left corner; a small one is enlarged."""
-    picture, _ = _canvas(image_HW3)
-    font = _font(min(40, max(13, round(max(picture.size) / 36))))
-    _tag(ImageDraw.Draw(picture), picture.size, (0, 0, *picture.size), text, _INK, font, False, ())
-    return picture
+    """Return the image with `text` on a plate in its upper left corner; a small one is enlarged."""
+    image, _ = _canvas(image_HW3)
+    font = _font(min(40, max(13, round(max(image.size) / 36))))
+    _tag(ImageDraw.Draw(image), image.size, (0, 0, *image.size), text, _INK, font, False, ())
+    return image
 
 
 def sheet(images: Sequence[Image.Image], columns: int, captions: Sequence[str] | None = None) -> Image.Image:
-    """Return a contact sheet, row by row; columns are as wide as the widest picture, captions stand below each.
+    """Return a contact sheet, row by row; columns are as wide as the widest image, captions stand below each.
 
     Raises:
-        ValueError: no picture, no column, or not a caption for each.
+        ValueError: no image, no column, or not a caption for each.
     """
     if not images or columns < 1:
-        raise ValueError(f"a sheet needs pictures and columns, got {len(images)} pictures and {columns} columns")
+        raise ValueError(f"a sheet needs images and columns, got {len(images)} images and {columns} columns")
     if captions is not None and len(captions) != len(images):
-        raise ValueError(f"a sheet needs a caption for each picture, got {len(captions)} for {len(images)}")
+        raise ValueError(f"a sheet needs a caption for each image, got {len(captions)} for {len(images)}")
     columns = min(columns, len(images))
     width = max(image.width for image in images)
     rows = [range(first, min(first + columns, len(images))) for first in range(0, len(images), columns)]
@@ -127,9 +127,9 @@ def sheet(images: Sequence[Image.Image], columns: int, captions: Sequence[str] |
 def _canvas(image_HW3: Pixels) -> tuple[Image.Image, float]:
     if image_HW3.dtype != np.uint8 or image_HW3.ndim != 3 or image_HW3.shape[2] != 3 or 0 in image_HW3.shape:
         raise ValueError(f"image_HW3 must be uint8 [H, W, 3], got {image_HW3.dtype} {list(image_HW3.shape)}")
-    picture = Image.fromarray(np.ascontiguousarray(image_HW3)).copy()
-    zoom = max(1, math.ceil(_SMALLEST_SIDE / max(picture.size)))
-    return picture.resize((picture.width * zoom, picture.height * zoom), Image.Resampling.BICUBIC), float(zoom)
+    image = Image.fromarray(np.ascontiguousarray(image_HW3)).copy()
+    zoom = max(1, math.ceil(_SMALLEST_SIDE / max(image.size)))
+    return image.resize((image.width * zoom, image.height * zoom), Image.Resampling.BICUBIC), float(zoom)
 
 
 def _tag_text(label: str, score: float | None) -> str:
@@ -146,7 +146,7 @@ def _printable(text: str) -> str:
 
 
 def _draw(
-    picture: Image.Image,
+    image: Image.Image,
     boxes_K4: npt.NDArray[np.float64],
     texts: Sequence[str],
     colours: Sequence[Colour],
@@ -158,23 +158,23 @@ def _draw(
     """Draw boxes and their tags, clear of the plates in `taken`; return these and the new plates."""
     if len(boxes_K4) != len(texts):
         raise ValueError(f"{len(boxes_K4)} boxes need as many labels, got {len(texts)}")
-    pen = ImageDraw.Draw(picture)
-    side = max(picture.size)
+    pen = ImageDraw.Draw(image)
+    side = max(image.size)
     line = max(1, round(weight * max(2, side / 280)))
     font = _font(min(40, max(13, round(side / 36))))
     shown = [i for i in order if np.isfinite(boxes_K4[i]).all()]
-    placed = {i: _inside(boxes_K4[i], picture.size) for i in shown}
+    placed = {i: _inside(boxes_K4[i], image.size) for i in shown}
     for i, (left, top, right, bottom) in placed.items():
         pen.rectangle((left, top, right, bottom), outline=colours[i], width=line)
     plates = list(taken)
     for i in reversed(shown):  # all tags above all boxes; the surest has the first choice of places
         if texts[i]:
-            plates.append(_tag(pen, picture.size, placed[i], texts[i], colours[i], font, below, plates))
+            plates.append(_tag(pen, image.size, placed[i], texts[i], colours[i], font, below, plates))
     return plates
 
 
 def _inside(box: npt.NDArray[np.float64], size: tuple[int, int]) -> Rectangle:
-    """Return the box in order and within the picture, as Pillow wants it."""
+    """Return the box in order and within the image, as Pillow wants it."""
     low = np.minimum(box[:2], box[2:]).clip(0, np.array(size) - 1)
     high = np.maximum(box[:2], box[2:]).clip(0, np.array(size) - 1)
     return round(low[0]), round(low[1]), round(high[0]), round(high[1])

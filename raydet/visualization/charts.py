@@ -29,11 +29,11 @@ class Content:
     images: int
     class_names: tuple[str, ...]
     per_class: Counts
-    """Boxes, or pictures, of each class; crowds are not counted."""
+    """Boxes, or images, of each class; crowds are not counted."""
     boxes_N4: Floats
     """x, y, width, height in pixels of the file."""
     sizes_N2: Floats
-    """Height and width of each box's picture."""
+    """Height and width of each box's image."""
     per_image: Counts
     """Boxes of each image; empty for classification."""
 
@@ -52,16 +52,16 @@ def content_of(index: Index) -> Content:
 
 
 def labels_figure(path: Path, splits: Mapping[str, Content], image_size: int) -> None:
-    """Draw classes and, of detection, boxes per picture, sizes at the network's input and shapes; one PNG."""
+    """Draw classes and, of detection, boxes per image, sizes at the network's input and shapes; one PNG."""
     detection = any(len(content.boxes_N4) for content in splits.values())
     with figure_file(path, (12, 7.5) if detection else (9, 6)) as figure:
         if not detection:
-            _classes(figure.subplots(), splits, "pictures")
+            _classes(figure.subplots(), splits, "images")
             return
         grid = figure.add_gridspec(2, 2)
         _classes(figure.add_subplot(grid[:, 0]), splits, "boxes")
         lower = grid[:, 1].subgridspec(3, 1)
-        _boxes_per_picture(figure.add_subplot(lower[0]), splits)
+        _boxes_per_image(figure.add_subplot(lower[0]), splits)
         _sizes(figure.add_subplot(lower[1]), splits, image_size)
         _shapes(figure.add_subplot(lower[2]), splits)
 
@@ -105,7 +105,7 @@ def sensitivity_figure(
         axes.set_xlim(min(losses.min(), floats) - 0.05 * span, max(losses.max(), floats) + 0.18 * span)
         axes.set_yticks(y, names)
         axes.set_ylim(len(names) - 0.4, -0.9)
-        axes.set_xlabel("loss of held-out pictures")
+        axes.set_xlabel("loss of held-out images")
         axes.set_title("What each group of layers costs in integers", loc="left", pad=16)
 
 
@@ -165,10 +165,10 @@ def _padded(per_class: Counts, classes: int) -> Counts:
     return np.pad(per_class[:classes], (0, max(0, classes - len(per_class))))
 
 
-def _boxes_per_picture(axes: "Axes", splits: Mapping[str, Content]) -> None:
+def _boxes_per_image(axes: "Axes", splits: Mapping[str, Content]) -> None:
     most = max([1, *(int(c.per_image.max()) for c in splits.values() if len(c.per_image))])
     edges = np.linspace(-0.5, most + 0.5, min(most + 2, 60)).tolist()
-    _histogram(axes, {split: c.per_image for split, c in splits.items()}, edges, "boxes in a picture", "pictures, %")
+    _histogram(axes, {split: c.per_image for split, c in splits.items()}, edges, "boxes in an image", "images, %")
 
 
 def _sizes(axes: "Axes", splits: Mapping[str, Content], image_size: int) -> None:

@@ -1,4 +1,4 @@
-"""What a run is about to learn from, drawn before its first step: the varied pictures, the labels, the classes."""
+"""What a run is about to learn from, drawn before its first step: the varied images, the labels, the classes."""
 
 import json
 from pathlib import Path
@@ -16,19 +16,19 @@ from raydet.visualization.boxes import caption, draw_detections, sheet
 from raydet.visualization.charts import content_of, labels_figure
 
 _SHEETS = 3
-_PICTURES = 16
-"""Pictures of a sheet."""
+_IMAGES = 16
+"""Images of a sheet."""
 
 
 def write_preview(cfg: Config, folder: Path, train: Index, val: Index, rows: Ints) -> None:
-    """Write `classes.json`, `plots/labels.png` and `plots/train_batch_*.png` (the first pictures of
+    """Write `classes.json`, `plots/labels.png` and `plots/train_batch_*.png` (the first images of
     epoch 0) to a run.
 
     Args:
         rows: those of the training split that are trained on.
 
     Raises:
-        DataError: as training itself would, on the same pictures.
+        DataError: as training itself would, on the same images.
     """
     plots = folder / "plots"
     plots.mkdir(parents=True, exist_ok=True)
@@ -42,10 +42,10 @@ def write_preview(cfg: Config, folder: Path, train: Index, val: Index, rows: Int
     labels_figure(plots / "labels.png", splits, int(cfg.model.image_size or 0))
     maker = drawing_maker(cfg, train, rows)
     sampler = EpochSampler(rows, cfg.run.seed, cfg.global_batch, cfg.global_batch, drop_last=cfg.data.drop_last)
-    steps = -(-_SHEETS * _PICTURES // cfg.global_batch)
+    steps = -(-_SHEETS * _IMAGES // cfg.global_batch)
     first = np.concatenate([step for _, step in zip(range(steps), sampler.global_batches(0), strict=False)])
-    for i, start in enumerate(range(0, min(len(first), _SHEETS * _PICTURES), _PICTURES)):
-        batch = maker[0, first[start : start + _PICTURES]]
+    for i, start in enumerate(range(0, min(len(first), _SHEETS * _IMAGES), _IMAGES)):
+        batch = maker[0, first[start : start + _IMAGES]]
         if isinstance(batch, DataError):
             raise batch
         drawn(train, batch).save(plots / f"train_batch_{i}.png", compress_level=1)  # 0.4 s less each
@@ -57,7 +57,7 @@ def drawing_maker(cfg: Config, index: Index, rows: Ints) -> Maker:
 
 
 def drawn(index: Index, batch: Batch) -> Image.Image:
-    """Return a training batch as a sheet of pictures with their boxes, or their class."""
+    """Return a training batch as a sheet of images with their boxes, or their class."""
     images = []
     for i in range(len(batch)):
         pixels_HW3 = np.ascontiguousarray(batch.images_B3HW[i].permute(1, 2, 0).numpy())

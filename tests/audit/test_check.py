@@ -58,7 +58,7 @@ def test_a_sound_set_is_good_and_its_report_is_complete(shop: Path, tmp_path: Pa
     assert lines(audit, None)[-1].startswith("result    good")
 
 
-def test_faults_of_annotations_and_pictures_are_told_together(shop: Path) -> None:
+def test_faults_of_annotations_and_images_are_told_together(shop: Path) -> None:
     def spoil(content: Truth) -> None:
         content["annotations"][3]["bbox"][2] = -5
         content["annotations"][6]["category_id"] = 77
@@ -84,10 +84,10 @@ def test_skipping_is_good_up_to_the_share_that_is_allowed(shop: Path) -> None:
     assert looked(shop).verdict is not None
     assert looked(shop, **{"data.on_bad": "skip", "data.max_bad": 0.2}).verdict is None
     bad = looked(shop, **{"data.on_bad": "skip", "data.max_bad": 0.05}).verdict
-    assert bad is not None and "1 of 12 pictures" in str(bad) and "data.max_bad" in str(bad)
+    assert bad is not None and "1 of 12 images" in str(bad) and "data.max_bad" in str(bad)
 
 
-def test_pictures_in_two_splits_are_told_whether_equal_or_saved_again(shop: Path) -> None:
+def test_images_in_two_splits_are_told_whether_equal_or_saved_again(shop: Path) -> None:
     shutil.copy(shop / "train" / "train_3.jpg", shop / "val" / "val_1.jpg")
     Image.open(shop / "train" / "train_7.jpg").save(shop / "val" / "val_2.jpg", quality=60)
     shutil.copy(shop / "train" / "train_8.jpg", shop / "train" / "train_9.jpg")
@@ -177,7 +177,7 @@ def test_a_broken_parquet_file_is_bad_data_and_no_traceback(tmp_path: Path, caps
     assert "train.parquet" in capsys.readouterr().out
 
 
-def test_pictures_of_another_split_in_the_same_folder_are_listed(shop: Path) -> None:
+def test_images_of_another_split_in_the_same_folder_are_listed(shop: Path) -> None:
     for split in ("train", "val"):
         shutil.copytree(shop / split, shop / "images", dirs_exist_ok=True)
         shutil.rmtree(shop / split)
@@ -217,7 +217,7 @@ def test_classes_that_only_training_has_do_not_stop_the_plots(shop: Path, tmp_pa
     assert "DIR-E04" in rules(audit) and (tmp_path / "out" / "plots" / "labels.png").is_file()
 
 
-def test_pictures_of_yolo_are_counted_once(shop: Path, tmp_path: Path) -> None:
+def test_images_of_yolo_are_counted_once(shop: Path, tmp_path: Path) -> None:
     root = tmp_path / "yolo"
     shutil.copytree(shop / "val", root / "images" / "train")
     (root / "labels" / "train").mkdir(parents=True)
@@ -227,7 +227,7 @@ def test_pictures_of_yolo_are_counted_once(shop: Path, tmp_path: Path) -> None:
     (root / "images" / "train" / "bad.jpg").write_bytes(b"x")
     cfg = override(guess(root), {"model.image_size": 128})
     audit = check(cfg, ["train"], stream=io.StringIO())
-    assert [line for line in lines(audit, None) if "IMG-E03 1 of 5 pictures" in line]
+    assert [line for line in lines(audit, None) if "IMG-E03 1 of 5 images" in line]
 
 
 def test_progress_is_a_line_now_and_then_where_there_is_no_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -236,16 +236,16 @@ def test_progress_is_a_line_now_and_then_where_there_is_no_terminal(monkeypatch:
     times = iter([0.0, 10.0, 31.0, 40.0, 62.0])
     monkeypatch.setattr(progress_bar, "monotonic", lambda: next(times))
     stream = io.StringIO()
-    with progress_bar.Counter("check     train pictures", 400, stream) as tick:
+    with progress_bar.Counter("check     train images", 400, stream) as tick:
         for _ in range(4):
             tick(100)
     assert stream.getvalue().splitlines() == [
-        "check     train pictures: 200 of 400, 6/s, 31 s left",
-        "check     train pictures: 400 of 400, 6/s, 0 s left",
+        "check     train images: 200 of 400, 6/s, 31 s left",
+        "check     train images: 400 of 400, 6/s, 0 s left",
     ]
 
 
-def test_many_pictures_are_looked_at_by_processes_in_order(shop: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_many_images_are_looked_at_by_processes_in_order(shop: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from raydet.audit import check
 
     monkeypatch.setattr(check, "_PART", 2)
@@ -256,7 +256,7 @@ def test_many_pictures_are_looked_at_by_processes_in_order(shop: Path, monkeypat
 
 
 @pytest.mark.slow
-def test_on_a_cluster_the_pictures_are_looked_at_by_tasks(shop: Path) -> None:
+def test_on_a_cluster_the_images_are_looked_at_by_tasks(shop: Path) -> None:
     import ray
 
     (shop / "train" / "train_2.jpg").write_bytes(b"")

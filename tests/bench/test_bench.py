@@ -144,7 +144,7 @@ def test_data_is_timed_by_backend_peer_and_stage(name: str, peer: str) -> None:
     assert rows["torch"]["torch_over_it"] == 1 and all(row["ms"] > 0 for row in rows.values())
     assert all(row["cores"] == -(-1000 * row["ms"] // 1000) for row in rows.values())
     assert sum(found["stages"].values()) == pytest.approx(1) and min(found["stages"].values()) > 0
-    assert found["pictures"] == 64 and 10_000 < found["bytes"] < 200_000
+    assert found["images"] == 64 and 10_000 < found["bytes"] < 200_000
 
 
 @pytest.mark.slow
@@ -155,6 +155,6 @@ def test_data_of_the_users_own_is_timed_and_a_backend_is_not_chosen(toy_detectio
         "data.class_ids": "contiguous",
     }
     found = bench_data("efficientdet_d0_coco", {**own, "model.image_size": 128}, rounds=1, peers=False)
-    assert found["pictures"] == 24
+    assert found["images"] == 24
     with pytest.raises(ConfigError, match=r"data\.backend"):
         bench_data("efficientdet_d0_coco", {**own, "data.backend": "dali-cpu"})

@@ -227,7 +227,7 @@ def test_a_truncated_checkpoint_is_bad_data(trained: Path, capsys: pytest.Captur
     checkpoint = next((trained / "checkpoints").iterdir())
     cut = Path(shutil.copytree(checkpoint, tmp_path / "cut")) / "ema.safetensors"
     cut.write_bytes(cut.read_bytes()[:5000])
-    for arguments in (["evaluate", str(cut.parent)], ["predict", str(cut.parent), "picture.jpg"]):
+    for arguments in (["evaluate", str(cut.parent)], ["predict", str(cut.parent), "image.jpg"]):
         code, err = refused(arguments, capsys, tmp_path / "runs")
         assert code == cli.BAD_DATA and str(cut) in err
 

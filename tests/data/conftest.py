@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from raydet.config import Config, override
-from tests.data.makers import picture, truth, write_coco
+from tests.data.makers import make_image, truth, write_coco
 
 
 @pytest.fixture(autouse=True)
@@ -16,7 +16,7 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def coco(tmp_path: Path) -> Config:
-    """Eleven pictures with boxes; batches of 2 in steps of 6."""
+    """Eleven images with boxes; batches of 2 in steps of 6."""
     write_coco(tmp_path / "coco", truth(11))
     changes = {
         "data.root": str(tmp_path / "coco"),
@@ -33,11 +33,11 @@ def coco(tmp_path: Path) -> Config:
 
 @pytest.fixture
 def folders(tmp_path: Path) -> Config:
-    """Three classes of four pictures, varied in every way there is."""
+    """Three classes of four images, varied in every way there is."""
     for c, name in enumerate(("ant", "bee", "cow")):
         (tmp_path / "folders" / "train" / name).mkdir(parents=True)
         for i in range(4):
-            picture(10 * c + i, (50, 70)).save(tmp_path / "folders" / "train" / name / f"{i}.png")
+            make_image(10 * c + i, (50, 70)).save(tmp_path / "folders" / "train" / name / f"{i}.png")
     changes = {
         "model.name": "efficientnet_b0",
         "data.format": "folder",

@@ -1,4 +1,4 @@
-"""Pictures and annotation files that the tests of raydet.data are made of."""
+"""Images and annotation files that the tests of raydet.data are made of."""
 
 import json
 from pathlib import Path
@@ -15,14 +15,14 @@ from raydet.data.storage.files import Folder
 from raydet.data.validation.faults import Faults
 
 
-def picture(seed: int, hw: tuple[int, int]) -> Image.Image:
+def make_image(seed: int, hw: tuple[int, int]) -> Image.Image:
     """Smooth noise: resizing and JPEG change it little."""
     rng = np.random.default_rng(seed)
     return Image.fromarray(rng.integers(0, 256, (6, 8, 3), np.uint8)).resize(hw[::-1], Image.Resampling.BICUBIC)
 
 
 def truth(images: int = 3) -> dict[str, Any]:
-    """A sound annotation file: `images` pictures of 80 x 60 with two boxes each, categories 1 cat, 13 dog, 90 bus."""
+    """A sound annotation file: `images` images of 80 x 60 with two boxes each, categories 1 cat, 13 dog, 90 bus."""
     return {
         "images": [{"id": 10 + i, "file_name": f"{i}.jpg", "width": 80, "height": 60} for i in range(images)],
         "annotations": [
@@ -41,39 +41,39 @@ def truth(images: int = 3) -> dict[str, Any]:
     }
 
 
-def write_coco(root: Path, content: dict[str, Any], pictures: bool = True) -> Path:
+def write_coco(root: Path, content: dict[str, Any], images: bool = True) -> Path:
     """The data set under `root`: instances_train.json and train/."""
     (root / "train").mkdir(parents=True, exist_ok=True)
     (root / "annotations").mkdir(exist_ok=True)
     path = root / "annotations" / "instances_train.json"
     path.write_text(json.dumps(content))
-    if pictures:
+    if images:
         for i, image in enumerate(content["images"]):
-            picture(i, (image["height"], image["width"])).save(root / "train" / image["file_name"], quality=95)
+            make_image(i, (image["height"], image["width"])).save(root / "train" / image["file_name"], quality=95)
     return path
 
 
 def write_shop(root: Path) -> Path:
-    """A COCO set of 12 training and 4 validation pictures, all different, all sound."""
+    """A COCO set of 12 training and 4 validation images, all different, all sound."""
     for split, count, seed in (("train", 12, 0), ("val", 4, 100)):
         (root / split).mkdir(parents=True)
         (root / "annotations").mkdir(exist_ok=True)
         content = truth(count)
         for i, image in enumerate(content["images"]):
             image["file_name"] = f"{split}_{i}.jpg"
-            picture(seed + i, (60, 80)).save(root / split / image["file_name"], quality=95)
+            make_image(seed + i, (60, 80)).save(root / split / image["file_name"], quality=95)
         (root / "annotations" / f"instances_{split}.json").write_text(json.dumps(content))
     return root
 
 
 def parse_coco(tmp_path: Path, content: dict[str, Any]) -> tuple[Columns, Faults]:
-    """The columns and faults of that content, without pictures."""
-    path = write_coco(tmp_path, content, pictures=False)
+    """The columns and faults of that content, without images."""
+    path = write_coco(tmp_path, content, images=False)
     columns, _, faults = parse(path, Folder(tmp_path / "train"))
     return columns, faults
 
 
 def load_content(tmp_path: Path, content: dict[str, Any], **options: Any) -> DetectionIndex:
-    """The index of that content, without pictures."""
-    path = write_coco(tmp_path, content, pictures=False)
+    """The index of that content, without images."""
+    path = write_coco(tmp_path, content, images=False)
     return load_coco(path, tmp_path / "train", **options)

@@ -1,4 +1,4 @@
-"""Each kind of bad or unusual picture is told by its own rule, and none stops the look at the others."""
+"""Each kind of bad or unusual image is told by its own rule, and none stops the look at the others."""
 
 import io
 import os
@@ -22,7 +22,7 @@ from raydet.data.storage.files import Folder
 from raydet.data.validation.rules import RULES
 from raydet.exceptions import DataError
 from tests.data.images.test_decode import png
-from tests.data.makers import picture
+from tests.data.makers import make_image
 
 
 def encoded(image: Image.Image, kind: str = "JPEG", **options: object) -> bytes:
@@ -32,7 +32,7 @@ def encoded(image: Image.Image, kind: str = "JPEG", **options: object) -> bytes:
 
 
 def sound() -> Image.Image:
-    return picture(3, (60, 80))
+    return make_image(3, (60, 80))
 
 
 def turned() -> bytes:
@@ -79,10 +79,10 @@ KINDS: dict[str, tuple[Callable[[], bytes], str, str]] = {
         "2 frames",
     ),
     "another format than its name": (lambda: encoded(sound(), "PNG"), "IMG-W08", "is a PNG"),
-    "another size than told": (lambda: encoded(picture(3, (60, 81))), "COCO-E22", "81 x 60"),
+    "another size than told": (lambda: encoded(make_image(3, (60, 81))), "COCO-E22", "81 x 60"),
     "a bomb": (lambda: png(20_000, 20_000, 8, 0, zlib.compress(bytes(1000))), "IMG-E05", "max_pixels"),
     "hundreds of scans": (lambda: with_scans(300), "IMG-E18", "has 3.. scans"),
-    "a tail of zeros": (lambda: encoded(picture(3, (60, 80)), quality=100) + bytes(5000), "IMG-W19", "ends in zeros"),
+    "zeros at the end": (lambda: encoded(make_image(3, (60, 80)), quality=100) + bytes(5000), "IMG-W19", "in zeros"),
     "damaged within": (lambda: zeroed(encoded(sound(), "PNG")), "IMG-E04", "damaged|cut"),
 }
 
@@ -90,7 +90,7 @@ KINDS: dict[str, tuple[Callable[[], bytes], str, str]] = {
 def looked_at(coco: Config, data: bytes) -> Looked:
     index = open_split(coco, "train")
     assert isinstance(index, DetectionIndex)
-    Path(str(index.picture(4))).write_bytes(data)
+    Path(str(index.image(4))).write_bytes(data)
     return look(coco, index, 4)
 
 
@@ -104,7 +104,7 @@ def test_each_kind_is_told_by_its_rule(coco: Config, kind: str) -> None:
     assert seen.broken == ("-E" in rule)
 
 
-def test_a_sound_picture_has_no_notes_and_both_prints(coco: Config) -> None:
+def test_a_sound_image_has_no_notes_and_both_prints(coco: Config) -> None:
     seen = looked_at(coco, encoded(sound()))
     assert (seen.notes, seen.hw, seen.broken) == ([], (60, 80), False)
     assert len(seen.sha1) == 20 and seen.dhash is not None
@@ -112,16 +112,16 @@ def test_a_sound_picture_has_no_notes_and_both_prints(coco: Config) -> None:
 
 def test_a_missing_file_is_named_and_a_name_in_other_letters_is_hinted_at(coco: Config) -> None:
     index = open_split(coco, "train")
-    path = Path(str(index.picture(4)))
+    path = Path(str(index.image(4)))
     path.rename(path.with_suffix(".JPG"))
     ((rule, what, hint),) = look(coco, index, 4).notes
     assert rule == "IMG-E01" and "No such file" in what and "4.JPG" in str(hint)
 
 
-def test_turned_pictures_are_fine_where_that_is_asked_for(coco: Config) -> None:
+def test_turned_images_are_fine_where_that_is_asked_for(coco: Config) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
-    seen = looked_at(override(coco, {"data.exif": True}), encoded(picture(1, (80, 60)), exif=exif))
+    seen = looked_at(override(coco, {"data.exif": True}), encoded(make_image(1, (80, 60)), exif=exif))
     assert [rule for rule, _, _ in seen.notes] == ["IMG-W11"] and "it is turned" in seen.notes[0][1]
 
 
@@ -136,7 +136,7 @@ def test_a_bomb_costs_no_memory(coco: Config) -> None:
 @pytest.mark.parametrize("kind", ["a pipe", "a device", "a folder"])
 def test_what_is_no_file_is_refused_and_never_read(coco: Config, kind: str, tmp_path: Path) -> None:
     index = open_split(coco, "train")
-    path = Path(str(index.picture(4)))
+    path = Path(str(index.image(4)))
     path.unlink()
     {"a pipe": os.mkfifo, "a device": lambda p: p.symlink_to("/dev/zero"), "a folder": os.mkdir}[kind](path)
     trusted = replace(index, files=Folder(path.parent, trusted=True))  # as of class folders, whose links are followed
@@ -164,16 +164,16 @@ def test_any_mutated_file_is_looked_at_without_an_error(coco: Config) -> None:
     assert broken > 100
 
 
-def test_quick_look_refuses_a_bad_picture_and_with_skip_only_many(coco: Config) -> None:
+def test_quick_look_refuses_a_bad_image_and_with_skip_only_many(coco: Config) -> None:
     index = open_split(coco, "train")
     quick_look(coco, index)
-    Path(str(index.picture(4))).write_bytes(b"")
+    Path(str(index.image(4))).write_bytes(b"")
     with pytest.raises(DataError, match=r"4\.jpg: is empty .*IMG-E02"):
         quick_look(coco, index)
     skip = override(coco, {"data.on_bad": "skip"})
     quick_look(skip, index)
     for row in range(6):
-        Path(str(index.picture(row))).write_bytes(b"")
+        Path(str(index.image(row))).write_bytes(b"")
     with pytest.raises(DataError, match=r"6 .*IMG-E02"):
         quick_look(skip, index)
 
@@ -199,9 +199,9 @@ def test_candidates_are_every_pairs_within_three_bits_and_no_other() -> None:
     assert candidates(prints) == expected
 
 
-def test_the_same_picture_saved_again_smaller_is_near() -> None:
-    pictures = [sound(), picture(9, (60, 80)), sound().resize((48, 36)), sound().point(lambda v: v * 0.9 + 10)]
-    greys = [image.convert("L") for image in pictures]
+def test_the_same_image_saved_again_smaller_is_near() -> None:
+    images = [sound(), make_image(9, (60, 80)), sound().resize((48, 36)), sound().point(lambda v: v * 0.9 + 10)]
+    greys = [image.convert("L") for image in images]
     small = [grey.resize((16, 16)).tobytes() for grey in greys]
     assert near([dhash(grey) for grey in greys], small) == [[0, 2, 3]]
     assert near([5 << 40 | 0xFFFF] * 2, [bytes(range(256)), bytes(255 - i for i in range(256))]) == []

@@ -10,7 +10,7 @@ from raydet.config import Config, override
 from raydet.data.formats.open_split import open_split
 from raydet.data.loading.loader import TrainLoader
 from tests.data.loading.test_loader import children
-from tests.data.makers import picture
+from tests.data.makers import make_image
 
 _IMAGES, _BOXES = 40_000, 25
 
@@ -25,7 +25,7 @@ def private_kb(process: str) -> int:
 def test_loader_processes_do_not_grow_over_a_million_boxes(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     (tmp_path / "train").mkdir()
-    picture(0, (60, 80)).save(tmp_path / "train" / "0.jpg")
+    make_image(0, (60, 80)).save(tmp_path / "train" / "0.jpg")
     images, annotations = [], []
     corners = rng.uniform(0, 40, (_IMAGES * _BOXES, 2)).round(2).tolist()
     for i in range(_IMAGES):
@@ -55,5 +55,5 @@ def test_loader_processes_do_not_grow_over_a_million_boxes(tmp_path: Path) -> No
     finally:
         loader.close()
     assert len(early) == 2
-    # 25 600 pictures, 640 000 boxes later: an index of Python objects would have grown by over 100 MB in each.
+    # 25 600 images, 640 000 boxes later: an index of Python objects would have grown by over 100 MB in each.
     assert all(late[process] - early[process] < 8_000 for process in early), (early, late)

@@ -265,7 +265,7 @@ def started() -> Iterator[None]:
 
 
 @pytest.mark.slow
-def test_a_bad_picture_seen_by_one_worker_ends_the_run_with_its_name_and_no_restart(
+def test_a_bad_image_seen_by_one_worker_ends_the_run_with_its_name_and_no_restart(
     classification: Config, toy_classification: Path, tmp_path: Path, started: None
 ) -> None:
     root = Path(shutil.copytree(toy_classification, tmp_path / "data"))

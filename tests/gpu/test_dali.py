@@ -15,7 +15,7 @@ from raydet.data.loading.batch_dataset import Key, Maker
 from raydet.data.loading.dali_gpu import GpuFeed
 from raydet.data.loading.samples import EVAL
 from raydet.exceptions import DataError
-from tests.data.makers import picture, truth, write_coco
+from tests.data.makers import make_image, truth, write_coco
 from tests.gpu.marks import NEEDS_GPU
 
 pytestmark = [*NEEDS_GPU, pytest.mark.skipif(not installed(), reason="needs nvidia-dali")]
@@ -38,7 +38,7 @@ def cfg(request: pytest.FixtureRequest, tmp_path: Path) -> Config:
     for i in range(12):
         path = tmp_path / "train" / "ab"[i % 2] / f"{i}.jpg"
         path.parent.mkdir(parents=True, exist_ok=True)
-        noise_HW3 = np.random.default_rng(i).integers(-20, 20, (180, 240, 3)) + np.asarray(picture(i, (180, 240)))
+        noise_HW3 = np.random.default_rng(i).integers(-20, 20, (180, 240, 3)) + np.asarray(make_image(i, (180, 240)))
         Image.fromarray(noise_HW3.clip(0, 255).astype(np.uint8)).save(path, quality=92)
     changes |= {"data.format": "folder", "data.train": "train", "data.val": "train", "model.name": "efficientnet_b0"}
     return override(Config(), {**changes, "model.image_size": 160})
@@ -70,7 +70,7 @@ def by_torch(cfg: Config, wanted: list[Key]) -> list[Batch]:
 
 
 def compared(one: list[Batch], other: list[Batch]) -> torch.Tensor:
-    """Levels between the pictures; everything else is equal."""
+    """Levels between the images; everything else is equal."""
     apart = []
     for a, b in zip(one, other, strict=True):
         for name in ("rows_B", "seeds_B", "labels_B", "boxes_BM4", "classes_BM", "scale_B2", "size_B2"):
@@ -95,7 +95,7 @@ def test_autoaugment_and_jitter_are_the_same_draws(cfg: Config) -> None:
     assert apart.median() < 1.5 and apart.max() < 12
 
 
-def test_pictures_lie_on_the_gpu_channels_last(cfg: Config) -> None:
+def test_images_lie_on_the_gpu_channels_last(cfg: Config) -> None:
     for batch in by_gpu(cfg, keys(0)):
         assert batch.images_B3HW.is_cuda and batch.images_B3HW.dtype == torch.uint8
         assert batch.images_B3HW.is_contiguous(memory_format=torch.channels_last)
@@ -130,7 +130,7 @@ def test_a_pass_that_is_left_does_not_disturb_the_next(cfg: Config) -> None:
 
 @pytest.mark.filterwarnings("ignore:DALI failed")
 @pytest.mark.parametrize("how", ["cut", "damaged"])
-def test_an_unreadable_picture_is_replaced_and_named(cfg: Config, how: str) -> None:
+def test_an_unreadable_image_is_replaced_and_named(cfg: Config, how: str) -> None:
     cfg = override(cfg, {"data.on_bad": "skip", "data.max_bad": 0.5, "augment.autoaugment": None})
     path = sorted((Path(cfg.data.root) / "train").rglob("*.jpg"))[5]
     data = path.read_bytes()

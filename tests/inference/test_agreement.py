@@ -104,7 +104,7 @@ def test_equal_models_differ_by_nothing_and_not_by_chance(oracle: Oracle) -> Non
     assert same.ap == (0.0, 0.0) and same.ap_chance == 0
 
 
-def test_chance_is_of_the_size_that_other_pictures_would_make(oracle: Oracle) -> None:
+def test_chance_is_of_the_size_that_other_images_would_make(oracle: Oracle) -> None:
     """Against a bootstrap of images: the jackknife is rough, but of the same order."""
     answers = oracle.answers(1, 0.4)
     chance = oracle.compared(answers).ap_chance
@@ -112,8 +112,8 @@ def test_chance_is_of_the_size_that_other_pictures_would_make(oracle: Oracle) ->
     assert len(rows) == len(oracle.index) == 10 and 0.01 < chance < 0.3
 
 
-def test_unreadable_pictures_left_out_do_not_shift_the_others(oracle: Oracle) -> None:
-    """data.on_bad=skip: fewer pictures come than the split has rows."""
+def test_unreadable_images_left_out_do_not_shift_the_others(oracle: Oracle) -> None:
+    """data.on_bad=skip: fewer images come than the split has rows."""
     answers = oracle.answers(0, 0.0)
     oracle.batches, answers = oracle.batches[1:], answers[1:]
     found = oracle.compared(answers)
@@ -129,23 +129,23 @@ def test_without_a_box_there_is_no_ap(oracle: Oracle) -> None:
     assert found.ap is None and found.ap_chance == 0 and found.images == len(oracle.index)
 
 
-# --- pictures
+# --- images
 
 
-def test_held_out_pictures_are_spread_over_the_split(classification: Config) -> None:
+def test_held_out_images_are_spread_over_the_split(classification: Config) -> None:
     cfg = resolve_model(classification)
-    with held_out(cfg, 10, needed=True) as pictures:
-        labels = [label for batch in pictures.batches for label in batch.labels_B.tolist()]  # type: ignore[union-attr]
+    with held_out(cfg, 10, needed=True) as images:
+        labels = [label for batch in images.batches for label in batch.labels_B.tolist()]  # type: ignore[union-attr]
         assert len(labels) == 10 and len(set(labels)) >= 7  # a folder's come class by class, three of each here
-        assert pictures.index is not None and "10 pictures of" in pictures.what
+        assert images.index is not None and "10 images of" in images.what
 
 
-def test_held_out_pictures_are_as_many_as_there_are(detection: Config) -> None:
-    with held_out(resolve_model(detection), 1000, needed=True) as pictures:
-        assert pictures.index is not None and len(pictures.index) == 10
+def test_held_out_images_are_as_many_as_there_are(detection: Config) -> None:
+    with held_out(resolve_model(detection), 1000, needed=True) as images:
+        assert images.index is not None and len(images.index) == 10
 
 
-def test_training_pictures_are_those_of_so_many_batches_not_varied(classification: Config) -> None:
+def test_training_images_are_those_of_so_many_batches_not_varied(classification: Config) -> None:
     cfg = resolve_model(override(classification, {"quantization.batches": 3, "data.batch_size": 8}))
     task = make_task(cfg, build_model(override(cfg, {"quantization": None}), 10), CPU)
     first, again = (list(training_inputs(cfg, task, needed=True)) for _ in range(2))
@@ -156,11 +156,11 @@ def test_training_pictures_are_those_of_so_many_batches_not_varied(classificatio
     assert not list(training_inputs(gone, task, needed=False))
 
 
-def test_made_up_pictures_are_always_the_same_and_no_two_alike(classification: Config) -> None:
+def test_made_up_images_are_always_the_same_and_no_two_alike(classification: Config) -> None:
     cfg = override(resolve_model(classification), {"data.batch_size": 4})
     first, again = (torch.cat([batch.images_B3HW for batch in made_up(cfg, 6)]) for _ in range(2))
     assert torch.equal(first, again) and first.shape == (6, 3, 64, 64) and first.dtype == torch.uint8
-    assert len({picture.numpy().tobytes() for picture in first}) == 6
+    assert len({image.numpy().tobytes() for image in first}) == 6
 
 
 def test_a_part_keeps_the_classes(detection: Config) -> None:

@@ -86,7 +86,7 @@ def test_predict_classifies(classifier: Path, toy_classification: Path, tmp_path
     assert answer.probabilities_K.sum() <= 1 + 1e-6 and (np.diff(answer.probabilities_K) <= 0).all()
 
 
-def test_pictures_of_one_name_do_not_overwrite_each_other(detector: Path, toy_detection: Path, tmp_path: Path) -> None:
+def test_images_of_one_name_do_not_overwrite_each_other(detector: Path, toy_detection: Path, tmp_path: Path) -> None:
     source = sorted((toy_detection / "val").glob("*.jpg"))[0]
     for folder in ("a", "b"):
         (tmp_path / folder).mkdir()
@@ -95,7 +95,7 @@ def test_pictures_of_one_name_do_not_overwrite_each_other(detector: Path, toy_de
     assert len(list((tmp_path / "out").glob("*.png"))) == 2
 
 
-def test_a_turned_picture_keeps_its_boxes_inside(detector: Path, tmp_path: Path) -> None:
+def test_a_turned_image_keeps_its_boxes_inside(detector: Path, tmp_path: Path) -> None:
     Image.fromarray(np.full((40, 300, 3), 200, np.uint8)).save(tmp_path / "wide.png")
     (answer,) = raydet.predict(detector, [tmp_path / "wide.png"], score_threshold=0.0)
     assert isinstance(answer, Detections) and (answer.boxes_K4[:, 3] <= 40).all()

@@ -39,7 +39,7 @@ Changes = dict[str, Any]
 
 @torch.no_grad()
 def lively(model: nn.Module, images_B3HW: torch.Tensor) -> nn.Module:
-    """Give a random net BatchNorm statistics, and outputs that tell these pictures apart."""
+    """Give a random net BatchNorm statistics, and outputs that tell these images apart."""
     for norm in (m for m in model.modules() if isinstance(m, nn.BatchNorm2d)):
         norm.momentum = None
     for _ in range(3):  # the statistics of a layer follow from those before it
@@ -112,21 +112,21 @@ def test_evaluate_and_predict_answer_as_before(
     for name in ("top1", "top5", "eval_loss"):
         assert theirs[name] == pytest.approx(ours[name], abs=1e-5), name
     assert 0 < theirs["top5"] <= 1
-    pictures = sorted((toy_classification / "val").rglob("*.jpg"))[:3]
+    images = sorted((toy_classification / "val").rglob("*.jpg"))[:3]
     for one, other in zip(
-        raydet.predict("demo_classification", pictures, classifier), raydet.predict(exported, pictures), strict=True
+        raydet.predict("demo_classification", images, classifier), raydet.predict(exported, images), strict=True
     ):
         assert isinstance(one, Classes) and isinstance(other, Classes) and one.names == other.names
         np.testing.assert_allclose(one.probabilities_K, other.probabilities_K, atol=1e-4)
 
 
-def test_the_report_says_size_agreement_pictures_and_the_line_for_tensorrt(classifier: Changes, tmp_path: Path) -> None:
+def test_the_report_says_size_agreement_images_and_the_line_for_tensorrt(classifier: Changes, tmp_path: Path) -> None:
     stream, out = StringIO(), tmp_path / "a b.onnx"
     report = export(classifier, out, target="tensorrt", images=10, stream=stream)
     figures = report.figures()
     assert figures["file"] == str(out) and figures["megabytes"] == out.stat().st_size / 1e6
     assert figures["ratio_to_float"] == 1 and figures["argmax_agreement"] == 1 and figures["relative_rms"] < 1e-4
-    assert "10 pictures" in figures["checked_on"] and "10 pictures" in stream.getvalue()
+    assert "10 images" in figures["checked_on"] and "10 images" in stream.getvalue()
     assert "float_operators" not in figures
     assert f"'--onnx={out}'" in figures["trtexec"] and "--maxShapes=images:32x3x64x64" in figures["trtexec"]
     assert "--int8" not in figures["trtexec"]
@@ -170,8 +170,8 @@ def test_a_file_that_detects_finds_what_the_task_finds(
     assert seen > 1000 and alone <= (seen * 0.01 if quantized else 0)
     first, second = (raydet.evaluate(tmp_path / f"{nms}.onnx") for nms in (False, True))
     assert second["AP"] == pytest.approx(first["AP"], abs=1e-3) and "eval_loss" not in second  # it has no logits
-    picture = sorted((toy_detection / "val").glob("*.jpg"))[0]
-    (answer,) = raydet.predict(tmp_path / "True.onnx", [picture], score_threshold=0.0)
+    image = sorted((toy_detection / "val").glob("*.jpg"))[0]
+    (answer,) = raydet.predict(tmp_path / "True.onnx", [image], score_threshold=0.0)
     assert isinstance(answer, Detections) and len(answer.scores_K) > 0 and (np.diff(answer.scores_K) <= 0).all()
 
 
@@ -262,7 +262,7 @@ def agreement(**changes: Any) -> Agreement:
     [
         (agreement(differing=1), "tensorrt", None),
         (agreement(differing=2), "tensorrt", None),
-        (agreement(differing=3), "tensorrt", "argmax agreement 97.0 % < 99 % on 100 pictures"),
+        (agreement(differing=3), "tensorrt", "argmax agreement 97.0 % < 99 % on 100 images"),
         (agreement(differing=3), "float", "argmax agreement 97.0 % < 99 %"),
         (agreement(differing=3), "onnxruntime", None),
         (agreement(differing=4), "onnxruntime", "argmax agreement 96.0 % < 98 %"),
@@ -290,7 +290,7 @@ def test_a_file_that_answers_otherwise_is_refused(found: Agreement, limits: str,
 
 @pytest.mark.parametrize(("limits", "remedy"), [("onnxruntime", "train on in integers"), ("float", "report it")])
 def test_a_refusal_says_what_to_do(limits: str, remedy: str) -> None:
-    with pytest.raises(ExportError, match=rf"was not written. Look at more pictures \(--images\).*{remedy}"):
+    with pytest.raises(ExportError, match=rf"was not written. Look at more images \(--images\).*{remedy}"):
         exporting.check_agreement(agreement(differing=50), limits, Path("x.onnx"))
 
 
@@ -352,7 +352,7 @@ def test_a_graph_that_computes_something_else_is_found_out(
 # --- without the data
 
 
-def test_without_the_data_the_check_says_that_its_pictures_are_made_up(
+def test_without_the_data_the_check_says_that_its_images_are_made_up(
     classifier: Changes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)  # the recipe's data.root is there no more
@@ -360,7 +360,7 @@ def test_without_the_data_the_check_says_that_its_pictures_are_made_up(
     monkeypatch.setattr("raydet.inference.trained_model.recipe", lambda name: recipe)
     changes = {key: value for key, value in classifier.items() if not key.startswith("data.")}
     report = export(changes, tmp_path / "x.onnx", images=4)
-    assert report.agreement.made_up and "made-up pictures" in report.figures()["checked_on"]
+    assert report.agreement.made_up and "made-up images" in report.figures()["checked_on"]
     assert "gone" in report.checked_on
 
 
@@ -375,8 +375,8 @@ def test_data_of_other_classes_are_refused(
     few = tmp_path / "few" / "val"
     for name in ("0", "1"):
         (few / name).mkdir(parents=True)
-        picture = next((toy_classification / "val" / name).glob("*.jpg"))
-        (few / name / "x.jpg").write_bytes(picture.read_bytes())
+        image = next((toy_classification / "val" / name).glob("*.jpg"))
+        (few / name / "x.jpg").write_bytes(image.read_bytes())
     other = {"data.root": str(tmp_path / "few")}
     with pytest.raises(ConfigError, match=r"10 classes, the data set in .* has 2"):
         export(classifier | other, tmp_path / "x.onnx")

@@ -23,7 +23,7 @@ def some_boxes(images: int, most: int, side: float, seed: int = 0, largest: floa
 
 
 def scene(name: str) -> Scene:
-    anchors_A4, cells = grid((128, 256) if name == "wide picture" else (128, 128))
+    anchors_A4, cells = grid((128, 256) if name == "wide image" else (128, 128))
     boxes_BM4, classes_BM = some_boxes(3, 9, 128)
     if name == "ragged":
         classes_BM[0, 4:], classes_BM[1], classes_BM[2, ::2] = -1, -1, -7
@@ -65,7 +65,7 @@ def scene(name: str) -> Scene:
 
 CUTS = (0.0, 0.3, 0.5, 1.0)
 SCENES = (
-    *("plain", "wide picture", "ragged", "one place", "crowd", "on the grid", "outside", "no box at all", "extremes"),
+    *("plain", "wide image", "ragged", "one place", "crowd", "on the grid", "outside", "no box at all", "extremes"),
     "dust",
 )
 

@@ -104,7 +104,7 @@ def test_overlapping_boxes_of_two_classes_both_stay(way: None) -> None:
     torch.testing.assert_close(found.boxes_K4[0], decode(torch.zeros(4), anchors_A4[99]), rtol=0, atol=0)
 
 
-def test_boxes_that_leave_the_picture_do_not_meet_those_of_another_class() -> None:
+def test_boxes_that_leave_the_image_do_not_meet_those_of_another_class() -> None:
     """torchvision's batched_nms lets them: class 1 at x = -58 lands on class 0 at the right edge."""
     anchors_A4 = torch.tensor([[40.0, 0.0, 100.0, 60.0], [-60.0, 0.0, 0.0, 60.0]])
     logits_BAC = torch.tensor([[[3.0, -20.0], [-20.0, 2.0]]])

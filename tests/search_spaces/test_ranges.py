@@ -138,7 +138,7 @@ def test_a_run_too_short_for_a_whole_epoch_of_warm_up_does_not_search_it() -> No
     assert "schedule.warmup_epochs" not in get("lr_wd", cfg).keys
 
 
-def test_classifiers_and_detectors_vary_their_pictures_differently() -> None:
+def test_classifiers_and_detectors_vary_their_images_differently() -> None:
     detector, classifier = get("augment", D0), get("augment", recipe("demo_classification"))
     assert "augment.scale" in detector.keys and "augment.mixup" not in detector.keys
     assert "augment.mixup" in classifier.keys and "augment.scale" not in classifier.keys

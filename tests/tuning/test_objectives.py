@@ -1,4 +1,4 @@
-"""What a net costs: its size and the time of one picture."""
+"""What a net costs: its size and the time of one image."""
 
 import pytest
 
@@ -19,7 +19,7 @@ def test_the_size_is_that_of_the_weights() -> None:
     assert measure(net(), ("size_mb",)) == {"size_mb": pytest.approx(megabytes)}
 
 
-def test_a_larger_picture_takes_longer() -> None:
+def test_a_larger_image_takes_longer() -> None:
     small, large = (measure(net(model_image_size=size), ("latency_ms",))["latency_ms"] for size in (32, 256))
     assert 0 < small < large
 

@@ -1,4 +1,4 @@
-"""Boxes on pictures: where the pixels change, that tags stay inside, that odd input is drawn or refused."""
+"""Boxes on images: where the pixels change, that tags stay inside, that odd input is drawn or refused."""
 
 import math
 
@@ -25,20 +25,20 @@ def grey(height: int = 400, width: int = 600) -> np.ndarray:
     return np.full((height, width, 3), 128, np.uint8)
 
 
-def changed(picture: Image.Image) -> tuple[int, int, int, int] | None:
-    return Image.fromarray((np.asarray(picture) != 128).any(2)).getbbox()
+def changed(drawn: Image.Image) -> tuple[int, int, int, int] | None:
+    return Image.fromarray((np.asarray(drawn) != 128).any(2)).getbbox()
 
 
-def colours(picture: Image.Image) -> set[tuple[int, ...]]:
-    return {tuple(c) for c in np.asarray(picture).reshape(-1, 3).tolist()}
+def colours(drawn: Image.Image) -> set[tuple[int, ...]]:
+    return {tuple(c) for c in np.asarray(drawn).reshape(-1, 3).tolist()}
 
 
 def test_a_box_is_drawn_on_its_edges_and_the_input_stays() -> None:
     image = grey()
-    picture = draw_detections(image, np.array([[100, 100, 300, 250]]), [""], colour=RED)
+    drawn = draw_detections(image, np.array([[100, 100, 300, 250]]), [""], colour=RED)
     assert (image == 128).all()
-    assert changed(picture) == (100, 100, 301, 251)
-    pixels = np.asarray(picture)
+    assert changed(drawn) == (100, 100, 301, 251)
+    pixels = np.asarray(drawn)
     assert (
         tuple(pixels[100, 200]) == tuple(pixels[250, 200]) == tuple(pixels[180, 100]) == tuple(pixels[180, 300]) == RED
     )
@@ -48,7 +48,7 @@ def test_a_box_is_drawn_on_its_edges_and_the_input_stays() -> None:
 @pytest.mark.parametrize(
     "box", [[0, 0, 5, 5], [590, 390, 600, 400], [590, 0, 600, 4], [0, 395, 3, 400], [-50, -50, 900, 900]]
 )
-def test_a_tag_stays_inside_the_picture(box: list[float]) -> None:
+def test_a_tag_stays_inside_the_image(box: list[float]) -> None:
     boxed = draw_detections(grey(), np.array([box]), [""], colour=RED)
     tagged = draw_detections(grey(), np.array([box]), ["a rather long class name"], [0.5], colour=RED)
     plate = (np.asarray(tagged) != np.asarray(boxed)).any(2)
@@ -56,7 +56,7 @@ def test_a_tag_stays_inside_the_picture(box: list[float]) -> None:
     assert plate.sum() > 1500, "the whole plate is visible"
 
 
-def test_a_name_wider_than_the_picture_is_cut() -> None:
+def test_a_name_wider_than_the_image_is_cut() -> None:
     assert draw_detections(grey(), np.array([[5, 5, 50, 50]]), ["x" * 500], [0.5]).size == (600, 400)
 
 
@@ -68,16 +68,16 @@ def test_tags_of_equal_boxes_do_not_cover_each_other() -> None:
     assert dark[1] > 2.5 * dark[0]
 
 
-def test_a_small_picture_is_enlarged_with_its_boxes() -> None:
-    picture = draw_detections(grey(40, 64), np.array([[16, 10, 32, 20]]), [""], colour=RED)
-    assert picture.size == (320, 200)
-    assert changed(picture) == (80, 50, 161, 101)
+def test_a_small_image_is_enlarged_with_its_boxes() -> None:
+    drawn = draw_detections(grey(40, 64), np.array([[16, 10, 32, 20]]), [""], colour=RED)
+    assert drawn.size == (320, 200)
+    assert changed(drawn) == (80, 50, 161, 101)
 
 
 def test_boxes_that_are_not_finite_or_turned_round_do_no_harm() -> None:
     boxes = np.array([[np.nan, 0, 10, 10], [300, 250, 100, 100], [50, 50, np.inf, 60]])
-    picture = draw_detections(grey(), boxes, ["", "", ""], [math.nan, 0.5, 0.1], colour=RED)
-    assert changed(picture) == (100, 100, 301, 251)
+    drawn = draw_detections(grey(), boxes, ["", "", ""], [math.nan, 0.5, 0.1], colour=RED)
+    assert changed(drawn) == (100, 100, 301, 251)
     assert draw_detections(grey(), np.zeros((0, 4)), [], []).size == (600, 400)
 
 
@@ -103,9 +103,9 @@ def test_tag_text_always_contrasts_with_its_plate() -> None:
 
 def test_truth_and_prediction_stay_visible_where_they_coincide() -> None:
     box = np.array([[100, 100, 300, 250]])
-    picture = draw_comparison(grey(), box, ["cat"], box, ["cat"], [0.9])
-    assert {TRUTH_COLOUR, PREDICTION_COLOUR} <= colours(picture)
-    edge = {tuple(p) for p in np.asarray(picture)[100:110, 200].tolist()}
+    drawn = draw_comparison(grey(), box, ["cat"], box, ["cat"], [0.9])
+    assert {TRUTH_COLOUR, PREDICTION_COLOUR} <= colours(drawn)
+    edge = {tuple(p) for p in np.asarray(drawn)[100:110, 200].tolist()}
     assert {TRUTH_COLOUR, PREDICTION_COLOUR} <= edge
 
 
@@ -115,17 +115,17 @@ def test_a_caption_stands_in_the_upper_left_corner() -> None:
     assert caption(grey(32, 32), "x").size == (320, 320)
 
 
-def test_a_sheet_has_room_for_all_pictures_and_captions() -> None:
-    pictures = [Image.new("RGB", size, RED) for size in ((100, 50), (80, 90), (60, 60))]
-    page = sheet(pictures, 2, ["one", "two", "three" * 50])
+def test_a_sheet_has_room_for_all_images_and_captions() -> None:
+    images = [Image.new("RGB", size, RED) for size in ((100, 50), (80, 90), (60, 60))]
+    page = sheet(images, 2, ["one", "two", "three" * 50])
     red = (np.asarray(page) == RED).all(2).sum()
     assert red == 100 * 50 + 80 * 90 + 60 * 60
     assert page.width == 2 * 100 + 3 * 8
-    assert sheet(pictures, 9).width == 3 * 100 + 4 * 8
+    assert sheet(images, 9).width == 3 * 100 + 4 * 8
 
 
 def test_mistakes_are_named() -> None:
-    with pytest.raises(ValueError, match="0 pictures"):
+    with pytest.raises(ValueError, match="0 images"):
         sheet([], 2)
     with pytest.raises(ValueError, match="got 1 for 2"):
         sheet([Image.new("RGB", (9, 9))] * 2, 2, ["a"])

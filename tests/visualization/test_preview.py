@@ -1,4 +1,4 @@
-"""What a run shows before its first step: classes, labels, and pictures as they will be trained on."""
+"""What a run shows before its first step: classes, labels, and images as they will be trained on."""
 
 import json
 from pathlib import Path
@@ -39,7 +39,7 @@ def test_detection_shows_boxes_labels_and_classes(detection: Config, tmp_path: P
     assert sum(count > 100 for count in drawn) >= 5
 
 
-def test_the_first_pictures_are_those_of_the_first_steps(detection: Config, tmp_path: Path) -> None:
+def test_the_first_images_are_those_of_the_first_steps(detection: Config, tmp_path: Path) -> None:
     preview(detection, tmp_path / "a")
     preview(override(detection, {"optim.batch_size": 12}), tmp_path / "b")
     preview(override(detection, {"run.seed": 7}), tmp_path / "c")
@@ -71,7 +71,7 @@ def test_fit_writes_them_before_its_first_step(
     assert seen == [["labels.png", "train_batch_0.png", "train_batch_1.png"]]
 
 
-def test_an_unreadable_picture_is_told_as_training_would(detection: Config, tmp_path: Path) -> None:
+def test_an_unreadable_image_is_told_as_training_would(detection: Config, tmp_path: Path) -> None:
     import shutil
 
     root = tmp_path / "own"
@@ -80,7 +80,7 @@ def test_an_unreadable_picture_is_told_as_training_would(detection: Config, tmp_
     train_index, val_index = open_split(cfg, "train"), open_split(cfg, "val")
     assert isinstance(train_index, DetectionIndex)
     for row in range(len(train_index)):
-        Path(str(train_index.picture(row))).write_bytes(b"")
+        Path(str(train_index.image(row))).write_bytes(b"")
     with pytest.raises(DataError, match="is empty"):
         write_preview(cfg, tmp_path / "run", train_index, val_index, train_index.train_rows(cfg))
 

@@ -74,8 +74,8 @@ def _hint(path: Path) -> str:
     """What a folder that is no data set may be."""
     if (path / "labels").is_dir() or any(path.glob("*/labels")):
         return ". There are labels/: a YOLO data set needs its data.yaml beside them"
-    if any(_is_picture(p) for p in path.iterdir()):
-        return ". It holds pictures and nothing that says what is in them"
+    if any(_is_image(p) for p in path.iterdir()):
+        return ". It holds images and nothing that says what is in them"
     return ""
 
 
@@ -83,10 +83,10 @@ def _has_classes(path: Path) -> bool:
     folders = [p for p in path.iterdir() if p.is_dir() and not p.name.startswith(".")]
     if {p.name.lower() for p in folders} <= _NO_CLASSES:
         return False
-    return any(_is_picture(q) for p in folders[:20] for q in p.iterdir())
+    return any(_is_image(q) for p in folders[:20] for q in p.iterdir())
 
 
-def _is_picture(path: Path) -> bool:
+def _is_image(path: Path) -> bool:
     return path.suffix.lower() in EXTENSIONS
 
 

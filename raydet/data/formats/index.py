@@ -12,7 +12,7 @@ from raydet.data.validation.faults import Faults
 from raydet.exceptions import DataError
 
 _MIN_SIDE = 32
-"""Training leaves out pictures with a shorter side than this, as effdet and NVIDIA's EfficientDet do."""
+"""Training leaves out images with a shorter side than this, as effdet and NVIDIA's EfficientDet do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,13 +70,13 @@ class DetectionIndex:
         """Classes, gaps of class_ids=raw included."""
         return len(self.class_names)
 
-    def picture(self, i: int) -> Source:
-        """Return the picture of image i.
+    def image(self, i: int) -> Source:
+        """Return the image of image i.
 
         Raises:
             DataError: the name leads out of the image folder.
         """
-        return self.files.picture(self.names[i])
+        return self.files.image(self.names[i])
 
     def boxes_of(self, i: int) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
         """Return image i's boxes_K4 (xyxy in pixels of the file, clipped to it), labels_K and crowd_K.
@@ -91,7 +91,7 @@ class DetectionIndex:
         return boxes_K4.astype(np.float32), labels_K.astype(np.int64), crowd_K
 
     def train_rows(self, cfg: Config) -> Ints:
-        """Return the rows to train on, in order: without pictures under 32 pixels and, with data.skip_empty, without
+        """Return the rows to train on, in order: without images under 32 pixels and, with data.skip_empty, without
         those that have no usable box (one that is no crowd and at least data.min_box wide and high within the image).
 
         Raises:
@@ -110,7 +110,7 @@ class DetectionIndex:
 
 
 def _clipped(xywh_K4: Floats, hw_K2: npt.NDArray[np.int32]) -> Floats:
-    """The boxes as xyxy within their picture; its size is one for all, hw_2, or each box's own."""
+    """The boxes as xyxy within their image; its size is one for all, hw_2, or each box's own."""
     xyxy_K4 = xywh_K4.copy()
     xyxy_K4[:, 2:] += xywh_K4[:, :2]
     np.maximum(xyxy_K4, 0, out=xyxy_K4)
@@ -120,13 +120,13 @@ def _clipped(xywh_K4: Floats, hw_K2: npt.NDArray[np.int32]) -> Floats:
 
 @dataclass(frozen=True, slots=True)
 class ClassificationIndex:
-    """The pictures of one split, in order of class and path."""
+    """The images of one split, in order of class and path."""
 
     file: str
     """The folder."""
     files: Files
     names: Texts
-    """Path of each picture below the folder."""
+    """Path of each image below the folder."""
     labels: npt.NDArray[np.int32]
     class_names: list[str]
     warnings: list[str]
@@ -151,9 +151,9 @@ class ClassificationIndex:
         """Return the rows to train on: all."""
         return np.arange(len(self), dtype=np.int64)
 
-    def picture(self, i: int) -> Source:
-        """Return picture i; links to pictures elsewhere are followed, being the owner's own."""
-        return self.files.picture(self.names[i])
+    def image(self, i: int) -> Source:
+        """Return image i; links to images elsewhere are followed, being the owner's own."""
+        return self.files.image(self.names[i])
 
 
 def check_same_classes(train: DetectionIndex | ClassificationIndex, val: DetectionIndex | ClassificationIndex) -> None:

@@ -24,7 +24,7 @@ from raydet.exceptions import DataError
 
 Split = Literal["train", "val", "test"]
 _PROBES = 20
-"""Pictures whose presence is tested when a split is opened."""
+"""Images whose presence is tested when a split is opened."""
 
 
 class OnBad(TypedDict):
@@ -40,9 +40,9 @@ def open_split(cfg: Config, split: Split) -> DetectionIndex | ClassificationInde
     data.root is a folder, `demo://...`, or the address of one in an object store (raydet.data.storage.address). By
     data.format, data.train (val, test) names below it:
 
-    - coco: an annotation file; pictures lie where data.train_images says, or where its name leads.
+    - coco: an annotation file; images lie where data.train_images says, or where its name leads.
     - folder: a folder of class folders.
-    - yolo: a key of data.yaml, or a folder or .txt list of pictures. As long as it is the default (a COCO name, or
+    - yolo: a key of data.yaml, or a folder or .txt list of images. As long as it is the default (a COCO name, or
       None for test): the yaml's own train, val, test. data.root may be the yaml itself.
     - parquet: a .parquet file or a folder of them. As long as it is the default: those named after the split.
 
@@ -128,16 +128,16 @@ def _remote_folder(cfg: Config, root: Remote, name: str) -> ClassificationIndex:
     folders = sorted({path.partition("/")[0] for path in everything if "/" in path})
     class_names = sorted({path.partition("/")[0] for path in names})
     if not class_names:
-        hint = f"Expected one folder of pictures per class, e.g. train/cat/1.jpg. {root.place} holds {root.listing()}."
+        hint = f"Expected one folder of images per class, e.g. train/cat/1.jpg. {root.place} holds {root.listing()}."
         raise DataError("holds no class folders", file=tree.place, rule="DIR-E03", hint=hint)
     faults = Faults()
     empty = [folder for folder in folders if folder not in class_names]
     others = [path for path in everything if "/" in path and not path.lower().endswith(EXTENSIONS)]
     loose = [path for path in found if "/" not in path]
     for rule, kind, what, which in (
-        ("DIR-E02", "class folders", "hold no picture", empty),
-        ("DIR-W05", "files", "no pictures, left out", others),
-        ("DIR-W08", "pictures", "in no class folder, left out", loose),
+        ("DIR-E02", "class folders", "hold no image", empty),
+        ("DIR-W05", "files", "no images, left out", others),
+        ("DIR-W08", "images", "in no class folder, left out", loose),
     ):
         if which:
             shown = [Example(path) for path in which[:SHOWN]]
@@ -191,9 +191,9 @@ def _existing(place: Path, field: str) -> Path:
 
 
 def _check_present(index: DetectionIndex, split: Split) -> None:
-    """The folder is the right one if any of some pictures spread over the split is there."""
+    """The folder is the right one if any of some images spread over the split is there."""
     rows = spread_over(len(index), _PROBES).tolist()
     if not any(index.files.exists(index.names[row]) for row in rows):
-        what = f"none of {len(rows)} pictures tried is in {index.files.place}, e.g. {index.names[0]}"
+        what = f"none of {len(rows)} images tried is in {index.files.place}, e.g. {index.names[0]}"
         hint = f"It holds {index.files.listing(5)}. Is data.{split}_images right?"
         raise DataError(what, file=index.file, rule="COCO-E30", hint=hint)

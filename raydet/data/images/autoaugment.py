@@ -1,4 +1,4 @@
-"""AutoAugment with draws of our own: what to do with a picture is drawn first, then executed by whoever holds it.
+"""AutoAugment with draws of our own: what to do with an image is drawn first, then executed by whoever holds it.
 
 ImageNet policy of arXiv:1805.09501 (table 9), ten magnitudes as in torchvision's v2.AutoAugment, grey fill 128 as in
 google/automl's and NVIDIA's code. Draws come from a numpy generator, so that the CPU (here, by Pillow) and DALI's graph
@@ -36,7 +36,7 @@ Name = Literal[
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """One change of a picture."""
+    """One change of an image."""
 
     name: Name
     magnitude: float = 0.0
@@ -81,7 +81,7 @@ _LARGEST = {"Rotate": 30.0, "ShearX": 0.3, "Sharpness": 0.9, "Color": 0.9, "Cont
 
 
 def draw(rng: np.random.Generator) -> tuple[Operation, ...]:
-    """Return what AutoAugment does with one picture: none, one or two operations."""
+    """Return what AutoAugment does with one image: none, one or two operations."""
     pair = _POLICY[int(rng.integers(len(_POLICY)))]
     chance_2, negative_2 = rng.random(2), rng.integers(0, 2, 2)
     return tuple(
@@ -109,7 +109,7 @@ def _magnitude(name: Name, level: int, negative: bool) -> float:
 
 
 def apply(pixels_HW3: Pixels, operations: tuple[Operation, ...]) -> Pixels:
-    """Return the picture after the operations, in their order; the array itself when there are none."""
+    """Return the image after the operations, in their order; the array itself when there are none."""
     if not operations:
         return pixels_HW3
     now: Pixels | Image.Image = pixels_HW3
@@ -121,13 +121,13 @@ def apply(pixels_HW3: Pixels, operations: tuple[Operation, ...]) -> Pixels:
     return _array(now)
 
 
-def _array(picture: Pixels | Image.Image) -> Pixels:
+def _array(image: Pixels | Image.Image) -> Pixels:
     # np.asarray of an image would be read-only, which torch.from_numpy warns of.
-    return np.array(picture) if isinstance(picture, Image.Image) else picture
+    return np.array(image) if isinstance(image, Image.Image) else image
 
 
-def _image(picture: Pixels | Image.Image) -> Image.Image:
-    return picture if isinstance(picture, Image.Image) else Image.fromarray(picture)
+def _image(image: Pixels | Image.Image) -> Image.Image:
+    return image if isinstance(image, Image.Image) else Image.fromarray(image)
 
 
 def _posterize(pixels_HW3: Pixels, bits: int) -> Pixels:
@@ -200,7 +200,7 @@ def _brightness(image: Image.Image, change: float) -> Image.Image:
 
 
 def _blended(image: Image.Image, level: int, change: float) -> Image.Image:
-    """ImageEnhance blends with a picture of one grey level; the same by a table is twice as fast."""
+    """ImageEnhance blends with an image of one grey level; the same by a table is twice as fast."""
     ramp, flat = Image.frombytes("L", (256, 1), bytes(range(256))), Image.new("L", (256, 1), level)
     return image.point(list(Image.blend(flat, ramp, 1 + change).tobytes()) * 3)
 

@@ -1,4 +1,4 @@
-"""Variation of colours and mixing of pictures. All draws are numpy's, seeded by the sample or the step."""
+"""Variation of colours and mixing of images. All draws are numpy's, seeded by the sample or the step."""
 
 from typing import Literal
 
@@ -13,7 +13,7 @@ _MIXUP_STREAM = 0x6D6978  # keeps mixup's draws apart from the samples'
 def variation(
     seed: int, autoaugment: Literal["imagenet"] | None = None, color_jitter: float = 0.0
 ) -> tuple[aa.Operation, ...]:
-    """Return what is done with one picture: colour jitter, then AutoAugment.
+    """Return what is done with one image: colour jitter, then AutoAugment.
 
     Args:
         seed: decides every draw, 0 or more.

@@ -1,7 +1,7 @@
 """NVIDIA DALI as a decoder on the CPU: just the window of a JPEG that a sample shows, to Pillow's pixels.
 
 libjpeg's own cropping leaves out the inverse transform and the colours of what is not shown: a random resized crop of a
-500 x 375 JPEG takes 0.55 of the time of Pillow's whole picture. The pixels are Pillow's bit for bit, at the window's
+500 x 375 JPEG takes 0.55 of the time of Pillow's whole image. The pixels are Pillow's bit for bit, at the window's
 borders too (166 000 windows of 4:2:0, 4:2:2 and 4:4:4, baseline and progressive), but for windows of one column.
 Resizing is left to torch: DALI's takes three times as long (docs/decisions/0008-dali.md).
 Given up: PNG and other formats, which DALI always decodes as a whole.
@@ -30,7 +30,7 @@ _EXIF = 1 << 16
 """Bytes that are searched for EXIF data."""
 
 _MOST = 8
-"""Pictures per run of the pipeline: more are no faster (0.94 ms a picture at 4, 8 and 32; 1.2 at 1)."""
+"""Images per run of the pipeline: more are no faster (0.94 ms an image at 4, 8 and 32; 1.2 at 1)."""
 _PIXELS = 16_000_000
 """Window pixels per run. DALI never gives memory back, so this bounds what a loader process keeps."""
 
@@ -67,7 +67,7 @@ def plain_jpeg(data: bytes, options: Data) -> Header | None:
     """Return the header of a file that DALI decodes to Pillow's pixels; None: it is for Pillow, to decode or refuse.
 
     That is 8-bit RGB or grey, within data.max_pixels, not turned by EXIF, and with an end: a cut file's first lines
-    would pass for a whole picture. Read here, as Pillow's way takes 0.06 ms: as long as all of a sample's draws.
+    would pass for a whole image. Read here, as Pillow's way takes 0.06 ms: as long as all of a sample's draws.
     """
     if data[:2] != b"\xff\xd8" or data[-2:] != b"\xff\xd9" or (options.exif and b"Exif\0\0" in data[:_EXIF]):
         return None
@@ -99,7 +99,7 @@ class WindowDecoder:
 
         Args:
             encoded: whole files.
-            windows: at least 1 x 1 and within the picture.
+            windows: at least 1 x 1 and within the image.
         """
         for part in _parts(encoded, windows):
             # libjpeg smooths the colours of a single column differently.
@@ -140,7 +140,7 @@ class WindowDecoder:
 
 
 def _parts(encoded: Sequence[bytes], windows: Sequence[Window]) -> Iterator[list[int]]:
-    """Indexes in order, in parts of at most _MOST pictures and _PIXELS pixels, but of one at least."""
+    """Indexes in order, in parts of at most _MOST images and _PIXELS pixels, but of one at least."""
     part: list[int] = []
     pixels = 0
     for i, (x1, y1, x2, y2) in enumerate(windows):

@@ -85,7 +85,7 @@ def _graph(shape: Shape) -> Any:
 
 
 def _resized(shape: Shape, images: Any) -> Any:
-    """Beyond a picture's edge DALI takes the edge's pixels, Pillow and torch take none and weigh the others more: so
+    """Beyond an image's edge DALI takes the edge's pixels, Pillow and torch take none and weigh the others more: so
     there is black around it here, and what weight fell on black is made up for."""
     from nvidia.dali import fn, math, types
 
@@ -105,12 +105,12 @@ def _resized(shape: Shape, images: Any) -> Any:
 
 
 def _on(device: Device, number: Any) -> Any:
-    """Arithmetic wants its operands where the pictures are; arguments of operators stay on the CPU."""
+    """Arithmetic wants its operands where the images are; arguments of operators stay on the CPU."""
     return number.gpu() if device == "gpu" else number
 
 
 def _operation(shape: Shape, images: Any, kind: Any, bits: Any, first: Any, factor: Any, matrix: Any) -> Any:
-    """Each picture after the operation of its kind; DALI splits the batch at every `if`."""
+    """Each image after the operation of its kind; DALI splits the batch at every `if`."""
     from nvidia.dali import fn, types
 
     if kind <= AFFINE:
@@ -145,7 +145,7 @@ def _smooth(device: Device, size: int, images: Any) -> Any:
     inner_SS1 = np.pad(np.ones((size - 2, size - 2, 1), np.uint8), ((1, 1), (1, 1), (0, 0)))
     smooth = fn.filter(images, types.Constant(kernel_33, device=device))
     whole = smooth * types.Constant(inner_SS1, device=device) + images * types.Constant(1 - inner_SS1, device=device)
-    return fn.cast(whole, dtype=types.INT32)  # a difference of two 8-bit pictures would have 8 bits
+    return fn.cast(whole, dtype=types.INT32)  # a difference of two 8-bit images would have 8 bits
 
 
 def _equalized(images: Any) -> Any:

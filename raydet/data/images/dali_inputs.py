@@ -14,7 +14,7 @@ from raydet.data.images.geometry import Geometry
 Device = Literal["cpu", "gpu"]
 
 SLOTS = 2
-"""Operations of AutoAugment per picture, at most."""
+"""Operations of AutoAugment per image, at most."""
 
 NONE, LEVELS, AFFINE, GREY_BLEND, MEAN_BLEND, SMOOTH_BLEND, STRETCH, EQUALIZE = range(8)
 """Kinds of operation, as the graph tells them apart."""
@@ -41,7 +41,7 @@ class Shape:
     device: Device
     device_id: int | None
     batch: int
-    """Pictures at most."""
+    """Images at most."""
     size: int
     """Side of the input."""
     interpolation: Literal["bilinear", "bicubic"]
@@ -58,7 +58,7 @@ class Work:
     encoded: bytes
     view: Geometry
     hw: tuple[int, int]
-    """Height and width of the file's picture."""
+    """Height and width of the file's image."""
     operations: tuple[Operation, ...] = ()
     """`raydet.data.images.color.variation`: three of colour jitter if the graph has it, then AutoAugment's."""
 

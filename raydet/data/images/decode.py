@@ -21,7 +21,7 @@ from raydet.data.storage.files import Blob, Source
 from raydet.exceptions import DataError
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif")
-"""Endings of file names that are taken for pictures, in any case of letters."""
+"""Endings of file names that are taken for images, in any case of letters."""
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
 MAX_PIXELS = 100_000_000
@@ -47,7 +47,7 @@ _PARSER_ERRORS = (
 """What Pillow's parsers raise on damaged files (2 000 mutated files; Pillow 13.0)."""
 
 
-class Picture:
+class ImageFile:
     """An image file whose header is read; the pixels come with `load`."""
 
     def __init__(self, path: Source | str, image: Image.Image, exif: bool) -> None:
@@ -56,17 +56,17 @@ class Picture:
         width, height = image.size
         across = self._turn and self.orientation > 4
         self.hw: tuple[int, int] = (width, height) if across else (height, width)
-        """Height and width of the whole picture, turned by EXIF if that was asked for."""
+        """Height and width of the whole image, turned by EXIF if that was asked for."""
 
     def load(self, shrink: float = 1.0) -> tuple[Image.Image, int]:
-        """Return the RGB picture and by how much it is smaller than the file's: 1, 2, 4 or 8.
+        """Return the RGB image and by how much it is smaller than the file's: 1, 2, 4 or 8.
 
         Args:
-            shrink: scale at which the picture will be used. At 1/2 and below a JPEG is decoded at 1/2, 1/4 or 1/8
+            shrink: scale at which the image will be used. At 1/2 and below a JPEG is decoded at 1/2, 1/4 or 1/8
                 where that is still large enough: faster, with slightly other pixels, so for training only.
 
         Raises:
-            DataError: the picture is damaged, or has 32-bit pixels.
+            DataError: the image is damaged, or has 32-bit pixels.
         """
         try:
             factor = self._draft(shrink)
@@ -99,7 +99,7 @@ class Picture:
 
     @property
     def frames(self) -> int:
-        """Pictures in the file, more than 1 of an animation."""
+        """Images in the file, more than 1 of an animation."""
         try:
             return int(getattr(self._image, "n_frames", 1))
         except _PARSER_ERRORS:
@@ -121,11 +121,11 @@ class Picture:
 
 
 @contextmanager
-def open_picture(path: Source | str, *, exif: bool = False, max_pixels: int = MAX_PIXELS) -> Iterator[Picture]:
+def open_image(path: Source | str, *, exif: bool = False, max_pixels: int = MAX_PIXELS) -> Iterator[ImageFile]:
     """Open an image file for the length of the block and read its header.
 
     Raises:
-        DataError: missing, empty, no picture, a damaged header, or more pixels than allowed.
+        DataError: missing, empty, no image, a damaged header, or more pixels than allowed.
     """
     try:
         if byte_count(path) == 0:
@@ -139,10 +139,10 @@ def open_picture(path: Source | str, *, exif: bool = False, max_pixels: int = MA
         if image.size[0] * image.size[1] > max_pixels:
             raise _too_large(path, f"{image.size[0]} x {image.size[1]} pixels", max_pixels)
         try:
-            picture = Picture(path, image, exif)
+            opened = ImageFile(path, image, exif)
         except _PARSER_ERRORS as error:
             raise _cause(path, error) from None
-        yield picture
+        yield opened
 
 
 def loaded(source: Source) -> Blob:
@@ -164,16 +164,16 @@ def read_rgb(path: Source | str, exif: bool = False, max_pixels: int = MAX_PIXEL
     """Return an image file's pixels_HW3, uint8 RGB. Of an animation: the first frame. Transparency is dropped.
 
     Raises:
-        DataError: as `open_picture` and `Picture.load`.
+        DataError: as `open_image` and `Image.load`.
     """
-    with open_picture(path, exif=exif, max_pixels=max_pixels) as picture:
-        return np.asarray(picture.load()[0])
+    with open_image(path, exif=exif, max_pixels=max_pixels) as opened:
+        return np.asarray(opened.load()[0])
 
 
 def read_size(path: Source | str) -> tuple[int, int]:
     """Return height and width from an image file's header."""
-    with open_picture(path) as picture:
-        return picture.hw
+    with open_image(path) as opened:
+        return opened.hw
 
 
 def byte_count(path: Source | str) -> int:
@@ -204,7 +204,7 @@ def _open(path: Source | str, max_pixels: int) -> Image.Image:
 
 
 def _too_large(path: Source | str, size: str, max_pixels: int) -> DataError:
-    what, hint = f"is larger than data.max_pixels={max_pixels}: {size}", "Raise it if the picture is wanted."
+    what, hint = f"is larger than data.max_pixels={max_pixels}: {size}", "Raise it if the image is wanted."
     return DataError(what, file=path, rule="IMG-E05", hint=hint)
 
 
@@ -239,13 +239,13 @@ def _other_case(path: Path) -> str | None:
 def _kind(head: bytes) -> str:
     text = head.lstrip().lower()
     if text.startswith((b"<!doctype", b"<html", b"<head", b"<?xml")):
-        return "a web page or XML, not a picture"
+        return "a web page or XML, not an image"
     if head.startswith((b"\xff\xd8", b"\x89PNG", b"RIFF", b"GIF8", b"BM", b"II*", b"MM\0*")):
-        return "a picture with a damaged or cut header"
+        return "an image with a damaged or cut header"
     if not head.strip(b"\0"):
-        return "zeros, not a picture"
+        return "zeros, not an image"
     if all(31 < byte < 127 or byte in b"\r\n\t" for byte in head):
-        return f"text, not a picture: {head[:24].decode()!r}"
+        return f"text, not an image: {head[:24].decode()!r}"
     return f"not one of {', '.join(FORMATS)} (starts with {head[:8].hex(' ')})"
 
 

@@ -1,8 +1,8 @@
-"""Which part of a picture lands where on the input, drawn in numpy; `raydet.data.images.resample` or DALI execute it.
+"""Which part of an image lands where on the input, drawn in numpy; `raydet.data.images.resample` or DALI execute it.
 
-All draws come from the generator that is passed in, `generator(seed, epoch, row)`: the same pictures whatever the
+All draws come from the generator that is passed in, `generator(seed, epoch, row)`: the same images whatever the
 ranks, loader processes or back end. Scale law and fill as google/automl and NVIDIA's EfficientDet; boxes are clipped to
-the canvas, where NVIDIA clips to the scaled picture and leaves 3.8 % of them outside. The content is flipped before it
+the canvas, where NVIDIA clips to the scaled image and leaves 3.8 % of them outside. The content is flipped before it
 is padded, so that it stays top left, as in evaluation.
 """
 
@@ -20,7 +20,7 @@ Boxes = npt.NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True)
 class Geometry:
-    """A window of the file's picture, resized to `content` and laid top left on the `canvas`."""
+    """A window of the file's image, resized to `content` and laid top left on the `canvas`."""
 
     window: tuple[float, float, float, float]
     """x1, y1, x2, y2 in pixels of the file; whole ones but for `centre_crop`'s."""
@@ -52,11 +52,11 @@ def generator(seed: int, epoch: int, row: int) -> np.random.Generator:
 def detection_window(
     rng: np.random.Generator, hw: tuple[int, int], size: int, scale_range: tuple[float, float], hflip: float
 ) -> Geometry:
-    """Return a scale-jittered view: the picture scaled by min(size / h, size / w) x U(range), at a random offset where
+    """Return a scale-jittered view: the image scaled by min(size / h, size / w) x U(range), at a random offset where
     it is larger than the canvas.
 
     The window has whole pixels of the file, so that a decoder can cut it; the two axes' scales differ by what rounding
-    it takes, under 0.1 % for pictures of 1000 pixels.
+    it takes, under 0.1 % for images of 1000 pixels.
     """
     scale = min(size / hw[0], size / hw[1]) * rng.uniform(*scale_range)
     whole = [max(1, math.floor(side * scale + 0.5)) for side in hw]
@@ -68,7 +68,7 @@ def detection_window(
 
 
 def letterbox(hw: tuple[int, int], size: int) -> Geometry:
-    """Return the whole picture as large as fits, padded right or at the bottom."""
+    """Return the whole image as large as fits, padded right or at the bottom."""
     scale = min(size / hw[0], size / hw[1])
     content = (max(1, math.floor(hw[0] * scale + 0.5)), max(1, math.floor(hw[1] * scale + 0.5)))
     return Geometry((0.0, 0.0, float(hw[1]), float(hw[0])), content, (size, size))
@@ -101,7 +101,7 @@ def random_resized_crop(
 
 
 def centre_crop(hw: tuple[int, int], size: int, margin: int) -> Geometry:
-    """Return the centre of the picture resized so that its short side is size + margin.
+    """Return the centre of the image resized so that its short side is size + margin.
 
     The long side is cut to whole pixels as torchvision does; the offset is (side - size) // 2, where torchvision
     rounds halves to even.
@@ -116,7 +116,7 @@ def centre_crop(hw: tuple[int, int], size: int, margin: int) -> Geometry:
 def _window(
     hw: tuple[int, int], whole: tuple[int, int], offset: tuple[int, int], content: tuple[int, int]
 ) -> tuple[float, float, float, float]:
-    """Where `content` at `offset` of the picture resized to `whole` lies in the file."""
+    """Where `content` at `offset` of the image resized to `whole` lies in the file."""
     y, x = hw[0] / whole[0], hw[1] / whole[1]
     right, bottom = (offset[1] + content[1]) * x, (offset[0] + content[0]) * y
     return offset[1] * x, offset[0] * y, min(right, float(hw[1])), min(bottom, float(hw[0]))

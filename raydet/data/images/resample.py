@@ -1,6 +1,6 @@
-"""A picture's window brought to the network's input, as a `Geometry` says: cut, resized, flipped, padded.
+"""An image's window brought to the network's input, as a `Geometry` says: cut, resized, flipped, padded.
 
-Resizing is torch's for 8-bit pictures with antialiasing: on windows of whole pixels its bilinear filter gives Pillow's
+Resizing is torch's for 8-bit images with antialiasing: on windows of whole pixels its bilinear filter gives Pillow's
 pixels bit for bit in half the time (Xeon, one thread, 260 x 220 -> 224 x 224: 0.43 ms, Pillow 0.93; n 40, 2026-11-22).
 """
 
@@ -22,10 +22,10 @@ _FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.B
 
 
 def cut(view: Geometry, image: Image.Image, interpolation: Interpolation, factor: int = 1) -> Pixels:
-    """Return content_HW3, the window of an RGB picture at the size that the view gives it, flipped if it says so.
+    """Return content_HW3, the window of an RGB image at the size that the view gives it, flipped if it says so.
 
     Args:
-        image: the file's picture, or one decoded `factor` times smaller.
+        image: the file's image, or one decoded `factor` times smaller.
     """
     window = view.whole_pixels
     if factor == 1 and window is not None:
@@ -40,7 +40,7 @@ def cut(view: Geometry, image: Image.Image, interpolation: Interpolation, factor
 
 
 def cut_array(view: Geometry, pixels_HW3: Pixels, interpolation: Interpolation) -> Pixels:
-    """Return content_HW3 as `cut` does, from the view's window where that has whole pixels, else from the picture."""
+    """Return content_HW3 as `cut` does, from the view's window where that has whole pixels, else from the image."""
     if view.whole_pixels is not None:
         return resize(view, pixels_HW3, interpolation)
     return cut(view, Image.fromarray(pixels_HW3), interpolation)
@@ -71,7 +71,7 @@ def apply_to_image(
     fill: tuple[int, int, int] = MEAN_COLOUR,
     interpolation: Interpolation = "bilinear",
 ) -> Pixels:
-    """Return pixels_HW3 of the canvas for the file's whole picture."""
+    """Return pixels_HW3 of the canvas for the file's whole image."""
     canvas_HW3 = np.empty((*view.canvas, 3), np.uint8)
     place(view, cut(view, image, interpolation), fill, canvas_HW3)
     return canvas_HW3

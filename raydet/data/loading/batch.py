@@ -1,4 +1,4 @@
-"""What a loader hands over: one micro-batch of pictures with their truth, on the host, in 8 bits."""
+"""What a loader hands over: one micro-batch of images with their truth, on the host, in 8 bits."""
 
 from dataclasses import dataclass, field, fields, replace
 
@@ -7,12 +7,12 @@ import torch
 
 @dataclass(slots=True)
 class Batch:
-    """B pictures of one rank. uint8: normalising on the device moves a quarter of the bytes."""
+    """B images of one rank. uint8: normalising on the device moves a quarter of the bytes."""
 
     images_B3HW: torch.Tensor
     """uint8 RGB, channels_last in memory (that is how Pillow makes them; no copy)."""
     rows_B: torch.Tensor
-    """int64, row of each picture in the index."""
+    """int64, row of each image in the index."""
     seeds_B: torch.Tensor
     """int64 >= 0, a hash of (run.seed, epoch, row) for the network's own draws on this sample."""
     labels_B: torch.Tensor | None = None
@@ -24,7 +24,7 @@ class Batch:
     scale_B2: torch.Tensor | None = None
     """Evaluation of detection: float32 input pixels per pixel of the file, along x and y."""
     size_B2: torch.Tensor | None = None
-    """Evaluation of detection: int64 width and height of the file's picture."""
+    """Evaluation of detection: int64 width and height of the file's image."""
     bad: dict[str, str] = field(default_factory=dict)
     """data.on_bad=skip: unreadable files met while making this batch, and why."""
 

@@ -1,6 +1,6 @@
 """Makes a batch from its key, in whatever process it is asked for: by Pillow, or with DALI where that can decode.
 
-Pillow is what the pictures are held to: whatever DALI does not take or cannot decode, it decodes, or names the fault.
+Pillow is what the images are held to: whatever DALI does not take or cannot decode, it decodes, or names the fault.
 """
 
 from concurrent.futures import ThreadPoolExecutor
@@ -62,7 +62,7 @@ class Maker(Dataset["Batch | DataError"]):
         return collated(self._cfg, epoch, pixels_BHW3, [s for s in made if s is not None], bad)
 
     def _fetched(self, rows: list[int]) -> list[Source | None]:
-        """The rows' pictures from a store far away, asked for together; None where each is opened when it is needed."""
+        """The rows' images from a store far away, asked for together; None where each is opened when it is needed."""
         files = self._index.files
         if files.at_once == 1:
             return [None] * len(rows)
@@ -71,7 +71,7 @@ class Maker(Dataset["Batch | DataError"]):
 
     def _source(self, row: int) -> Source | None:
         try:
-            return self._index.picture(row)
+            return self._index.image(row)
         except DataError:
             return None  # asked for again, it is told or replaced as any other
 
@@ -81,8 +81,8 @@ class Maker(Dataset["Batch | DataError"]):
         """Return the row's sample by Pillow; in place of an unreadable one the next readable row's, in evaluation None.
 
         Args:
-            bad: takes the name of each unreadable picture, with the cause.
-            source: the row's picture, if it is at hand.
+            bad: takes the name of each unreadable image, with the cause.
+            source: the row's image, if it is at hand.
 
         Raises:
             DataError: data.on_bad=fail, or nothing can be read.
@@ -99,7 +99,7 @@ class Maker(Dataset["Batch | DataError"]):
                 return None
             at = (at + 1) % len(self._rows)
             row, source = int(self._rows[at]), None
-        raise DataError(f"none of {len(self._rows)} pictures can be read", rule="IMG-E07")
+        raise DataError(f"none of {len(self._rows)} images can be read", rule="IMG-E07")
 
     def _by_dali(
         self, epoch: int, rows: Ints, sources: list[Source | None], pixels_BHW3: npt.NDArray[np.uint8]
@@ -111,7 +111,7 @@ class Maker(Dataset["Batch | DataError"]):
         plans: list[tuple[int, SamplePlan, bytes]] = []
         for i, row in enumerate(rows.tolist()):
             try:
-                source = loaded(sources[i] or self._index.picture(row))
+                source = loaded(sources[i] or self._index.image(row))
                 header = plain_jpeg(source.data, self._cfg.data)
                 if header is not None:
                     one = plan_sample(self._cfg, self._index, epoch, row, header)
@@ -129,7 +129,7 @@ class Maker(Dataset["Batch | DataError"]):
 
 
 def collated(cfg: Config, epoch: int, pixels_BHW3: Pixels, samples: list[Sample], bad: dict[str, str]) -> Batch:
-    """Return the samples, whose pictures are `pixels_BHW3`, as a batch."""
+    """Return the samples, whose images are `pixels_BHW3`, as a batch."""
     batch = Batch(
         images_B3HW=torch.from_numpy(pixels_BHW3).permute(0, 3, 1, 2),
         rows_B=torch.tensor([s.row for s in samples], dtype=torch.int64),

@@ -2,7 +2,7 @@
 
 What the graph does not take (other files than plain JPEG, whatever cannot be read) is made by Pillow in those threads
 and written over a placeholder. A file that only DALI refuses fails the batches that are in the graph: they are made by
-Pillow, and the graph is built anew. Given up: pictures to Pillow's bit, as nvJPEG rounds differently.
+Pillow, and the graph is built anew. Given up: images to Pillow's bit, as nvJPEG rounds differently.
 """
 
 import io
@@ -34,7 +34,7 @@ from raydet.exceptions import DataError, one_line
 
 @dataclass(slots=True)
 class _Part:
-    """One picture of a batch: what the graph shall do, or what Pillow has made, or neither if it is left out."""
+    """One image of a batch: what the graph shall do, or what Pillow has made, or neither if it is left out."""
 
     work: Work | None
     sample: Sample | None
@@ -52,7 +52,7 @@ class _Order:
 
 
 class GpuFeed:
-    """Turns keys into batches whose pictures are on the GPU already; the rest is on the host."""
+    """Turns keys into batches whose images are on the GPU already; the rest is on the host."""
 
     def __init__(self, cfg: Config, index: Index, rows: Ints, device: Device = "gpu") -> None:
         """Args:
@@ -96,7 +96,7 @@ class GpuFeed:
 
     def _part(self, epoch: int, row: int) -> _Part:
         try:
-            source = loaded(self._index.picture(row))
+            source = loaded(self._index.image(row))
             header = plain_jpeg(source.data, self._cfg.data)
             if header is not None:
                 one = plan_sample(self._cfg, self._index, epoch, row, header)
@@ -141,7 +141,7 @@ class GpuFeed:
         return self._collated(order.key[0], order.parts, images_BHW3)
 
     def _received(self, order: _Order, images_BHW3: torch.Tensor) -> bool:
-        """Take the order's pictures out of the graph; False if it failed, and all that was in it is lost."""
+        """Take the order's images out of the graph; False if it failed, and all that was in it is lost."""
         if order.graph is None or order.graph is not self._graph:
             return False
         from nvidia.dali.plugin.pytorch import feed_ndarray
@@ -207,7 +207,7 @@ def _cause(error: RuntimeError) -> str:
 
 
 def _placeholder(size: int) -> Work:
-    """A tiny picture in the place of one that Pillow makes."""
+    """A tiny image in the place of one that Pillow makes."""
     return Work(_grey_jpeg(), Geometry((0.0, 0.0, 8.0, 8.0), (size, size), (size, size)), (8, 8))
 
 

@@ -1,6 +1,6 @@
 """Batches for training and evaluation, made in loader processes that keep no state of their own.
 
-What a batch needs (epoch and rows) travels with its key, so pictures do not depend on the number of ranks or loader
+What a batch needs (epoch and rows) travels with its key, so images do not depend on the number of ranks or loader
 processes, and an epoch can be entered at any step at no cost.
 """
 
@@ -51,7 +51,7 @@ class TrainLoader:
         """Yield each step's micro-batches, from `first_step` to the epoch's end.
 
         Raises:
-            DataError: an unreadable picture (data.on_bad=fail), or too many of them (skip).
+            DataError: an unreadable image (data.on_bad=fail), or too many of them (skip).
         """
         steps = list(self._sampler.batches(epoch, first_step))
         made = self._feed.batches([(epoch, rows) for step in steps for rows in step])
@@ -90,7 +90,7 @@ class EvalLoader:
 
 
 class _Feed:
-    """Turns keys into batches, here or in loader processes, and watches over unreadable pictures."""
+    """Turns keys into batches, here or in loader processes, and watches over unreadable images."""
 
     def __init__(self, cfg: Config, index: Index, rows: Ints) -> None:
         check_installed(cfg)
@@ -114,7 +114,7 @@ class _Feed:
                 self.close()
                 name, why = next(iter(batch.bad.items()))
                 count = f"{len(self.bad)} of {len(self._rows)}"
-                what = f"{count} pictures are unreadable, more than data.max_bad allows: {why}"
+                what = f"{count} images are unreadable, more than data.max_bad allows: {why}"
                 raise DataError(what, file=name, rule="IMG-E07")
             yield batch
 

@@ -1,6 +1,6 @@
-"""One sample: a file's picture and truth, brought to the network's input.
+"""One sample: a file's image and truth, brought to the network's input.
 
-A sample is planned from the picture's header alone, so that any decoder can be given the plan.
+A sample is planned from the image's header alone, so that any decoder can be given the plan.
 """
 
 import hashlib
@@ -18,7 +18,7 @@ from raydet.data.formats.index import ClassificationIndex, DetectionIndex, Index
 from raydet.data.images import geometry as geo
 from raydet.data.images.autoaugment import Operation, apply
 from raydet.data.images.color import variation
-from raydet.data.images.decode import Picture, open_picture
+from raydet.data.images.decode import ImageFile, open_image
 from raydet.data.images.resample import Pixels, cut, place
 from raydet.data.storage.files import Source
 from raydet.exceptions import DataError
@@ -29,7 +29,7 @@ EVAL = -1
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """What a picture becomes."""
+    """What an image becomes."""
 
     pixels_HW3: npt.NDArray[np.uint8]
     row: int
@@ -38,7 +38,7 @@ class Sample:
     classes_K: npt.NDArray[np.int64] | None = None
     scale: tuple[float, float] = (1.0, 1.0)
     size: tuple[int, int] = (0, 0)
-    """Width and height of the file's picture."""
+    """Width and height of the file's image."""
 
 
 def sample_seed(seed: int, epoch: int, row: int) -> int:
@@ -48,7 +48,7 @@ def sample_seed(seed: int, epoch: int, row: int) -> int:
 
 
 class Sized(Protocol):
-    """A picture of which no more than the header has been read."""
+    """An image of which no more than the header has been read."""
 
     @property
     def hw(self) -> tuple[int, int]:
@@ -58,24 +58,24 @@ class Sized(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class SamplePlan:
-    """Which part of which picture becomes a sample; what it takes is its header."""
+    """Which part of which image becomes a sample; what it takes is its header."""
 
     row: int
     epoch: int
     view: geo.Geometry
     hw: tuple[int, int]
-    """Height and width of the file's picture."""
+    """Height and width of the file's image."""
 
 
-def plan_sample(cfg: Config, index: Index, epoch: int, row: int, picture: Sized) -> SamplePlan:
-    """Return what becomes of a picture in an epoch, or in evaluation; every draw depends on (run.seed, epoch, row).
+def plan_sample(cfg: Config, index: Index, epoch: int, row: int, image_file: Sized) -> SamplePlan:
+    """Return what becomes of an image in an epoch, or in evaluation; every draw depends on (run.seed, epoch, row).
 
     Raises:
-        DataError: the picture has another size than its annotations are for.
+        DataError: the image has another size than its annotations are for.
     """
-    size, augment, hw = input_size(cfg), cfg.augment, picture.hw
+    size, augment, hw = input_size(cfg), cfg.augment, image_file.hw
     if isinstance(index, DetectionIndex):
-        check_size(index, row, picture)
+        check_size(index, row, image_file)
     if epoch == EVAL:
         return SamplePlan(row, epoch, eval_view(cfg, hw), hw)
     rng = geo.generator(cfg.run.seed, epoch, row)
@@ -87,24 +87,24 @@ def plan_sample(cfg: Config, index: Index, epoch: int, row: int, picture: Sized)
 
 
 def eval_view(cfg: Config, hw: tuple[int, int]) -> geo.Geometry:
-    """Return what evaluation and prediction show of a picture: letterbox (detection) or centre (classification)."""
+    """Return what evaluation and prediction show of an image: letterbox (detection) or centre (classification)."""
     if cfg.task == "detection":
         return geo.letterbox(hw, input_size(cfg))
     return geo.centre_crop(hw, input_size(cfg), cfg.augment.eval_margin)
 
 
 def shrink(made: SamplePlan) -> float:
-    """Return the scale that the picture may be decoded at: 1 in evaluation."""
+    """Return the scale that the image may be decoded at: 1 in evaluation."""
     return 1.0 if made.epoch == EVAL else max(made.view.scale)
 
 
-def decoded(cfg: Config, made: SamplePlan, picture: Picture) -> Pixels:
+def decoded(cfg: Config, made: SamplePlan, image_file: ImageFile) -> Pixels:
     """Return the plan's content_HW3, decoded by Pillow.
 
     Raises:
-        DataError: the picture is damaged.
+        DataError: the image is damaged.
     """
-    image, factor = picture.load(shrink(made))
+    image, factor = image_file.load(shrink(made))
     return cut(made.view, image, cfg.augment.interpolation, factor)
 
 
@@ -116,16 +116,16 @@ def finished(cfg: Config, index: Index, made: SamplePlan, content_HW3: Pixels, c
 
 
 def with_truth(cfg: Config, index: Index, made: SamplePlan, canvas_HW3: Pixels) -> Sample:
-    """Return the sample whose picture is on the canvas, or will be."""
+    """Return the sample whose image is on the canvas, or will be."""
     if isinstance(index, ClassificationIndex):
         return Sample(canvas_HW3, made.row, label=int(index.labels[made.row]))
     boxes_K4, classes_K = _truth(cfg, index, made.row, made.view, 0.0 if made.epoch == EVAL else cfg.data.min_box)
     return Sample(canvas_HW3, made.row, None, boxes_K4, classes_K, made.view.scale, made.hw[::-1])
 
 
-def opened(cfg: Config, source: Source) -> AbstractContextManager[Picture]:
-    """Return the picture opened as the configuration says."""
-    return open_picture(source, exif=cfg.data.exif, max_pixels=cfg.data.max_pixels)
+def opened(cfg: Config, source: Source) -> AbstractContextManager[ImageFile]:
+    """Return the image opened as the configuration says."""
+    return open_image(source, exif=cfg.data.exif, max_pixels=cfg.data.max_pixels)
 
 
 def sample(
@@ -135,14 +135,14 @@ def sample(
 
     Args:
         canvas_HW3: where its pixels are written. None: new memory.
-        source: the row's picture. None: it is asked for.
+        source: the row's image. None: it is asked for.
 
     Raises:
-        DataError: the picture cannot be read, or has another size than its annotations are for.
+        DataError: the image cannot be read, or has another size than its annotations are for.
     """
-    with opened(cfg, source or index.picture(row)) as picture:
-        made = plan_sample(cfg, index, epoch, row, picture)
-        content_HW3 = decoded(cfg, made, picture)
+    with opened(cfg, source or index.image(row)) as image_file:
+        made = plan_sample(cfg, index, epoch, row, image_file)
+        content_HW3 = decoded(cfg, made, image_file)
     if canvas_HW3 is None:
         canvas_HW3 = np.empty((*made.view.canvas, 3), np.uint8)
     return finished(cfg, index, made, content_HW3, canvas_HW3)
@@ -173,16 +173,16 @@ def operations(cfg: Config, made: SamplePlan) -> tuple[Operation, ...]:
     return variation(sample_seed(cfg.run.seed, made.epoch, made.row), autoaugment, cfg.augment.color_jitter)
 
 
-def check_size(index: DetectionIndex, row: int, picture: Sized) -> None:
-    """Raise DataError if the picture has another size than its annotations are for."""
+def check_size(index: DetectionIndex, row: int, image_file: Sized) -> None:
+    """Raise DataError if the image has another size than its annotations are for."""
     told = (int(index.sizes[row, 0]), int(index.sizes[row, 1]))
-    if picture.hw == told:
+    if image_file.hw == told:
         return
-    swapped = picture.hw == told[::-1]
-    what = f"the picture is {picture.hw[1]} x {picture.hw[0]}, {Path(index.file).name} says {told[1]} x {told[0]}"
+    swapped = image_file.hw == told[::-1]
+    what = f"the image is {image_file.hw[1]} x {image_file.hw[0]}, {Path(index.file).name} says {told[1]} x {told[0]}"
     hint = "Width and height are swapped: its EXIF data may turn it, see data.exif." if swapped else None
     record = f"image {index.ids[row]}"
-    raise DataError(what, file=index.picture(row), record=record, rule="COCO-E22", hint=hint)
+    raise DataError(what, file=index.image(row), record=record, rule="COCO-E22", hint=hint)
 
 
 def _truth(

@@ -1,4 +1,4 @@
-"""One picture that belongs to no data set, as a batch of one: what prediction feeds the network."""
+"""One image that belongs to no data set, as a batch of one: what prediction feeds the network."""
 
 from pathlib import Path
 
@@ -11,15 +11,15 @@ from raydet.data.loading.samples import eval_view, fill_colour, opened
 
 
 def single(cfg: Config, path: Path) -> Batch:
-    """Return the picture as evaluation shows it: letterboxed (detection) or its centre (classification).
+    """Return the image as evaluation shows it: letterboxed (detection) or its centre (classification).
 
     Raises:
         DataError: the file cannot be read.
     """
-    with opened(cfg, path) as picture:
-        view = eval_view(cfg, picture.hw)
-        image, _ = picture.load()
-        height, width = picture.hw
+    with opened(cfg, path) as image_file:
+        view = eval_view(cfg, image_file.hw)
+        image, _ = image_file.load()
+        height, width = image_file.hw
     pixels_HW3 = apply_to_image(view, image, fill_colour(cfg), cfg.augment.interpolation)
     return Batch(
         images_B3HW=torch.from_numpy(pixels_HW3).permute(2, 0, 1).unsqueeze(0),

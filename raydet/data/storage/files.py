@@ -1,4 +1,4 @@
-"""Where the pictures of a data set lie. Nothing outside its place is ever opened by a name from an annotation file."""
+"""Where the images of a data set lie. Nothing outside its place is ever opened by a name from an annotation file."""
 
 import os
 import re
@@ -13,7 +13,7 @@ from raydet.exceptions import DataError
 
 @dataclass(frozen=True, slots=True)
 class Blob:
-    """A picture that is no file of this machine: its bytes, and a name to speak of it by."""
+    """An image that is no file of this machine: its bytes, and a name to speak of it by."""
 
     name: str
     data: bytes
@@ -27,7 +27,7 @@ Source = Path | Blob
 
 
 class Files(Protocol):
-    """The pictures of a split, by the names that its index holds."""
+    """The images of a split, by the names that its index holds."""
 
     @property
     def place(self) -> str:
@@ -41,11 +41,11 @@ class Files(Protocol):
 
     @property
     def at_once(self) -> int:
-        """How many pictures to ask for together: more than 1 where each has to come through a network."""
+        """How many images to ask for together: more than 1 where each has to come through a network."""
         ...
 
-    def picture(self, name: str) -> Source:
-        """Return the picture of that name, unopened if it is a local file.
+    def image(self, name: str) -> Source:
+        """Return the image of that name, unopened if it is a local file.
 
         Raises:
             DataError: the name leads out of the place, or the bytes cannot be fetched.
@@ -53,7 +53,7 @@ class Files(Protocol):
         ...
 
     def exists(self, name: str) -> bool:
-        """Return whether there is a picture of that name."""
+        """Return whether there is an image of that name."""
         ...
 
     def listing(self, most: int) -> str:
@@ -62,10 +62,10 @@ class Files(Protocol):
 
 
 class Tree(Files, Protocol):
-    """A data set's root: its pictures, and what is written about them."""
+    """A data set's root: its images, and what is written about them."""
 
     def header(self, name: str) -> Source:
-        """Return the picture, or a beginning of it that nearly always holds its header."""
+        """Return the image, or a beginning of it that nearly always holds its header."""
         ...
 
     def read(self, name: str, most: int) -> bytes:
@@ -103,7 +103,7 @@ class Tree(Files, Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Folder:
-    """Pictures in a folder of this machine, or of a file system it sees."""
+    """Images in a folder of this machine, or of a file system it sees."""
 
     root: Path
     trusted: bool = False
@@ -121,11 +121,11 @@ class Folder:
 
     @property
     def at_once(self) -> int:
-        """A folder's pictures are read one by one."""
+        """A folder's images are read one by one."""
         return 1
 
-    def picture(self, name: str) -> Path:
-        """Return the picture's path, links followed.
+    def image(self, name: str) -> Path:
+        """Return the image's path, links followed.
 
         Raises:
             DataError: it leads out of the folder.
@@ -140,7 +140,7 @@ class Folder:
 
     def exists(self, name: str) -> bool:
         """Return whether there is a file of that name."""
-        return os.path.isfile(self.picture(name))  # False, too, for a name that no file can have
+        return os.path.isfile(self.image(name))  # False, too, for a name that no file can have
 
     def listing(self, most: int = 10) -> str:
         """Return some of the folder's entries."""
@@ -162,8 +162,8 @@ class Folder:
         return Folder(self.root.parent)
 
     def header(self, name: str) -> Path:
-        """Return the picture's path: no more of it is read than is asked for."""
-        return self.picture(name)
+        """Return the image's path: no more of it is read than is asked for."""
+        return self.image(name)
 
     def read(self, name: str, most: int) -> bytes:
         """Return a file's bytes.
@@ -258,7 +258,7 @@ def encodable(name: str) -> bool:
 
 @lru_cache(maxsize=1024)
 def _real_folder(root: str, below: str) -> str:
-    """`inside` for a folder of pictures, once: each call asks the system about every part of the path."""
+    """`inside` for a folder of images, once: each call asks the system about every part of the path."""
     return str(inside(Path(root), below)) if below else os.path.realpath(root)
 
 
@@ -273,7 +273,7 @@ def inside(folder: Path, name: str) -> Path:
     root = os.path.realpath(folder)
     real = os.path.realpath(os.path.join(root, name))
     if real == root or not _within(real, root):
-        hint = "Link the folder as a whole, or set data.train_images / val_images to where the pictures are."
+        hint = "Link the folder as a whole, or set data.train_images / val_images to where the images are."
         what = f"{name} leads out of the image folder, to {real}"
         raise DataError(what, file=folder, rule="COCO-E24", hint=hint)
     return Path(real)

@@ -1,7 +1,7 @@
-"""Data sets in object stores (s3, gs, abfs) through pyarrow.fs: pictures one by one, all else through a local cache.
+"""Data sets in object stores (s3, gs, abfs) through pyarrow.fs: images one by one, all else through a local cache.
 
 Names from the data only ever go behind the address, which is the user's own (raydet.data.storage.address). Given up: a
-cache of pictures, what fsspec reads beyond these three.
+cache of images, what fsspec reads beyond these three.
 """
 
 import hashlib
@@ -23,7 +23,7 @@ from raydet.data.storage.cache import cache_dir
 from raydet.data.storage.files import Blob, refusal, some
 from raydet.exceptions import DataError
 
-_MOST_PICTURE = 100 << 20
+_MOST_IMAGE = 100 << 20
 _MOST_FILE = 16 << 30
 """Largest annotation or parquet file that is fetched."""
 _HEADER = 64 << 10
@@ -73,16 +73,16 @@ class Remote:
         """Return the files of the folder above."""
         return Remote(replace(self.address, path=self.address.path.rpartition("/")[0]))
 
-    def picture(self, name: str) -> Blob:
-        """Return the picture of that name, fetched.
+    def image(self, name: str) -> Blob:
+        """Return the image of that name, fetched.
 
         Raises:
-            DataError: the name leads out, or the store does not give the picture; says why.
+            DataError: the name leads out, or the store does not give the image; says why.
         """
-        return Blob(self.address.url(name), self._bytes(name, _MOST_PICTURE, rule="IMG-E01"))
+        return Blob(self.address.url(name), self._bytes(name, _MOST_IMAGE, rule="IMG-E01"))
 
     def header(self, name: str) -> Blob:
-        """Return the picture's first 64 KiB."""
+        """Return the image's first 64 KiB."""
         return Blob(self.address.url(name), self._bytes(name, None, rule="IMG-E01"))
 
     def read(self, name: str, most: int) -> bytes:

@@ -1,6 +1,6 @@
 """What is wrong with a data set, collected: each kind of fault once, counted exactly, with its first five records.
 
-A fault concerns records of one kind (annotations, images, pictures ...) or, without a kind, the file as a whole.
+A fault concerns records of one kind (annotations, images, images ...) or, without a kind, the file as a whole.
 """
 
 import json
@@ -24,11 +24,11 @@ _MOST_WHATS = 20
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One faulty record: its name, what it holds, the file name of its picture."""
+    """One faulty record: its name, what it holds, the file name of its image."""
 
     record: str | None = None
     value: str | None = None
-    picture: str | None = None
+    image: str | None = None
 
     def __str__(self) -> str:
         return " ".join(p for p in (self.record, f"({self.value})" if self.value is not None else None) if p)
@@ -122,12 +122,12 @@ class Faults:
         for (place, kind), (total, left_out) in other._totals.items():
             self.looked_at(kind, total, left_out, place or file)
 
-    def name_pictures(self, kind: str, look: Callable[[str], str | None]) -> None:
-        """Replace what the examples of a kind hold for a picture by what `look` makes of it."""
+    def name_images(self, kind: str, look: Callable[[str], str | None]) -> None:
+        """Replace what the examples of a kind hold for an image by what `look` makes of it."""
         for fault in self._found.values():
             if fault.kind == kind:
-                shown = [(e, None if e.picture is None else look(e.picture)) for e in fault.examples]
-                fault.examples = [_clean(replace(e, picture=name)) for e, name in shown]
+                shown = [(e, None if e.image is None else look(e.image)) for e in fault.examples]
+                fault.examples = [_clean(replace(e, image=name)) for e, name in shown]
 
     def __iter__(self) -> Iterator[Fault]:
         return iter(self._found.values())
@@ -261,5 +261,5 @@ class Faults:
 
 
 def _clean(example: Example) -> Example:
-    parts = (example.record, example.value, example.picture)
+    parts = (example.record, example.value, example.image)
     return Example(*(None if part is None else one_line(part, _LONGEST) for part in parts))

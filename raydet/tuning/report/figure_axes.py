@@ -75,7 +75,7 @@ def limit_scores(axes: "Axes", search: Search, rows: Sequence[Row]) -> float:
 
 
 def label_score(axes: "Axes", search: Search) -> None:
-    """Name the axis of scores, and show shares of pictures as percent, as the table of epochs does."""
+    """Name the axis of scores, and show shares of images as percent, as the table of epochs does."""
     from matplotlib.ticker import PercentFormatter
 
     axes.set_ylabel(search.score)

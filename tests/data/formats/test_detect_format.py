@@ -80,7 +80,7 @@ def test_parts_of_a_data_set_are_not_taken_for_classes(shop: Path, tmp_path: Pat
         guess(tmp_path / "parts")
     with pytest.raises(ConfigError):
         guess(tmp_path / "parts" / folders.split()[0].partition("/")[0])
-    with pytest.raises(ConfigError, match="holds pictures and nothing"):
+    with pytest.raises(ConfigError, match="holds images and nothing"):
         guess(shop / "val")
 
 

@@ -30,7 +30,7 @@ def test_image_folder_is_found_by_the_annotations_name(coco: Config, place: str)
     assert open_split(coco, "train").files.root == root / place
 
 
-def test_pictures_beside_the_annotations_are_found(coco: Config) -> None:
+def test_images_beside_the_annotations_are_found(coco: Config) -> None:
     root = Path(coco.data.root)
     (root / "annotations" / "instances_train.json").rename(root / "train" / "_annotations.coco.json")
     index = open_split(override(coco, {"data.train": "train/_annotations.coco.json"}), "train")
@@ -38,12 +38,10 @@ def test_pictures_beside_the_annotations_are_found(coco: Config) -> None:
 
 
 def test_image_folder_can_be_named(coco: Config) -> None:
-    (Path(coco.data.root) / "train").rename(Path(coco.data.root) / "pictures")
-    with pytest.raises(
-        DataError, match=r"looked for .*/train, .*\nThere is annotations/, pictures/.*data\.train_images"
-    ):
+    (Path(coco.data.root) / "train").rename(Path(coco.data.root) / "images")
+    with pytest.raises(DataError, match=r"looked for .*/train, .*\nThere is annotations/, images/.*data\.train_images"):
         open_split(coco, "train")
-    assert len(open_split(override(coco, {"data.train_images": "pictures"}), "train")) == 11
+    assert len(open_split(override(coco, {"data.train_images": "images"}), "train")) == 11
 
 
 @pytest.mark.parametrize(
@@ -66,20 +64,20 @@ def test_unset_test_split_is_said(coco: Config) -> None:
         open_split(coco, "test")
 
 
-def test_folder_of_other_pictures_is_refused_but_some_missing_ones_are_not(coco: Config) -> None:
+def test_folder_of_other_images_is_refused_but_some_missing_ones_are_not(coco: Config) -> None:
     root = Path(coco.data.root)
     (root / "train" / "3.jpg").unlink()
     open_split(coco, "train")
     (root / "other").mkdir()
     (root / "other" / "z.jpg").write_text("")
-    with pytest.raises(DataError, match=r"none of 11 pictures tried .*, e\.g\. 0\.jpg .*\nIt holds z\.jpg"):
+    with pytest.raises(DataError, match=r"none of 11 images tried .*, e\.g\. 0\.jpg .*\nIt holds z\.jpg"):
         open_split(override(coco, {"data.train_images": "other"}), "train")
 
 
 def test_test_split_may_be_without_annotations(coco: Config) -> None:
     content = truth(11)
     del content["annotations"]
-    write_coco(Path(coco.data.root), content, pictures=False)
+    write_coco(Path(coco.data.root), content, images=False)
     with pytest.raises(DataError, match="COCO-E06"):
         open_split(coco, "val")
     cfg = override(coco, {"data.test": "annotations/instances_train.json"})
@@ -91,4 +89,4 @@ def test_relative_and_home_roots_work(coco: Config, monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("HOME", str(root.parent))
     assert len(open_split(override(coco, {"data.root": "~/coco"}), "train")) == 11
     monkeypatch.chdir(root)
-    assert open_split(override(coco, {"data.root": "."}), "train").picture(0).is_file()
+    assert open_split(override(coco, {"data.root": "."}), "train").image(0).is_file()

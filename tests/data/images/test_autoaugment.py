@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from raydet.data.images.autoaugment import _POLICY, GREY, Operation, Pixels, _magnitude, apply, draw, draw_jitter
-from tests.data.makers import picture
+from tests.data.makers import make_image
 
 _SIZES = [(1, 1), (1, 9), (8, 1), (37, 61), (224, 224)]
 _PLAIN = ["AutoContrast", "Equalize", "Invert"]
@@ -16,12 +16,12 @@ _SIGNED = ["Rotate", "ShearX", "Sharpness", "Color", "Contrast", "Brightness"]
 _LEVELS = {"Posterize": range(10), "Solarize": range(1, 9)}
 
 
-def _pictures(hw: tuple[int, int]) -> list[Pixels]:
+def _images(hw: tuple[int, int]) -> list[Pixels]:
     """Smooth, noise, black, one colour with one other pixel."""
     flat_HW3 = np.full((*hw, 3), 77, np.uint8)
     flat_HW3[0, 0] = 3
     noise_HW3 = np.random.default_rng(1).integers(0, 256, (*hw, 3), np.uint8)
-    return [np.array(picture(0, hw)), noise_HW3, np.zeros((*hw, 3), np.uint8), flat_HW3]
+    return [np.array(make_image(0, hw)), noise_HW3, np.zeros((*hw, 3), np.uint8), flat_HW3]
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +39,7 @@ def _torchvisions(v2: Any, pixels_HW3: Pixels, name: str, magnitude: float) -> A
 @pytest.mark.parametrize("name", [*_PLAIN, *_SIGNED, *_LEVELS])
 def test_every_operation_shows_what_torchvisions_shows(v2: Any, name: Any, hw: tuple[int, int]) -> None:
     told = v2.AutoAugment._AUGMENTATION_SPACE[name][0](10, *hw)
-    for pixels_HW3 in _pictures(hw):
+    for pixels_HW3 in _images(hw):
         for level in _LEVELS.get(name, range(10)):
             for negative in (False, True) if name in _SIGNED else (False,):
                 theirs = 0.0 if told is None else float(told[level]) * (-1) ** negative
@@ -54,7 +54,7 @@ def test_the_policy_is_torchvisions(v2: Any) -> None:
 
 
 def test_operations_follow_one_another_in_their_order() -> None:
-    pixels_HW3 = _pictures((20, 30))[0]
+    pixels_HW3 = _images((20, 30))[0]
     chain = (
         Operation("Posterize", 4.0),
         Operation("Rotate", 20.0),
@@ -69,13 +69,13 @@ def test_operations_follow_one_another_in_their_order() -> None:
 
 
 def test_no_operation_leaves_the_array_itself() -> None:
-    pixels_HW3 = _pictures((5, 6))[1]
+    pixels_HW3 = _images((5, 6))[1]
     assert apply(pixels_HW3, ()) is pixels_HW3
 
 
 @pytest.mark.parametrize("name", [*_PLAIN, *_SIGNED, *_LEVELS])
 def test_the_given_array_is_not_changed_and_the_result_is_writable(name: Any) -> None:
-    for pixels_HW3 in _pictures((12, 9)):
+    for pixels_HW3 in _images((12, 9)):
         before = pixels_HW3.copy()
         changed_HW3 = apply(pixels_HW3, (Operation(name, _magnitude(name, 7, True)),))
         changed_HW3[0, 0] = 1

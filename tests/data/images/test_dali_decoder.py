@@ -16,7 +16,7 @@ from raydet.data.images import dali_decoder
 from raydet.data.images.dali_decoder import Header, WindowDecoder, check_installed, installed, plain_jpeg
 from raydet.data.images.resample import Pixels
 from raydet.exceptions import ConfigError
-from tests.data.makers import picture
+from tests.data.makers import make_image
 
 needs_dali = pytest.mark.skipif(not installed(), reason="needs nvidia-dali")
 
@@ -30,7 +30,7 @@ def decoder() -> Iterator[WindowDecoder]:
 
 def jpeg(seed: int, hw: tuple[int, int], mode: str = "RGB", **options: Any) -> bytes:
     rng = np.random.default_rng(seed)
-    noise_HW3 = rng.integers(-40, 40, (*hw, 3)) + np.asarray(picture(seed, hw))
+    noise_HW3 = rng.integers(-40, 40, (*hw, 3)) + np.asarray(make_image(seed, hw))
     return encoded(Image.fromarray(noise_HW3.clip(0, 255).astype(np.uint8)).convert(mode), "JPEG", **options)
 
 
@@ -105,7 +105,7 @@ def test_a_window_of_one_column_is_left_to_pillow(decoder: WindowDecoder) -> Non
 
 @needs_dali
 @pytest.mark.parametrize("count", [0, 1, 7, 8, 9, 40])
-def test_any_number_of_pictures_comes_back_in_order(decoder: WindowDecoder, count: int) -> None:
+def test_any_number_of_images_comes_back_in_order(decoder: WindowDecoder, count: int) -> None:
     files = [jpeg(i, (20 + i, 30)) for i in range(count)]
     windows = [(0, 0, 30, 20 + i) for i in range(count)]
     for _ in range(2):
@@ -114,7 +114,7 @@ def test_any_number_of_pictures_comes_back_in_order(decoder: WindowDecoder, coun
 
 @needs_dali
 def test_a_damaged_file_costs_its_neighbours_nothing_but_time(decoder: WindowDecoder) -> None:
-    sound, bad = jpeg(1, (64, 64)), b"\xff\xd8\xff" + b"no picture at all" * 9 + b"\xff\xd9"
+    sound, bad = jpeg(1, (64, 64)), b"\xff\xd8\xff" + b"no image at all" * 9 + b"\xff\xd9"
     files = [sound] * 20
     files[10] = bad
     found = [
@@ -127,7 +127,7 @@ def test_a_damaged_file_costs_its_neighbours_nothing_but_time(decoder: WindowDec
 
 @needs_dali
 @pytest.mark.parametrize("window", [(0, 0, 65, 64), (60, 60, 70, 61), (5, 5, 5, 9), (9, 9, 4, 4), (-3, 0, 9, 9)])
-def test_a_window_outside_the_picture_is_not_decoded(decoder: WindowDecoder, window: tuple[int, int, int, int]) -> None:
+def test_a_window_outside_the_image_is_not_decoded(decoder: WindowDecoder, window: tuple[int, int, int, int]) -> None:
     assert list(decoder.decode([jpeg(1, (64, 64))], [window])) == [None]
 
 
@@ -203,7 +203,7 @@ def test_it_travels_by_pickle_and_works_again_after_close(decoder: WindowDecoder
     ],
 )
 def test_only_plain_jpegs_are_dalis(form: str, mode: str, expected: bool) -> None:
-    data = encoded(picture(0, (8, 9)).convert(mode), form)
+    data = encoded(make_image(0, (8, 9)).convert(mode), form)
     assert plain_jpeg(data, Data()) == (Header((8, 9)) if expected else None)
 
 
@@ -223,7 +223,7 @@ def test_a_file_that_is_cut_is_left_to_pillow(cut: int) -> None:
 @pytest.mark.parametrize(
     "data", [b"", b"\xff", b"\xff\xd8", b"\xff\xd8\xff\xd9", b"\xff\xd8\xff\xe0\0\0" * 9 + b"\xff\xd9"]
 )
-def test_no_picture_at_all_is_left_to_pillow(data: bytes) -> None:
+def test_no_image_at_all_is_left_to_pillow(data: bytes) -> None:
     assert plain_jpeg(data, Data()) is None
 
 

@@ -13,7 +13,7 @@ from raydet.data.images.dali_graph import build
 from raydet.data.images.dali_inputs import Shape, Work, feed
 from raydet.data.images.geometry import Geometry, letterbox
 from raydet.data.images.resample import Pixels, cut, place
-from tests.data.makers import picture
+from tests.data.makers import make_image
 
 pytestmark = pytest.mark.skipif(not installed(), reason="needs nvidia-dali")
 SIZE = 160
@@ -27,13 +27,13 @@ def shape(**changes: Any) -> Shape:
 
 def file(seed: int, hw: tuple[int, int]) -> bytes:
     rng, found = np.random.default_rng(seed), io.BytesIO()
-    noise_HW3 = rng.integers(-30, 30, (*hw, 3)) + np.asarray(picture(seed, hw))
+    noise_HW3 = rng.integers(-30, 30, (*hw, 3)) + np.asarray(make_image(seed, hw))
     Image.fromarray(noise_HW3.clip(0, 255).astype(np.uint8)).save(found, "JPEG", quality=92)
     return found.getvalue()
 
 
 def whole(seed: int, operations: tuple[Operation, ...] = ()) -> Work:
-    """All of a picture, not resized."""
+    """All of an image, not resized."""
     view = Geometry((0.0, 0.0, float(SIZE), float(SIZE)), (SIZE, SIZE), (SIZE, SIZE))
     return Work(file(seed, (SIZE, SIZE)), view, (SIZE, SIZE), operations)
 
@@ -57,7 +57,7 @@ def by_pillow(made_for: Shape, works: list[Work]) -> Pixels:
 
 
 def levels(made_for: Shape, works: list[Work]) -> Any:
-    """Per picture, how far the two are from each other."""
+    """Per image, how far the two are from each other."""
     apart_BHW3 = np.abs(by_graph(made_for, works).astype(int) - by_pillow(made_for, works))
     return apart_BHW3.reshape(len(works), -1)
 
@@ -75,7 +75,7 @@ def test_an_operation_is_pillows_but_for_levels(name: Any, most: int) -> None:
 
 
 @pytest.mark.parametrize("name", ["AutoContrast", "Equalize"])
-def test_a_picture_of_one_colour_stays_as_it_is(name: Any) -> None:
+def test_a_image_of_one_colour_stays_as_it_is(name: Any) -> None:
     data = io.BytesIO()
     Image.new("RGB", (SIZE, SIZE), (77, 77, 77)).save(data, "JPEG")
     work = Work(data.getvalue(), whole(0).view, (SIZE, SIZE), (Operation(name),))
@@ -143,7 +143,7 @@ def test_the_content_is_flipped_before_it_is_padded() -> None:
 def test_exif_does_not_turn() -> None:
     marks, data = Image.Exif(), io.BytesIO()
     marks[0x0112] = 6
-    picture(2, (50, 80)).save(data, "JPEG", exif=marks)
+    make_image(2, (50, 80)).save(data, "JPEG", exif=marks)
     work = Work(data.getvalue(), letterbox((50, 80), SIZE), (50, 80))
     assert levels(shape(), [work]).max() <= 1
 

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from raydet.data.images.decode import open_picture, read_rgb, read_size
+from raydet.data.images.decode import open_image, read_rgb, read_size
 from raydet.exceptions import DataError
-from tests.data.makers import picture
+from tests.data.makers import make_image
 
 
 def saved(path: Path, image: Image.Image, **options: object) -> Path:
@@ -23,7 +23,7 @@ def saved(path: Path, image: Image.Image, **options: object) -> Path:
 
 
 def base() -> Image.Image:
-    return picture(1, (40, 60)).point(lambda v: 64 + v // 2)  # soft enough for 256 colours and JPEG
+    return make_image(1, (40, 60)).point(lambda v: 64 + v // 2)  # soft enough for 256 colours and JPEG
 
 
 READ: dict[str, Callable[[Path], Path]] = {
@@ -45,7 +45,7 @@ READ: dict[str, Callable[[Path], Path]] = {
 
 @pytest.mark.parametrize("kind", READ)
 @pytest.mark.filterwarnings("error")
-def test_kinds_of_files_read_as_the_picture_they_show(tmp_path: Path, kind: str) -> None:
+def test_kinds_of_files_read_as_the_image_they_show(tmp_path: Path, kind: str) -> None:
     pixels_HW3 = read_rgb(READ[kind](tmp_path))
     assert (pixels_HW3.shape, pixels_HW3.dtype) == ((40, 60, 3), np.uint8)
     assert np.abs(pixels_HW3.astype(int) - np.asarray(base())).mean() < 8
@@ -87,24 +87,24 @@ def test_exif_turns_only_when_asked(tmp_path: Path) -> None:
     turned_HW3 = read_rgb(path, exif=True)
     assert turned_HW3.shape == (60, 40, 3)
     assert np.abs(turned_HW3.astype(int) - np.rot90(np.asarray(base()), -1)).mean() < 4
-    with open_picture(path, exif=True) as turned:
+    with open_image(path, exif=True) as turned:
         assert turned.hw == (60, 40)
 
 
 def jpeg(**options: int) -> bytes:
     data = io.BytesIO()
-    picture(1, (200, 300)).save(data, "JPEG", **options)
+    make_image(1, (200, 300)).save(data, "JPEG", **options)
     return data.getvalue()
 
 
 REFUSED: dict[str, tuple[bytes | None, str, str]] = {
     "missing": (None, "IMG-E01", "No such file"),
     "empty": (b"", "IMG-E02", "is empty"),
-    "text": (b"hello, I am no picture", "IMG-E03", "text, not a picture: 'hello"),
+    "text": (b"hello, I am no image", "IMG-E03", "text, not an image: 'hello"),
     "html": (b"<!DOCTYPE html><html>404", "IMG-E03", "web page"),
     "zeros": (b"\0" * 500, "IMG-E03", "zeros"),
     "other": (b"%PDF-1.4\x00\x01\x02", "IMG-E03", r"not one of JPEG.* 25 50 44 46"),
-    "postscript": (b"%!PS-Adobe-3.0 EPSF-3.0\n", "IMG-E03", "not a picture"),
+    "postscript": (b"%!PS-Adobe-3.0 EPSF-3.0\n", "IMG-E03", "not an image"),
     "cut jpeg": (jpeg()[:1500], "IMG-E04", "cut short"),
     "cut jpeg header": (jpeg()[:15], "IMG-E04", "cut short"),
     "cut png": (png(40, 40, 8, 2, bytes(40 * 121))[:60], "IMG-E04", "cut short|damaged"),
@@ -137,7 +137,7 @@ def test_bomb_is_refused_at_its_header_with_little_memory(tmp_path: Path) -> Non
 def test_limit_can_be_raised_beyond_pillows_own(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(png(20_000, 10_000, 1, 0, b""))
     limit = Image.MAX_IMAGE_PIXELS
-    with open_picture(tmp_path / "a.png", max_pixels=300_000_000) as opened:
+    with open_image(tmp_path / "a.png", max_pixels=300_000_000) as opened:
         assert opened.hw == (10_000, 20_000)
     assert limit == Image.MAX_IMAGE_PIXELS
 
@@ -164,8 +164,8 @@ def test_wrong_case_of_the_name_is_pointed_out(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("shrink", "factor"), [(1.0, 1), (0.6, 1), (0.5, 2), (0.3, 2), (0.25, 4), (0.01, 8)])
 def test_jpeg_is_decoded_smaller_only_at_half_scale_and_below(tmp_path: Path, shrink: float, factor: int) -> None:
     path = tmp_path / "a.jpg"
-    picture(1, (203, 301)).save(path, quality=95)
-    with open_picture(path) as opened:
+    make_image(1, (203, 301)).save(path, quality=95)
+    with open_image(path) as opened:
         image, got = opened.load(shrink)
     assert got == factor
     assert image.size == (-(-301 // factor), -(-203 // factor))
@@ -173,7 +173,7 @@ def test_jpeg_is_decoded_smaller_only_at_half_scale_and_below(tmp_path: Path, sh
 
 
 def test_size_comes_from_the_header(tmp_path: Path) -> None:
-    path = saved(tmp_path / "a.jpg", picture(1, (200, 300)))
+    path = saved(tmp_path / "a.jpg", make_image(1, (200, 300)))
     path.write_bytes(path.read_bytes()[:1500])
     assert read_size(path) == (200, 300)
 

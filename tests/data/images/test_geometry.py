@@ -1,4 +1,4 @@
-"""Windows, boxes and pixels: against slow references, and properties that hold for any picture."""
+"""Windows, boxes and pixels: against slow references, and properties that hold for any image."""
 
 import math
 from typing import Any
@@ -11,7 +11,7 @@ from PIL import Image
 
 from raydet.data.images import geometry as geo
 from raydet.data.images import resample as px
-from tests.data.makers import picture
+from tests.data.makers import make_image
 
 SIDES = st.integers(1, 400)
 SEEDS = st.integers(0, 2**32)
@@ -46,7 +46,7 @@ def test_boxes_always_lie_within_the_content(height: int, width: int, seed: int)
 
 @settings(max_examples=200, deadline=None, database=None)
 @given(SIDES, SIDES, SEEDS)
-def test_windows_lie_within_the_picture(height: int, width: int, seed: int) -> None:
+def test_windows_lie_within_the_image(height: int, width: int, seed: int) -> None:
     rng = geo.generator(seed, 0, 0)
     views = [
         detection(seed, (height, width)),
@@ -113,7 +113,7 @@ def slow_reference(image: Image.Image, view: geo.Geometry, whole: tuple[int, int
 
 @pytest.mark.parametrize("seed", range(8))
 def test_pixels_equal_pillows_of_the_window_flipped_afterwards(seed: int) -> None:
-    image = picture(seed, (120 + seed * 7, 160))
+    image = make_image(seed, (120 + seed * 7, 160))
     view = detection(seed, (image.height, image.width), 128, 0.4, 2.0)
     expected = image.crop(view.window).resize(view.content[::-1], Image.Resampling.BILINEAR)
     if view.flip:
@@ -133,13 +133,13 @@ def test_windows_have_whole_pixels_and_nearly_the_scale_asked_for() -> None:
         view = detection(seed, (427, 640), 512)
         assert view.whole_pixels == view.window
         x, y = view.scale
-        # Half a pixel of the narrowest window (a quarter of the picture's shorter side) is what rounding can move.
+        # Half a pixel of the narrowest window (a quarter of the image's shorter side) is what rounding can move.
         assert x / y == pytest.approx(1, abs=1 / min(view.content) + 0.5 / 213)
 
 
 def test_centre_crop_pixels_equal_torchvisions_steps() -> None:
     for hw in ((375, 500), (500, 333), (224, 224), (60, 200)):
-        image = picture(3, hw)
+        image = make_image(3, hw)
         view = geo.centre_crop(hw, 224, 32)
         short, long = 256, int(256 * max(hw) / min(hw))
         whole = (short, long) if hw[0] <= hw[1] else (long, short)
@@ -149,7 +149,7 @@ def test_centre_crop_pixels_equal_torchvisions_steps() -> None:
 
 
 def test_content_is_flipped_before_it_is_padded() -> None:
-    image = picture(1, (60, 100))
+    image = make_image(1, (60, 100))
     view = geo.Geometry((0.0, 0.0, 100.0, 60.0), (60, 100), (128, 128), flip=True)
     pixels_HW3 = px.apply_to_image(view, image)
     assert np.array_equal(pixels_HW3[:60, :100], np.asarray(image)[:, ::-1])
@@ -170,8 +170,8 @@ def test_boxes_follow_the_pixels() -> None:
         assert [xs.min(), ys.min(), xs.max() + 1, ys.max() + 1] == pytest.approx(boxes_K4[0].tolist(), abs=1)
 
 
-def test_smaller_decoded_picture_gives_nearly_the_same_pixels() -> None:
-    image = picture(5, (400, 600))
+def test_smaller_decoded_image_gives_nearly_the_same_pixels() -> None:
+    image = make_image(5, (400, 600))
     view = detection(3, (400, 600), 128, 0.8, 0.9)
     half = image.resize((300, 200), Image.Resampling.BOX)
     fast = np.asarray(px.cut(view, half, "bilinear", factor=2)).astype(int)

@@ -25,7 +25,7 @@ from raydet.data.loading.dali_gpu import GpuFeed
 from raydet.data.loading.sampler import EpochSampler, eval_shard
 from raydet.data.loading.samples import EVAL
 from raydet.exceptions import DataError
-from tests.data.makers import picture
+from tests.data.makers import make_image
 
 pytestmark = pytest.mark.skipif(not installed(), reason="needs nvidia-dali")
 without_failure = pytest.mark.filterwarnings("error:DALI failed")
@@ -116,7 +116,7 @@ def test_evaluation_is_the_torch_backends_but_for_a_level(task: str, request: py
 @without_failure
 @pytest.mark.parametrize("task", ["coco", "folders"])
 def test_training_windows_are_the_torch_backends_but_for_a_level(task: str, request: pytest.FixtureRequest) -> None:
-    # Not at half size and below, where Pillow decodes a smaller picture.
+    # Not at half size and below, where Pillow decodes a smaller image.
     cfg = override(request.getfixturevalue(task), {**_PLAIN, "augment.scale": (0.7, 2.0)})
     keys = training_keys(cfg)
     one, other = by_graph(cfg, keys), by_torch(cfg, keys)
@@ -126,7 +126,7 @@ def test_training_windows_are_the_torch_backends_but_for_a_level(task: str, requ
     assert any(batch.images_B3HW.float().std() > 10 for batch in one)
 
 
-def test_bicubic_pictures_differ_little(folders: Config) -> None:
+def test_bicubic_images_differ_little(folders: Config) -> None:
     cfg = override(folders, {**_PLAIN, "augment.interpolation": "bicubic"})
     for keys in (training_keys(cfg), eval_keys(cfg)):
         found = levels(by_graph(cfg, keys), by_torch(cfg, keys))
@@ -135,14 +135,14 @@ def test_bicubic_pictures_differ_little(folders: Config) -> None:
 
 @without_failure
 def test_autoaugment_and_jitter_are_the_same_draws(folders: Config) -> None:
-    cfg = override(folders, {"model.image_size": 160})  # Pillow equalizes small pictures coarsely
+    cfg = override(folders, {"model.image_size": 160})  # Pillow equalizes small images coarsely
     keys = [key for epoch in range(4) for key in training_keys(cfg, epoch=epoch)]
     found = levels(by_graph(cfg, keys), by_torch(cfg, keys)).float().mean(dim=(1, 2, 3))
     assert len(found) == 48
     assert found.median() < 0.5 and found.max() < 3
 
 
-def test_pictures_do_not_depend_on_what_else_is_in_the_batch(folders: Config) -> None:
+def test_images_do_not_depend_on_what_else_is_in_the_batch(folders: Config) -> None:
     cfg = override(folders, {"data.batch_size": 6})
     whole, parts = by_graph(cfg, training_keys(cfg)), by_graph(folders, training_keys(folders))
     assert torch.equal(torch.cat([b.images_B3HW for b in whole]), torch.cat([b.images_B3HW for b in parts]))
@@ -190,7 +190,7 @@ def test_batches_of_a_pass_may_grow(coco: Config) -> None:
     assert same_but_pixels(one, other) and levels(one, other).max() <= 1
 
 
-def test_a_graph_that_takes_no_batch_costs_no_picture(coco: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_graph_that_takes_no_batch_costs_no_image(coco: Config, monkeypatch: pytest.MonkeyPatch) -> None:
     fed = 0
 
     def third_fails(pipeline: Any, shape: Shape, works: list[Work]) -> None:
@@ -230,14 +230,14 @@ def test_what_the_graph_does_not_take_is_made_by_pillow(folders: Config, form: s
 def spoil(cfg: Config, how: str) -> Path:
     path = sorted(Path(cfg.data.root).glob("train/**/*.jpg"))[5]
     data = path.read_bytes()
-    path.write_bytes({"cut": data[:-60], "text": b"no picture", "end": data[:300] + b"\0" * 60 + b"\xff\xd9"}[how])
+    path.write_bytes({"cut": data[:-60], "text": b"no image", "end": data[:300] + b"\0" * 60 + b"\xff\xd9"}[how])
     return path
 
 
 @pytest.mark.filterwarnings("ignore:DALI failed")
 @pytest.mark.parametrize("how", ["cut", "text", "end"])
 @pytest.mark.parametrize("task", ["coco", "folders"])
-def test_an_unreadable_picture_is_replaced_and_named(task: str, how: str, request: pytest.FixtureRequest) -> None:
+def test_an_unreadable_image_is_replaced_and_named(task: str, how: str, request: pytest.FixtureRequest) -> None:
     changes = {"data.on_bad": "skip", "data.max_bad": 0.5, "augment.scale": (0.7, 1.5), **_PLAIN}
     cfg = override(request.getfixturevalue(task), changes)
     path = spoil(cfg, how)
@@ -251,7 +251,7 @@ def test_an_unreadable_picture_is_replaced_and_named(task: str, how: str, reques
 
 @pytest.mark.filterwarnings("ignore:DALI failed")
 @pytest.mark.parametrize("how", ["cut", "text", "end"])
-def test_evaluation_leaves_an_unreadable_picture_out(coco: Config, how: str) -> None:
+def test_evaluation_leaves_an_unreadable_image_out(coco: Config, how: str) -> None:
     cfg = override(coco, {"data.on_bad": "skip"})
     spoil(cfg, how)
     one, other = by_graph(cfg, eval_keys(cfg)), by_torch(cfg, eval_keys(cfg))
@@ -261,7 +261,7 @@ def test_evaluation_leaves_an_unreadable_picture_out(coco: Config, how: str) -> 
 
 @pytest.mark.filterwarnings("ignore:DALI failed")
 @pytest.mark.parametrize("how", ["cut", "text", "end"])
-def test_an_unreadable_picture_ends_the_run_by_name_if_it_is_to(coco: Config, how: str) -> None:
+def test_an_unreadable_image_ends_the_run_by_name_if_it_is_to(coco: Config, how: str) -> None:
     path = spoil(coco, how)
     with feeding(coco, open_split(coco, "train")) as feed:
         found = list(feed.batches(eval_keys(coco)))
@@ -269,7 +269,7 @@ def test_an_unreadable_picture_ends_the_run_by_name_if_it_is_to(coco: Config, ho
     assert path.name in str(found[1])
 
 
-def test_a_picture_that_only_dali_refuses_costs_no_picture(coco: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_image_that_only_dali_refuses_costs_no_image(coco: Config, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = by_torch(coco, eval_keys(coco))
     refused = sorted(Path(coco.data.root).glob("train/*.jpg"))[5].read_bytes()
 
@@ -283,14 +283,14 @@ def test_a_picture_that_only_dali_refuses_costs_no_picture(coco: Config, monkeyp
 
 
 @without_failure
-def test_tiny_and_long_pictures_pass(coco: Config) -> None:
+def test_tiny_and_long_images_pass(coco: Config) -> None:
     index = open_split(coco, "train")
     with feeding(coco, index) as feed:
         assert len(sound(feed.batches(training_keys(coco)))) == 6
     for name, hw in {"ant/0.jpg": (1, 1), "ant/1.jpg": (1, 300), "ant/2.jpg": (400, 2), "ant/3.jpg": (3, 5)}.items():
         path = Path(coco.data.root) / "few" / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        picture(1, hw).save(path)
+        make_image(1, hw).save(path)
     changes = {"data.format": "folder", "data.train": "few", "data.val": "few", "model.name": "efficientnet_b0"}
     cfg = override(coco, {**changes, "model.image_size": 32})
     keys = [*eval_keys(cfg)]

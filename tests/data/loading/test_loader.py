@@ -1,4 +1,4 @@
-"""Loaders: the same pictures whatever the ranks and processes, exact resuming, and unreadable files."""
+"""Loaders: the same images whatever the ranks and processes, exact resuming, and unreadable files."""
 
 import hashlib
 import os
@@ -60,7 +60,7 @@ def epoch_prints(cfg: Config, world: int, epoch: int, first_step: int = 0) -> li
 
 @pytest.mark.parametrize("backend", ["torch", "dali-cpu"])
 @pytest.mark.parametrize("task", ["coco", "folders"])
-def test_pictures_are_the_same_for_any_ranks_loader_processes_and_backends(
+def test_images_are_the_same_for_any_ranks_loader_processes_and_backends(
     task: str, backend: str, request: pytest.FixtureRequest
 ) -> None:
     cfg: Config = request.getfixturevalue(task)
@@ -139,14 +139,14 @@ def test_evaluation_shows_each_row_once_over_all_ranks(coco: Config, workers: in
     assert sorted(rows) == list(range(11))
 
 
-def test_more_ranks_than_pictures_leaves_some_without(coco: Config) -> None:
+def test_more_ranks_than_images_leaves_some_without(coco: Config) -> None:
     assert list(EvalLoader(coco, open_split(coco, "val"), 12, 13)) == []
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_unreadable_picture_reaches_the_caller_as_it_is(coco: Config, workers: int) -> None:
+def test_unreadable_image_reaches_the_caller_as_it_is(coco: Config, workers: int) -> None:
     cfg = override(coco, {"data.workers": workers})
-    bad = open_split(cfg, "train").picture(4)
+    bad = open_split(cfg, "train").image(4)
     bad.write_bytes(b"")
     before = children()
     loader = TrainLoader(cfg, open_split(cfg, "train"))
@@ -159,15 +159,15 @@ def test_unreadable_picture_reaches_the_caller_as_it_is(coco: Config, workers: i
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_unreadable_pictures_are_replaced_by_the_next_and_named(coco: Config, workers: int) -> None:
+def test_unreadable_images_are_replaced_by_the_next_and_named(coco: Config, workers: int) -> None:
     cfg = override(coco, {"data.workers": workers, "data.on_bad": "skip", "data.max_bad": 0.2})
     index = open_split(cfg, "train")
     for row in (4, 10):
-        index.picture(row).write_bytes(b"no picture")
+        index.image(row).write_bytes(b"no image")
     with training(cfg) as loader:
         rows = [int(row) for step in loader.epoch(0) for batch in step for row in batch.rows_B]
         assert loader.bad.keys() == {"4.jpg", "10.jpg"}
-        assert "text, not a picture" in loader.bad["4.jpg"]
+        assert "text, not an image" in loader.bad["4.jpg"]
     assert len(rows) == 12
     assert {4, 10} & set(rows) == set()
     assert rows.count(5) >= 2 and rows.count(0) >= 2
@@ -177,21 +177,21 @@ def test_unreadable_pictures_are_replaced_by_the_next_and_named(coco: Config, wo
     loader.close()
 
 
-def test_too_many_unreadable_pictures_end_the_run(coco: Config) -> None:
+def test_too_many_unreadable_images_end_the_run(coco: Config) -> None:
     cfg = override(coco, {"data.on_bad": "skip", "data.max_bad": 0.1})
     index = open_split(cfg, "train")
     for row in (4, 5):
-        index.picture(row).write_bytes(b"no picture")
-    with training(cfg) as loader, pytest.raises(DataError, match=r"2 of 11 pictures are unreadable.*\(IMG-E07\)"):
+        index.image(row).write_bytes(b"no image")
+    with training(cfg) as loader, pytest.raises(DataError, match=r"2 of 11 images are unreadable.*\(IMG-E07\)"):
         list(loader.epoch(0))
 
 
-def test_no_readable_picture_at_all_ends_too(coco: Config) -> None:
+def test_no_readable_image_at_all_ends_too(coco: Config) -> None:
     cfg = override(coco, {"data.on_bad": "skip", "data.max_bad": 1.0})
     index = open_split(cfg, "train")
     for row in range(11):
-        index.picture(row).write_bytes(b"no picture")
-    with training(cfg) as loader, pytest.raises(DataError, match="none of 11 pictures can be read"):
+        index.image(row).write_bytes(b"no image")
+    with training(cfg) as loader, pytest.raises(DataError, match="none of 11 images can be read"):
         list(loader.epoch(0))
 
 
@@ -229,7 +229,7 @@ def test_unresolved_image_size_is_refused_at_once(coco: Config) -> None:
 def test_dali_really_decodes_and_shows_what_pillow_shows(coco: Config, monkeypatch: pytest.MonkeyPatch) -> None:
     from raydet.data.loading import batch_dataset
 
-    cfg = override(coco, {"augment.scale": (0.7, 2.0)})  # below 0.5 Pillow decodes smaller pictures faster
+    cfg = override(coco, {"augment.scale": (0.7, 2.0)})  # below 0.5 Pillow decodes smaller images faster
     expected = epoch_prints(cfg, 1, 0)
     by_pillow = []
     monkeypatch.setattr(batch_dataset, "sample", lambda *a: by_pillow.append(a))
@@ -240,7 +240,7 @@ def test_dali_really_decodes_and_shows_what_pillow_shows(coco: Config, monkeypat
 @pytest.mark.parametrize("on_bad", ["fail", "skip"])
 def test_a_file_that_dali_cannot_decode_is_told_or_replaced_as_ever(coco: Config, on_bad: str) -> None:
     index = open_split(coco, "train")
-    path = Path(str(index.picture(4)))
+    path = Path(str(index.image(4)))
     path.write_bytes(path.read_bytes()[:700])
     changes = {"data.on_bad": on_bad, "data.max_bad": 0.2, "data.backend": "dali-cpu"}
     cfg = override(coco, changes)
@@ -252,7 +252,7 @@ def test_a_file_that_dali_cannot_decode_is_told_or_replaced_as_ever(coco: Config
 
 
 @pytest.mark.parametrize("backend", ["torch", "dali-cpu"])
-def test_evaluation_pictures_are_the_same_by_either_backend(coco: Config, folders: Config, backend: str) -> None:
+def test_evaluation_images_are_the_same_by_either_backend(coco: Config, folders: Config, backend: str) -> None:
     for cfg in (coco, folders):
         expected = [prints([batch]) for batch in EvalLoader(cfg, open_split(cfg, "val"))]
         one = override(cfg, {"data.backend": backend})
@@ -267,13 +267,13 @@ class Together:
     def __init__(self, files: Files) -> None:
         self._files, self._gate = files, threading.Barrier(3)
 
-    def picture(self, name: str) -> Source:
+    def image(self, name: str) -> Source:
         self._gate.wait(timeout=20)
-        return self._files.picture(name)
+        return self._files.image(name)
 
 
 @pytest.mark.parametrize("backend", ["torch", "dali-cpu"])
-def test_pictures_of_a_far_store_are_asked_for_together(coco: Config, backend: str) -> None:
+def test_images_of_a_far_store_are_asked_for_together(coco: Config, backend: str) -> None:
     cfg = override(coco, {"data.batch_size": 3, "optim.batch_size": 3, "data.backend": backend})
     index = open_split(cfg, "train")
     assert isinstance(index, DetectionIndex)
@@ -282,9 +282,9 @@ def test_pictures_of_a_far_store_are_asked_for_together(coco: Config, backend: s
     assert [prints(step) for step in loader.epoch(0)] == expected
 
 
-def test_of_pictures_asked_for_together_a_missing_one_is_told(coco: Config) -> None:
+def test_of_images_asked_for_together_a_missing_one_is_told(coco: Config) -> None:
     class Silent(Together):
-        def picture(self, name: str) -> Source:
+        def image(self, name: str) -> Source:
             raise DataError("does not answer", file=name, rule="IMG-E01")
 
     index = open_split(coco, "train")
@@ -309,8 +309,8 @@ def test_the_loaders_hand_dali_gpu_its_keys_and_close_it(coco: Config, monkeypat
             super().close()
 
     monkeypatch.setattr(module, "GpuFeed", OnCpu)
-    bad = open_split(coco, "train").picture(4)
-    Path(str(bad)).write_bytes(b"no picture")
+    bad = open_split(coco, "train").image(4)
+    Path(str(bad)).write_bytes(b"no image")
     skip = override(coco, {"data.on_bad": "skip", "data.max_bad": 0.2})
     cfg = override(skip, {"data.backend": "dali-gpu", "scaling.use_gpu": True})
     index = open_split(cfg, "train")
@@ -330,6 +330,6 @@ def test_the_loaders_hand_dali_gpu_its_keys_and_close_it(coco: Config, monkeypat
     assert len(closed) == 2
     with (
         training(override(cfg, {"data.on_bad": "fail"})) as loader,
-        pytest.raises(DataError, match="text, not a picture"),
+        pytest.raises(DataError, match="text, not an image"),
     ):
         list(loader.epoch(0))

@@ -9,7 +9,7 @@ from raydet.data.formats.index import DetectionIndex
 from raydet.data.formats.open_split import open_split
 from raydet.data.loading.samples import EVAL, fill_colour, input_size, sample, sample_seed
 from raydet.exceptions import DataError
-from tests.data.makers import picture
+from tests.data.makers import make_image
 
 
 def index_of(cfg: Config) -> DetectionIndex:
@@ -44,22 +44,22 @@ def test_evaluation_sample_tells_scale_and_size_of_the_file(coco: Config) -> Non
     assert (one.pixels_HW3[48:] == (124, 116, 104)).all()
 
 
-def test_picture_of_another_size_than_told_is_refused_and_swapping_is_named(coco: Config) -> None:
+def test_image_of_another_size_than_told_is_refused_and_swapping_is_named(coco: Config) -> None:
     index = index_of(coco)
-    picture(0, (80, 60)).save(index.picture(1))
-    picture(0, (61, 80)).save(index.picture(2))
-    with pytest.raises(DataError, match=r"1\.jpg: image 11: the picture is 60 x 80, .* says 80 x 60 .*\n.*EXIF"):
+    make_image(0, (80, 60)).save(index.image(1))
+    make_image(0, (61, 80)).save(index.image(2))
+    with pytest.raises(DataError, match=r"1\.jpg: image 11: the image is 60 x 80, .* says 80 x 60 .*\n.*EXIF"):
         sample(coco, index, 0, 1)
     with pytest.raises(DataError, match="COCO-E22") as caught:
         sample(coco, index, EVAL, 2)
     assert caught.value.hint is None
 
 
-def test_exif_turned_pictures_fit_annotations_of_the_turned_size(coco: Config) -> None:
+def test_exif_turned_images_fit_annotations_of_the_turned_size(coco: Config) -> None:
     index = index_of(coco)
     exif = Image.Exif()
     exif[0x0112] = 6
-    picture(0, (80, 60)).save(index.picture(1), exif=exif)
+    make_image(0, (80, 60)).save(index.image(1), exif=exif)
     with pytest.raises(DataError, match=r"data\.exif"):
         sample(coco, index, EVAL, 1)
     turned = override(coco, {"data.exif": True, "augment.scale": (0.2, 0.3)})

@@ -12,7 +12,7 @@ import pytest
 from raydet.data.formats.yolo.load import load_yolo
 from raydet.data.storage.files import Folder, refusal
 from raydet.exceptions import DataError
-from tests.data.makers import picture
+from tests.data.makers import make_image
 
 opened: list[str] = []
 watching = [False]
@@ -36,7 +36,7 @@ def watched() -> Iterator[list[str]]:
 
 
 OUT = "OUTSIDE"
-"""Stands for the folder beside the data set, which holds a picture and a label."""
+"""Stands for the folder beside the data set, which holds an image and a label."""
 EVIL = [
     *("..", "../", "../..", f"../{OUT}", f"../{OUT}/1.jpg", f"../../{OUT}/1.jpg", f"images/../../{OUT}/1.jpg"),
     *(f"./../{OUT}/1.jpg", f"images/train/../../../{OUT}/1.jpg", f"....//{OUT}/1.jpg", f"..//{OUT}/1.jpg"),
@@ -75,11 +75,11 @@ def evil_set(tmp_path: Path) -> tuple[Path, Path]:
     root, out = tmp_path / "inner" / "set", tmp_path / "inner" / OUT
     for folder in (root / "images" / "train", root / "labels" / "train", out):
         folder.mkdir(parents=True)
-    picture(1, (60, 80)).save(out / "1.jpg")
+    make_image(1, (60, 80)).save(out / "1.jpg")
     (out / "1.txt").write_text("0 .5 .5 .1 .1")
     (root / "link").symlink_to(out)
     (root / "linked.jpg").symlink_to(out / "1.jpg")
-    picture(2, (60, 80)).save(root / "images" / "train" / "good.jpg")
+    make_image(2, (60, 80)).save(root / "images" / "train" / "good.jpg")
     (root / "labels" / "train" / "good.txt").write_text("0 .5 .5 .1 .1")
     return root, out
 

@@ -18,7 +18,7 @@ from raydet.data.storage.address import parse
 from raydet.data.storage.files import Blob
 from raydet.data.storage.object_store import Remote
 from raydet.exceptions import DataError
-from tests.data.makers import picture, truth, write_coco
+from tests.data.makers import make_image, truth, write_coco
 from tests.data.s3_stub import Stub, serving
 
 
@@ -37,7 +37,7 @@ def stub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Stub]:
 
 def jpeg(seed: int, hw: tuple[int, int] = (60, 80)) -> bytes:
     file = io.BytesIO()
-    picture(seed, hw).save(file, "JPEG", quality=95)
+    make_image(seed, hw).save(file, "JPEG", quality=95)
     return file.getvalue()
 
 
@@ -58,7 +58,7 @@ def test_remote_coco_gives_the_samples_of_the_local_one(stub: Stub, coco: Config
     assert isinstance(here, DetectionIndex) and isinstance(there, DetectionIndex)
     assert there.file == "s3://shop/a b/set+1/annotations/instances_train.json"
     assert np.array_equal(here.boxes, there.boxes) and here.class_names == there.class_names
-    blob, path = there.picture(3), here.picture(3)
+    blob, path = there.image(3), here.image(3)
     assert isinstance(blob, Blob) and isinstance(path, Path)
     assert blob.data == path.read_bytes()
     assert (here.files.forkable, there.files.forkable) == (True, False)
@@ -74,7 +74,7 @@ def test_remote_class_folders_are_listed_page_by_page(stub: Stub, folders: Confi
     )
     assert there.names.tolist() == here.names.tolist()
     assert np.array_equal(here.labels, there.labels)
-    assert there.warnings == ["1 files: no pictures, left out; ant/notes.txt (DIR-W05)"]
+    assert there.warnings == ["1 files: no images, left out; ant/notes.txt (DIR-W05)"]
     stub.buckets["shop"]["set/train/dog/notes.txt"] = b"x"
     with pytest.raises(DataError, match=r"1 of 4 class folders") as caught:
         open_split(override(folders, {"data.root": stub.root("shop/set")}), "train")
@@ -113,8 +113,8 @@ def test_a_large_file_comes_in_parts_and_nothing_is_left_of_a_broken_one(
 def test_a_file_that_is_too_large_is_refused_before_it_is_fetched(stub: Stub, monkeypatch: pytest.MonkeyPatch) -> None:
     stub.buckets["shop"]["set/big"] = b"x" * 5000
     monkeypatch.setattr(object_store, "_MOST_FILE", 4999)
-    monkeypatch.setattr(object_store, "_MOST_PICTURE", 4999)
-    for call, rule in ((files(stub).fetch, "REMOTE-E08"), (files(stub).picture, "IMG-E01")):
+    monkeypatch.setattr(object_store, "_MOST_IMAGE", 4999)
+    for call, rule in ((files(stub).fetch, "REMOTE-E08"), (files(stub).image, "IMG-E01")):
         with pytest.raises(DataError, match="at most") as caught:
             call("big")
         assert caught.value.rule == rule
@@ -127,7 +127,7 @@ def test_a_store_that_stumbles_twice_is_asked_a_third_time(stub: Stub, fault: li
     far = files(stub)
     assert far.exists("1.jpg")
     stub.faults["set/1.jpg"] = fault  # each try is a HEAD, which may be sound, and a GET
-    assert far.picture("1.jpg").data == jpeg(1)
+    assert far.image("1.jpg").data == jpeg(1)
 
 
 @pytest.mark.parametrize(
@@ -140,7 +140,7 @@ def test_a_store_that_stumbles_twice_is_asked_a_third_time(stub: Stub, fault: li
         (None, "shut", "no such bucket: shut"),
     ],
 )
-def test_why_a_picture_is_not_given_is_told_apart(
+def test_why_a_image_is_not_given_is_told_apart(
     stub: Stub, monkeypatch: pytest.MonkeyPatch, fault: int | str | None, bucket: str, message: str
 ) -> None:
     stub.buckets["shop"]["set/1.jpg"] = jpeg(1)
@@ -149,7 +149,7 @@ def test_why_a_picture_is_not_given_is_told_apart(
     waits: list[int] = []
     monkeypatch.setattr(object_store, "_wait", waits.append)
     with pytest.raises(DataError, match=message) as caught:
-        files(stub, f"{bucket}/set").picture("1.jpg")
+        files(stub, f"{bucket}/set").image("1.jpg")
     assert caught.value.rule == "IMG-E01"
     assert str(caught.value.file) == f"s3://{bucket}/set/1.jpg"
     assert "AKIA" not in str(caught.value)
@@ -183,7 +183,7 @@ def test_missing_credentials_are_told_from_those_that_do_not_suffice(
 )
 def test_names_from_the_data_stay_behind_the_address(stub: Stub, name: str) -> None:
     stub.buckets["shop"] |= {"1.jpg": jpeg(1), "etc/passwd": b"x"}
-    for call in (files(stub).picture, files(stub).fetch, files(stub).exists, files(stub).child):
+    for call in (files(stub).image, files(stub).fetch, files(stub).exists, files(stub).child):
         with pytest.raises(DataError):
             call(name)
     assert stub.requests == []
@@ -204,21 +204,21 @@ def test_wrong_remote_paths_say_what_is_there(stub: Stub, coco: Config) -> None:
 def test_malformed_remote_annotations_are_named_by_their_address(stub: Stub, coco: Config, tmp_path: Path) -> None:
     content = truth(11)
     content["annotations"][3]["bbox"] = [1, 2, 3]
-    write_coco(Path(coco.data.root), content, pictures=False)
+    write_coco(Path(coco.data.root), content, images=False)
     upload(stub, Path(coco.data.root), "set")
     with pytest.raises(DataError, match=r"^s3://shop/set/annotations/instances_train\.json: annotation 103.*COCO-E14"):
         open_split(override(coco, {"data.root": stub.root("shop/set")}), "train")
 
 
 def _read_in_child(files: Remote, name: str, answers: "multiprocessing.Queue[int]") -> None:
-    answers.put(len(files.picture(name).data))
+    answers.put(len(files.image(name).data))
 
 
 @pytest.mark.slow
 def test_a_fresh_process_connects_by_itself(stub: Stub) -> None:
     stub.buckets["shop"]["set/1.jpg"] = jpeg(1)
     far = files(stub)
-    far.picture("1.jpg")
+    far.image("1.jpg")
     context = multiprocessing.get_context("spawn")
     answers: multiprocessing.Queue[int] = context.Queue()
     child = context.Process(target=_read_in_child, args=(far, "1.jpg", answers))
@@ -227,7 +227,7 @@ def test_a_fresh_process_connects_by_itself(stub: Stub) -> None:
     child.join()
 
 
-def test_one_call_in_ten_may_fail_without_a_picture_lost(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_one_call_in_ten_may_fail_without_a_image_lost(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     from pyarrow import fs
 
     rng, failed = np.random.default_rng(0), []
@@ -246,7 +246,7 @@ def test_one_call_in_ten_may_fail_without_a_picture_lost(monkeypatch: pytest.Mon
     monkeypatch.setattr(object_store, "_wait", lambda attempt: None)
     far = Remote(parse("s3://shop"))
     for _ in range(200):
-        assert far.picture("1.png").data == (tmp_path / "shop" / "1.png").read_bytes()
+        assert far.image("1.png").data == (tmp_path / "shop" / "1.png").read_bytes()
     assert 10 <= len(failed) <= 35
 
 
@@ -257,11 +257,11 @@ def test_a_forked_process_makes_a_connection_of_its_own(stub: Stub, monkeypatch:
     monkeypatch.setattr(object_store, "connect", lambda address: made.append(address) or original(address))
     far = files(stub)
     assert made == []
-    far.picture("1.jpg")
-    far.picture("1.jpg")
+    far.image("1.jpg")
+    far.image("1.jpg")
     assert len(made) == 1
     monkeypatch.setattr("os.getpid", lambda: -1)
-    far.picture("1.jpg")
+    far.image("1.jpg")
     assert len(made) == 2
 
 

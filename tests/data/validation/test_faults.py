@@ -127,7 +127,7 @@ def test_same_fault_of_two_files_stays_apart() -> None:
 def test_sentences_that_differ_each_time_are_counted_under_the_rules_own_text() -> None:
     faults = Faults()
     for i in range(1000):
-        faults.add("IMG-E04", f"is damaged at {i}", kind="pictures", examples=[Example(f"{i}.jpg")])
+        faults.add("IMG-E04", f"is damaged at {i}", kind="images", examples=[Example(f"{i}.jpg")])
     assert len(faults) < 30
     assert sum(f.count for f in faults) == 1000
     assert RULES["IMG-E04"] in {f.what for f in faults}
@@ -137,7 +137,7 @@ def test_an_error_is_counted_by_rule_with_its_text_as_value() -> None:
     faults = Faults()
     for i in range(3):
         faults.add_error(
-            DataError(f"is cut at {i}", file=f"{i}.jpg", rule="IMG-E04", hint="h"), kind="pictures", file="d"
+            DataError(f"is cut at {i}", file=f"{i}.jpg", rule="IMG-E04", hint="h"), kind="images", file="d"
         )
     (fault,) = faults
     assert (fault.count, fault.file, fault.what) == (3, "d", RULES["IMG-E04"])

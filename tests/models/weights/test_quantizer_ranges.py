@@ -71,7 +71,7 @@ def _folder(folder, **files):
 
 @pytest.fixture(scope="module")
 def nvidia():
-    """NVIDIA's net, calibrated, with pictures and its logits of them."""
+    """NVIDIA's net, calibrated, with images and its logits of them."""
     from tests.models.nvidia_qat import calibrated
 
     torch.manual_seed(0)

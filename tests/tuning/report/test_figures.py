@@ -28,15 +28,15 @@ def search(tmp_path: Path) -> Search:
     return made(tmp_path / "mine", 12, space="lr")
 
 
-def test_a_search_is_drawn_as_whole_pictures_for_owner_and_group(search: Search) -> None:
+def test_a_search_is_drawn_as_whole_images_for_owner_and_group(search: Search) -> None:
     paths = draw(search)
     assert names(paths) == OF_ONE_KEY
     for path in paths:
         assert path.parent == search.folder / "figures"
         assert path.stat().st_mode & 0o777 == 0o640
-        with Image.open(path) as picture:
-            picture.load()
-            assert len(picture.getcolors(1 << 24) or []) > 20
+        with Image.open(path) as image:
+            image.load()
+            assert len(image.getcolors(1 << 24) or []) > 20
     assert names(list((search.folder / "figures").iterdir())) == OF_ONE_KEY, "nothing else is left there"
 
 

@@ -60,10 +60,10 @@ def test_a_trial_without_a_step_is_starting(tmp_path: Path) -> None:
 
 
 def test_a_failed_trial_shows_its_error_instead_of_its_values(tmp_path: Path) -> None:
-    error = "DataError: [red]a.jpg[/red]\nis no picture"
+    error = "DataError: [red]a.jpg[/red]\nis no image"
     row = row_of(1, "failed", None, params={"optim.lr": 0.003}, error=error)
     line = drawn(search(tmp_path, row), 140)[2]
-    assert "DataError: [red]a.jpg[/red]" in line and "is no picture" in line and "0.003" not in line
+    assert "DataError: [red]a.jpg[/red]" in line and "is no image" in line and "0.003" not in line
 
 
 @pytest.mark.parametrize("width", [20, 30, 50, 64, 80, 100, 140, 300])
@@ -251,7 +251,7 @@ def reading(*states: Search) -> Callable[[], Search]:
 
 def course(folder: Path) -> list[Search]:
     rows = (row_of(1, score=0.5, params={"optim.lr": 0.003}), running(2))
-    error = "DataError: a.jpg is no picture"
+    error = "DataError: a.jpg is no image"
     return [
         search(folder),
         search(folder, running(1)),
@@ -294,7 +294,7 @@ def test_on_a_terminal_the_table_stays_and_a_failure_is_told_above_it(
     Show(reading(*course(tmp_path)), out, None).follow(Script(5))
     text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", out.getvalue())
     assert "trials 12: 1 running, 11 w"[: width - 5] in text and "finished" in text
-    assert text.replace("\n", " ").replace("  ", " ").count("DataError: a.jpg is no picture") >= 1
+    assert text.replace("\n", " ").replace("  ", " ").count("DataError: a.jpg is no image") >= 1
 
 
 @pytest.mark.parametrize("terminal", [True, False])

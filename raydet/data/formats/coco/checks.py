@@ -11,7 +11,7 @@ from raydet.data.formats.coco.json_table import NOTHING, Log
 from raydet.data.validation.faults import Example
 
 _MAX_WITHIN = 0.2
-"""Share of boxes within the picture's first pixel before they are taken for normalised ones."""
+"""Share of boxes within the image's first pixel before they are taken for normalised ones."""
 _MOST_EMPTY = 0.5
 """Share of images that may be without annotations unsaid (COCO: 0.01)."""
 
@@ -125,7 +125,7 @@ def _check_scale(table: Annotations, rows: Ints, xywh: Floats) -> None:
 def _whole_file(table: Annotations, rule: str, what: str, rows: Ints, hint: str) -> None:
     """Tell of a fault that many boxes share, so that the file as a whole is wrong."""
     log, shown = table.log, rows[:5].tolist()
-    examples = [Example(log.name(i), str(table.boxes[i].tolist()), log.picture(i)) for i in shown]
+    examples = [Example(log.name(i), str(table.boxes[i].tolist()), log.image(i)) for i in shown]
     log.faults.add(rule, what, file=log.file, count=len(rows), examples=examples, hint=hint)
 
 
@@ -135,7 +135,7 @@ def _check_details(table: Annotations, rows: Ints, xywh: Floats, hw: Sizes) -> N
     log.warn("COCO-W37", "the same box of the same class is there already", twice, _box(table), "Remove the copies.")
     outlines = table.outlines[rows]
     other = rows[(outlines >= 0).all(axis=1) & (outlines != hw).any(axis=1)]
-    what = "the run-length code is for a picture of another size"
+    what = "the run-length code is for an image of another size"
     log.warn("COCO-W43", what, other, lambda i: str(table.outlines[i].tolist()))
     area, sides = table.areas[rows], xywh[:, 2] * xywh[:, 3]
     odd = rows[(area == 0) | (area > 1.1 * sides + 1)]

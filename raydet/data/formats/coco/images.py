@@ -47,13 +47,13 @@ def check_name(name: object) -> Finding | None:
     if not isinstance(name, str) or not name or "\0" in name or not encodable(name):
         return "COCO-E29", "file_name must be a file's name", None
     if "://" in name or name.lower().startswith(("http:", "https:", "file:", "data:")):
-        return "COCO-E28", "file_name is a URL", "Download the pictures; raydet fetches none."
+        return "COCO-E28", "file_name is a URL", "Download the images; raydet fetches none."
     windows = PureWindowsPath(name)
     if name.startswith("/") or windows.drive or windows.root:
         hint = "Write the names relative to the image folder, and set data.train_images / val_images to it."
         return "COCO-E25", "file_name is absolute", hint
     if ".." in windows.parts or ".." in PurePosixPath(name).parts:  # the Windows reading splits at both separators
-        hint = "Set data.train_images / val_images to a folder that holds all the pictures."
+        hint = "Set data.train_images / val_images to a folder that holds all the images."
         return "COCO-E24", "file_name leaves the image folder", hint
     if "\\" in name:
         return "COCO-E38", "file_name has backslashes", "Write folders with /, as in train/1.jpg."
@@ -81,14 +81,14 @@ def _is_size(value: Any) -> bool:
 
 
 def fill_sizes(log: Log, names: list[str], sizes: npt.NDArray[np.int32], files: Files) -> bool:
-    """Read missing sizes from the pictures' headers; return whether any was missing."""
+    """Read missing sizes from the images' headers; return whether any was missing."""
     missing = np.flatnonzero((sizes == 0).any(axis=1) & ~log.bad).tolist()
-    log.warn("COCO-W23", "width or height is missing, read from the picture", missing)
+    log.warn("COCO-W23", "width or height is missing, read from the image", missing)
     for i in missing:
         try:
-            sizes[i] = read_size(files.picture(names[i]))
+            sizes[i] = read_size(files.image(names[i]))
         except DataError as error:
-            what = "width or height is missing, and the picture cannot be read"
+            what = "width or height is missing, and the image cannot be read"
             log.refuse(error.rule, what, [i], lambda _, e=error: e.what, error.hint)  # type: ignore[misc]
     return bool(missing)
 

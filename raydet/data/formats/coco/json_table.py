@@ -28,19 +28,19 @@ class Log:
         faults: Faults,
         bad: npt.NDArray[np.bool_],
         name: Callable[[int], str] | None = None,
-        picture: Callable[[int], str | None] | None = None,
+        image: Callable[[int], str | None] | None = None,
     ) -> None:
-        """Take what record i is called, and its picture; neither may refer to the log: no cycle is ever collected."""
+        """Take what record i is called, and its image; neither may refer to the log: no cycle is ever collected."""
         self.file, self.kind, self.faults, self.bad = file, kind, faults, bad
-        self._name, self._picture = name, picture
+        self._name, self._image = name, image
 
     def name(self, i: int) -> str:
         """What record i is called in messages."""
         return self._name(i) if self._name else f"{self.kind}[{i}]"
 
-    def picture(self, i: int) -> str | None:
-        """File name of record i's picture, or the id of the image it names."""
-        return self._picture(i) if self._picture else None
+    def image(self, i: int) -> str | None:
+        """File name of record i's image, or the id of the image it names."""
+        return self._image(i) if self._image else None
 
     def warn(
         self, rule: str, what: str, rows: Rows, value: Callable[[int], object] | None = None, hint: str | None = None
@@ -50,7 +50,7 @@ class Log:
         if len(at) == 0:
             return
         first = [int(i) for i in at[:SHOWN]]
-        shown = [Example(self.name(i), None if value is None else str(value(i)), self.picture(i)) for i in first]
+        shown = [Example(self.name(i), None if value is None else str(value(i)), self.image(i)) for i in first]
         self.faults.add(rule, what, file=self.file, kind=self.kind, count=len(at), examples=shown, hint=hint)
 
     def refuse(
@@ -85,7 +85,7 @@ class Table(Log):
         given = self.records[i].get("id")
         return f"{SINGULAR[self.kind]} {given}" if type(given) in (int, str, float) else f"{self.kind}[{self.at[i]}]"
 
-    def picture(self, i: int) -> str | None:
+    def image(self, i: int) -> str | None:
         """Of an annotation the image's id."""
         given = self.records[i].get({"images": "file_name", "annotations": "image_id"}.get(self.kind, ""))
         return None if given is None else str(given)

@@ -60,7 +60,7 @@ def _read(path: Path, files: Files) -> tuple[Columns, Faults]:
     if columns is not None:
         return columns, Faults.unpacked(columns["faults"], str(path))
     columns, alone, faults = parse(path, files)
-    if alone:  # sizes read from pictures may change without the file
+    if alone:  # sizes read from images may change without the file
         save_columns(key, columns)
     return columns, faults
 

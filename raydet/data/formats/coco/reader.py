@@ -24,7 +24,7 @@ from raydet.data.validation.faults import Faults
 from raydet.exceptions import DataError
 
 _OTHER_FORMATS = {
-    "shapes": "This is LabelMe's format, one file per picture; convert it to COCO.",
+    "shapes": "This is LabelMe's format, one file per image; convert it to COCO.",
     "_via_img_metadata": "This is VIA's format; export it as COCO.",
     "regions": "This is VIA's format; export it as COCO.",
     "features": "This is GeoJSON; convert it to COCO.",
@@ -36,7 +36,7 @@ _Pieces = dict[int, list[Any]]
 def parse(path: Path, files: Files) -> tuple[Columns, bool, Faults]:
     """Return the columns of the sound records, whether they depend on the file alone, and all faults.
 
-    They do not where a picture's header was needed for its size.
+    They do not where an image's header was needed for its size.
 
     Raises:
         DataError: nothing can be read: no JSON, cut, no list of images.
@@ -68,7 +68,7 @@ def _parse(path: Path, files: Files) -> tuple[Columns, bool, Faults]:
         "annotations", sizes["annotations"], sizes["annotations"] - int((~annotations.log.bad).sum()), path
     )
     for kind in ("annotations", ""):
-        faults.name_pictures(kind, images.named)
+        faults.name_images(kind, images.named)
     packed_names = Texts.pack([name for name, bad in zip(images.names, images.log.bad, strict=True) if not bad])
     packed_classes = Texts.pack(
         [name for name, bad in zip(categories.names, categories.log.bad, strict=True) if not bad]

@@ -2,7 +2,7 @@
 
 Sources, both shipped with scikit-learn: the UCI digits (1797 of 8 x 8 pixels, CC BY 4.0) and two photos (CC BY 2.0).
 Validation shares neither digits (the last quarter, mostly other writers) nor photo pixels (the right 28 %) with
-training. Mirrored digits are other signs, so train with augment.hflip=0. A picture depends on its number alone; bytes
+training. Mirrored digits are other signs, so train with augment.hflip=0. An image depends on its number alone; bytes
 also depend on the versions of Pillow and its JPEG library.
 """
 
@@ -39,8 +39,8 @@ def make_detection(
 
     Args:
         root: where. None: in raydet's cache folder, under a name made of the settings.
-        size: width and height; 30 % of the pictures stand upright.
-        digits: fewest and most per picture.
+        size: width and height; 30 % of the images stand upright.
+        digits: fewest and most per image.
         side: smallest and largest height of a digit's cell in pixels, drawn log-uniformly.
         wash: share of paper colour in the background, 0: the raw photo, far harder to learn.
 
@@ -54,16 +54,16 @@ def make_detection(
         (folder / "annotations").mkdir()
         for which, split in enumerate(_SPLITS):
             (folder / split).mkdir()
-            pictures, found = [], []
+            images, found = [], []
             for i in range((train, val)[which]):
                 rng = np.random.default_rng([seed, which, i])
                 wh = size if rng.random() < 0.7 else size[::-1]
                 count = int(rng.integers(digits[0], digits[1] + 1))
                 image, boxes = draw_many(rng, ink.part(split), paper.part(split, wash), wh, count, side)
                 image.save(folder / split / f"{i:06d}.jpg", quality=92)
-                pictures.append({"id": i + 1, "file_name": f"{i:06d}.jpg", "width": wh[0], "height": wh[1]})
+                images.append({"id": i + 1, "file_name": f"{i:06d}.jpg", "width": wh[0], "height": wh[1]})
                 found += [(i + 1, digit, box) for digit, box in boxes]
-            text = json.dumps(_coco(pictures, found))
+            text = json.dumps(_coco(images, found))
             (folder / "annotations" / f"instances_{split}.json").write_text(text)
 
     return _made(root, "detection", settings, make)
@@ -72,9 +72,9 @@ def make_detection(
 def make_classification(
     root: Path | str | None = None, train: int = 3000, val: int = 449, size: int = 64, wash: float = 0.7, seed: int = 0
 ) -> Path:
-    """Return the folder of an ImageFolder data set (train/0 ... val/9) of one digit a picture, made if missing.
+    """Return the folder of an ImageFolder data set (train/0 ... val/9) of one digit an image, made if missing.
 
-    Arguments and errors as `make_detection`; `size` is the side of the square pictures.
+    Arguments and errors as `make_detection`; `size` is the side of the square images.
     """
     settings = {"train": train, "val": val, "size": size, "wash": wash, "seed": seed}
 
@@ -91,20 +91,20 @@ def make_classification(
     return _made(root, "classification", settings, make)
 
 
-def _coco(pictures: list[dict[str, Any]], found: list[tuple[int, int, tuple[int, int, int, int]]]) -> dict[str, Any]:
+def _coco(images: list[dict[str, Any]], found: list[tuple[int, int, tuple[int, int, int, int]]]) -> dict[str, Any]:
     return {
         "info": {"description": "raydet demo: digits on photos", "version": str(VERSION)},
-        "images": pictures,
+        "images": images,
         "annotations": [
             {
                 "id": i,
-                "image_id": picture,
+                "image_id": image,
                 "category_id": digit + 1,
                 "bbox": [float(v) for v in box],
                 "area": float(box[2] * box[3]),
                 "iscrowd": 0,
             }
-            for i, (picture, digit, box) in enumerate(found, start=1)
+            for i, (image, digit, box) in enumerate(found, start=1)
         ],
         "categories": [{"id": digit + 1, "name": str(digit)} for digit in range(10)],
     }

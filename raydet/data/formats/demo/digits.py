@@ -60,7 +60,7 @@ class Paper:
 def draw_many(
     rng: np.random.Generator, ink: Ink, paper: Paper, wh: tuple[int, int], count: int, side: tuple[int, int]
 ) -> tuple[Image.Image, list[tuple[int, Box]]]:
-    """Return a picture with up to `count` digits that hardly overlap, and each one's value and box."""
+    """Return an image with up to `count` digits that hardly overlap, and each one's value and box."""
     sheet = paper.sheet(rng, wh)
     found: list[tuple[int, Box]] = []
     for _ in range(count):
@@ -79,7 +79,7 @@ def draw_many(
 
 
 def draw_one(rng: np.random.Generator, ink: Ink, paper: Paper, size: int, i: int) -> tuple[Image.Image, int]:
-    """Return a square picture that the i-th digit (they repeat) nearly fills, and its value."""
+    """Return a square image that the i-th digit (they repeat) nearly fills, and its value."""
     which = i % len(ink.labels)
     sheet = paper.sheet(rng, (size, size))
     stroke = None

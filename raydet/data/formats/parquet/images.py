@@ -1,6 +1,6 @@
-"""Pictures in parquet files, as bytes in a column, read row by row through pyarrow.
+"""Images in parquet files, as bytes in a column, read row by row through pyarrow.
 
-Parquet has no way to one row but through its row group. 10 000 pictures of 80 kB, random rows, page cache warm, median
+Parquet has no way to one row but through its row group. 10 000 images of 80 kB, random rows, page cache warm, median
 of 5 (range), 2 shared cores, pyarrow 26, 2026-11-22: groups of 100 rows (8 MB) 7 ms a row (3-15), in order 0.15; one
 group of 10 000 rows (800 MB) 260 ms (130-450). Private memory: 0.1 and 0.2 GB. Given up: rows that name files.
 """
@@ -14,15 +14,15 @@ from raydet.data.storage.files import Blob, some
 from raydet.exceptions import DataError
 
 SMALL = 32 << 20
-"""A row group's pictures of up to so many bytes are read at once, and kept until another group is asked for."""
+"""A row group's images of up to so many bytes are read at once, and kept until another group is asked for."""
 _OPEN = 16
 """Files that are held open in a process."""
 _BATCH = 16
 """Rows that are held at a time on the way to one in a large row group."""
 
 
-class ParquetPictures:
-    """The pictures of some parquet files by name, `file.parquet/row`. Opens the files in each process when asked."""
+class ParquetImages:
+    """The images of some parquet files by name, `file.parquet/row`. Opens the files in each process when asked."""
 
     def __init__(self, paths: dict[str, str], column: str, place: str, forkable: bool = True) -> None:
         """Hold the names of the files.
@@ -36,7 +36,7 @@ class ParquetPictures:
         self._forget()
 
     def __reduce__(self) -> tuple[object, ...]:
-        return ParquetPictures, (self._paths, self._column, self._place, self._forkable)
+        return ParquetImages, (self._paths, self._column, self._place, self._forkable)
 
     def _forget(self) -> None:
         self._pid = os.getpid()
@@ -67,8 +67,8 @@ class ParquetPictures:
         file, _, row = name.rpartition("/")
         return file in self._paths and row.isascii() and row.isdigit() and int(row) < self._opened(file)[1][-1]
 
-    def picture(self, name: str) -> Blob:
-        """Return the picture of that row.
+    def image(self, name: str) -> Blob:
+        """Return the image of that row.
 
         Raises:
             DataError: there is no such row, it holds no bytes, or the file is damaged.
@@ -81,7 +81,7 @@ class ParquetPictures:
         except (OSError, ValueError) as error:  # pyarrow's own errors are one or the other
             raise DataError(f"is damaged: {error}", file=self._paths[file], rule="PARQUET-E01") from None
         if data is None:
-            raise DataError("holds no picture", file=self._paths[file], record=f"row {row}", rule="PARQUET-E03")
+            raise DataError("holds no image", file=self._paths[file], record=f"row {row}", rule="PARQUET-E03")
         return Blob(f"{self._paths[file]}/{row}", data)
 
     def _bytes(self, file: str, row: int) -> bytes | None:

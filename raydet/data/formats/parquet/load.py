@@ -1,6 +1,6 @@
-"""Parquet data sets as an index: rows with a picture's bytes and its boxes, or its label. Read only, through pyarrow.
+"""Parquet data sets as an index: rows with an image's bytes and its boxes, or its label. Read only, through pyarrow.
 
-Spellings known are those of Hugging Face's datasets and of COCO. Given up: pictures in other files, masks, key points.
+Spellings known are those of Hugging Face's datasets and of COCO. Given up: images in other files, masks, key points.
 """
 
 import posixpath
@@ -15,7 +15,7 @@ import numpy.typing as npt
 from raydet.data.columns import Columns, Texts
 from raydet.data.formats.box_rules import MAX_LEAVING, beyond
 from raydet.data.formats.index import ClassificationIndex, DetectionIndex
-from raydet.data.formats.parquet.images import SMALL, ParquetPictures, bytes_of, flat, group_bytes, open_parquet
+from raydet.data.formats.parquet.images import SMALL, ParquetImages, bytes_of, flat, group_bytes, open_parquet
 from raydet.data.formats.parquet.rows import Meaning, boxes_of_row, cell, classes_of, find_columns
 from raydet.data.images.decode import read_size
 from raydet.data.storage.cache import content_key, load_columns, save_columns
@@ -59,8 +59,8 @@ def load_parquet(
         save_columns(key, columns)
     faults = Faults.unpacked(columns["faults"])
     faults.check(skip=on_bad == "skip", max_bad=max_bad)
-    pictures = ParquetPictures(paths, meaning.image, place, tree.forkable)
-    return _index(columns, pictures, split, detection, faults)
+    images = ParquetImages(paths, meaning.image, place, tree.forkable)
+    return _index(columns, images, split, detection, faults)
 
 
 def of_split(names: Iterable[str], split: str) -> list[str]:
@@ -100,7 +100,7 @@ def _meaning(paths: dict[str, str], detection: bool) -> Meaning:
 
 
 def _columns(paths: dict[str, str], meaning: Meaning, place: str, faults: Faults) -> Columns:
-    """The columns of an index: truth from all rows, sizes from columns or, where there are none, the pictures."""
+    """The columns of an index: truth from all rows, sizes from columns or, where there are none, the images."""
     names, ids, sizes, counts = list[str](), list[int](), list[tuple[int, int]](), list[int]()
     xywh, labels = list[list[float]](), list[Any]()
     total, large = 0, 0
@@ -124,7 +124,7 @@ def _columns(paths: dict[str, str], meaning: Meaning, place: str, faults: Faults
     if not names:
         raise faults.error() if faults.errors else DataError("holds no row", file=place, rule="PARQUET-E11")
     if large > SMALL:
-        what = f"row groups hold up to {large >> 20} MiB of pictures, of which each sample may read all"
+        what = f"row groups hold up to {large >> 20} MiB of images, of which each sample may read all"
         hint = "Write the files again with groups of about 100 rows: pq.write_table(table, file, row_group_size=100)."
         faults.add("PARQUET-W10", what, file=place, hint=hint)
     classes_N, class_names = classes_of(labels, meaning.class_names, place, faults)
@@ -145,26 +145,26 @@ def _columns(paths: dict[str, str], meaning: Meaning, place: str, faults: Faults
 
 
 def _rows(opened: Any, path: str, meaning: Meaning) -> Iterator[tuple[tuple[int, int] | DataError, dict[str, Any]]]:
-    """Height and width of each row's picture, and its truth."""
+    """Height and width of each row's image, and its truth."""
     outer = list(dict.fromkeys(column.partition(".")[0] for column in meaning.truth))
     read = meaning.boxes is not None and (meaning.width is None or meaning.height is None)
     try:
         for batch in opened.iter_batches(_BATCH if read else 4096, columns=outer + [meaning.image] * read):
-            pictures = flat(batch.column(meaning.image.partition(".")[0])) if read else None
+            images = flat(batch.column(meaning.image.partition(".")[0])) if read else None
             for i, truth in enumerate(batch.select(outer).to_pylist()):
-                yield _size(pictures, i) if read else (truth.get(meaning.height), truth.get(meaning.width)), truth
+                yield _size(images, i) if read else (truth.get(meaning.height), truth.get(meaning.width)), truth
     except (OSError, ValueError) as error:
         if isinstance(error, DataError):
             raise
         raise DataError(f"is damaged: {error}", file=path, rule="PARQUET-E01") from None
 
 
-def _size(pictures: Any, i: int) -> tuple[int, int] | DataError:
-    data = bytes_of(pictures[i])
+def _size(images: Any, i: int) -> tuple[int, int] | DataError:
+    data = bytes_of(images[i])
     if data is None:
-        return DataError("a row has no picture", rule="PARQUET-E03")
+        return DataError("a row has no image", rule="PARQUET-E03")
     try:
-        return read_size(Blob("picture", data))
+        return read_size(Blob("image", data))
     except DataError as error:
         return error
 
@@ -179,7 +179,7 @@ def _row(truth: dict[str, Any], hw: tuple[Any, Any] | DataError, meaning: Meanin
         bad = label is None or isinstance(label, list)
         return ("PARQUET-E07", "a row has no label", label, None) if bad else (image_id, (0, 0), [], [label])
     if isinstance(hw, DataError):
-        return hw.rule, "a picture cannot be read", hw.what, None
+        return hw.rule, "an image cannot be read", hw.what, None
     if not all(isinstance(v, int) and 0 < v < 2**31 for v in hw):
         return "PARQUET-E02", "width and height must be whole numbers > 0", f"{hw[1]} x {hw[0]}", None
     first, second = boxes_of_row(cell(truth, meaning.boxes), label, meaning.xyxy)
@@ -222,13 +222,11 @@ def _boxes(
     leaving = np.flatnonzero(beyond(xywh_N4, hw_B2[row_N]))
     shares = len(xywh_N4) > 0 and bool((xywh_N4 <= 1).all())
     if leaving.size > MAX_LEAVING * len(xywh_N4) or shares:
-        what = (
-            "all boxes are within 0 to 1" if shares else f"{leaving.size} of {len(xywh_N4)} boxes leave their picture"
-        )
+        what = "all boxes are within 0 to 1" if shares else f"{leaving.size} of {len(xywh_N4)} boxes leave their image"
         hint = 'Boxes are x, y, width, height in pixels, or as the schema\'s metadata says: {"bbox_format": "xyxy"}.'
         faults.add("PARQUET-E08", what, file=place, examples=shown(np.arange(SHOWN) if shares else leaving), hint=hint)
     elif leaving.size:
-        what = "a box leaves its picture: clipped"
+        what = "a box leaves its image: clipped"
         faults.add("PARQUET-W08", what, kind="boxes", count=leaving.size, examples=shown(leaving))
     keep_N = (xywh_N4[:, 2:] > 0).all(axis=1)
     if not keep_N.all():
@@ -251,14 +249,12 @@ def _boxes(
 
 
 def _index(
-    columns: Columns, pictures: ParquetPictures, split: str, detection: bool, faults: Faults
+    columns: Columns, images: ParquetImages, split: str, detection: bool, faults: Faults
 ) -> DetectionIndex | ClassificationIndex:
     class_names = Texts(columns["class_bytes"], columns["class_first"]).tolist()
     if not detection:
         names, warnings = Texts(columns["name_bytes"], columns["name_first"]), [faults.said(fault) for fault in faults]
-        return ClassificationIndex(pictures.place, pictures, names, columns["labels"], class_names, warnings, faults)
+        return ClassificationIndex(images.place, images, names, columns["labels"], class_names, warnings, faults)
     if not len(columns["boxes"]) and split != "test":
-        raise DataError(f"the {split} split has no box", file=pictures.place, rule="PARQUET-E11")
-    return DetectionIndex.of_columns(
-        pictures.place, pictures, columns, np.arange(len(class_names)), class_names, faults
-    )
+        raise DataError(f"the {split} split has no box", file=images.place, rule="PARQUET-E11")
+    return DetectionIndex.of_columns(images.place, images, columns, np.arange(len(class_names)), class_names, faults)

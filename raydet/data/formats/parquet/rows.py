@@ -33,7 +33,7 @@ class Meaning:
 
     @property
     def truth(self) -> list[str]:
-        """Everything but the pictures."""
+        """Everything but the images."""
         parts = (self.labels, self.boxes, self.width, self.height, self.image_id)
         return [part for part in parts if part is not None]
 
@@ -42,7 +42,7 @@ def find_columns(schema: Any, detection: bool, file: str) -> Meaning:
     """Return what the columns of a pyarrow schema mean.
 
     Args:
-        detection: boxes are wanted, not one label per picture.
+        detection: boxes are wanted, not one label per image.
 
     Raises:
         DataError: a column that is needed is missing, or bbox_format is unknown.
@@ -67,7 +67,7 @@ def find_columns(schema: Any, detection: bool, file: str) -> Meaning:
     labels = find(_LABELS if detection else _LABEL, _nests if detection else _single)
     lacking = [
         word
-        for word, column, wanted in (("pictures", image, True), ("boxes", boxes, detection), ("labels", labels, True))
+        for word, column, wanted in (("images", image, True), ("boxes", boxes, detection), ("labels", labels, True))
         if wanted and column is None
     ]
     if image is None or labels is None or lacking:

@@ -1,4 +1,4 @@
-"""YOLO label files: rows of class, centre x, centre y, width, height as shares of the picture, checked all together."""
+"""YOLO label files: rows of class, centre x, centre y, width, height as shares of the image, checked all together."""
 
 from array import array
 from collections.abc import Callable, Iterable
@@ -27,34 +27,34 @@ _THREADS = 16
 def read_columns(
     tree: Tree, label_of: dict[str, str], stamps: dict[str, str], whole: bool, classes: int, faults: Faults
 ) -> Columns:
-    """Return the columns of a DetectionIndex, from all label files and the pictures' headers.
+    """Return the columns of a DetectionIndex, from all label files and the images' headers.
 
     Args:
-        label_of: picture -> its label file.
+        label_of: image -> its label file.
         stamps: all files in the folders of label files.
-        whole: the pictures are all that their folders hold, so that a label file without one can be told of.
+        whole: the images are all that their folders hold, so that a label file without one can be told of.
     """
     names, sizes = _sizes(tree, list(label_of), faults)
     texts = _texts(tree, {name: label_of[name] for name in names if label_of[name] in stamps}, faults)
     known = [i for i, name in enumerate(names) if texts.get(name, "") is not None]
-    # A picture whose labels cannot be read is left out with them: shown without boxes, all in it would be background.
+    # An image whose labels cannot be read is left out with them: shown without boxes, all in it would be background.
     names, sizes = [names[i] for i in known], sizes[known]
     rows = Rows(faults)
     bare = {name for i, name in enumerate(names) if not rows.add(i, label_of[name], texts.get(name) or "")}
     if bare:
-        what, shown = "a picture has no label file, or one without rows", [Example(n) for n in sorted(bare)[:SHOWN]]
-        faults.add("YOLO-W17", what, kind="pictures", count=len(bare), examples=shown)
+        what, shown = "an image has no label file, or one without rows", [Example(n) for n in sorted(bare)[:SHOWN]]
+        faults.add("YOLO-W17", what, kind="images", count=len(bare), examples=shown)
     claimed = set(label_of.values())
     over = [name for name in stamps if name.endswith(".txt") and name not in claimed and whole]
     over = [name for name in over if not name.endswith("classes.txt")]
     if over:
         shown = [Example(f"file {name}") for name in over[:SHOWN]]
-        faults.add("YOLO-W18", "a label file without a picture", kind="label files", count=len(over), examples=shown)
-    picture_N, class_N, shares_N4 = rows.checked([label_of[name] for name in names], classes)
-    extent_N4 = sizes[picture_N][:, [1, 0, 1, 0]].astype(np.float64)
+        faults.add("YOLO-W18", "a label file without an image", kind="label files", count=len(over), examples=shown)
+    image_N, class_N, shares_N4 = rows.checked([label_of[name] for name in names], classes)
+    extent_N4 = sizes[image_N][:, [1, 0, 1, 0]].astype(np.float64)
     boxes_N4 = np.concatenate([shares_N4[:, :2] - shares_N4[:, 2:] / 2, shares_N4[:, 2:]], axis=1) * extent_N4
     first = np.zeros(len(names) + 1, np.int64)
-    np.cumsum(np.bincount(picture_N, minlength=len(names)), out=first[1:])
+    np.cumsum(np.bincount(image_N, minlength=len(names)), out=first[1:])
     packed = Texts.pack(names)
     return {
         "ids": np.arange(1, len(names) + 1, dtype=np.int64),
@@ -71,7 +71,7 @@ def read_columns(
 
 
 def _texts(tree: Tree, label_of: dict[str, str], faults: Faults) -> dict[str, str | None]:
-    """The text of each picture's label file; None where it cannot be read."""
+    """The text of each image's label file; None where it cannot be read."""
     found: dict[str, str | None] = {}
     with ThreadPoolExecutor(_THREADS) as pool:
         texts = pool.map(lambda label: _text(tree, label), label_of.values())
@@ -93,14 +93,14 @@ def _text(tree: Tree, label: str) -> str | DataError:
 
 
 def _sizes(tree: Tree, names: list[str], faults: Faults) -> tuple[list[str], npt.NDArray[np.int32]]:
-    """The pictures whose header can be read, with height and width."""
+    """The images whose header can be read, with height and width."""
     with ThreadPoolExecutor(_THREADS) as pool:
         sizes = list(pool.map(lambda name: _size(tree, name), names))
     bad = [(name, size) for name, size in zip(names, sizes, strict=True) if isinstance(size, DataError)]
     for name, error in bad:
-        wrong = DataError(error.what, rule=error.rule, record=f"picture {name}", hint=error.hint)
-        faults.add_error(wrong, file=tree.place, kind="pictures")
-    faults.looked_at("pictures", len(names), len(bad), tree.place)
+        wrong = DataError(error.what, rule=error.rule, record=f"image {name}", hint=error.hint)
+        faults.add_error(wrong, file=tree.place, kind="images")
+    faults.looked_at("images", len(names), len(bad), tree.place)
     good = [(name, size) for name, size in zip(names, sizes, strict=True) if not isinstance(size, DataError)]
     return [name for name, _ in good], np.array([size for _, size in good], np.int32).reshape(-1, 2)
 
@@ -113,7 +113,7 @@ def _size(tree: Tree, name: str) -> tuple[int, int] | DataError:
         except DataError:
             if not isinstance(header, Blob):
                 raise
-            return read_size(tree.picture(name))  # a header behind more than 64 KiB of other things
+            return read_size(tree.image(name))  # a header behind more than 64 KiB of other things
     except DataError as error:
         return error
 
@@ -122,11 +122,11 @@ class Rows:
     """The rows of all label files so far."""
 
     def __init__(self, faults: Faults) -> None:
-        self._values, self._picture, self._line = array("d"), array("q"), array("q")
+        self._values, self._image, self._line = array("d"), array("q"), array("q")
         self._faults, self._total, self._bad = faults, 0, 0
 
-    def add(self, picture: int, name: str, text: str) -> bool:
-        """Take a label file's rows for a picture; return whether there was one."""
+    def add(self, image: int, name: str, text: str) -> bool:
+        """Take a label file's rows for an image; return whether there was one."""
         lines = text.splitlines()
         rows = [(number, line.split()) for number, line in enumerate(lines, 1) if line and not line.isspace()]
         self._total += len(rows)
@@ -139,7 +139,7 @@ class Rows:
             if len(parts) > 5:
                 self._faults.add("YOLO-W16", _POLYGON, kind=_KIND, examples=[Example(record)])
             self._values.extend(values)
-            self._picture.append(picture)
+            self._image.append(image)
             self._line.append(number)
         return bool(rows)
 
@@ -167,19 +167,19 @@ class Rows:
         return [values[0], (x1 + x2) / 2, (y1 + y2) / 2, x2 - x1, y2 - y1]
 
     def checked(self, names: list[str], classes: int) -> tuple[Ints, Ints, Floats]:
-        """Return picture_N, class_N and shares_N4 (centre and extent) of the sound rows; the rest is counted.
+        """Return image_N, class_N and shares_N4 (centre and extent) of the sound rows; the rest is counted.
 
         Args:
-            names: label file of each picture.
+            names: label file of each image.
             classes: how many there are.
         """
         values_N5 = np.frombuffer(self._values, np.float64).reshape(-1, 5)
-        picture_N, line_N = np.frombuffer(self._picture, np.int64), np.frombuffer(self._line, np.int64)
+        image_N, line_N = np.frombuffer(self._image, np.int64), np.frombuffer(self._line, np.int64)
         live_N = np.ones(len(values_N5), bool)
 
         def shown(rows: Ints) -> list[Example]:
             return [
-                Example(f"label {names[picture_N[r]]}:{line_N[r]}", " ".join(f"{v:.6g}" for v in values_N5[r]))
+                Example(f"label {names[image_N[r]]}:{line_N[r]}", " ".join(f"{v:.6g}" for v in values_N5[r]))
                 for r in rows[:SHOWN]
             ]
 
@@ -198,22 +198,22 @@ class Rows:
             drop("YOLO-E13", "width and height must not be negative", _any(shares_N4[:, 2:] < 0))
             wrong_N = _any((shares_N4 < -_SLACK) | (shares_N4 > 1 + _SLACK))
             pixels = wrong_N.any() and np.median(np.nan_to_num(shares_N4[wrong_N]).max(axis=1)) > 2
-            hint = "These look like pixels: divide x and width by the picture's width, y and height by its height."
+            hint = "These look like pixels: divide x and width by the image's width, y and height by its height."
             drop("YOLO-E12", "centre, width and height must be from 0 to 1", wrong_N, hint if pixels else None)
             leaving_N = live_N & _any(np.abs(shares_N4[:, :2] - 0.5) + shares_N4[:, 2:] / 2 > 0.5 + _SLACK)
         self._faults.looked_at(_KIND, self._total, self._bad + int((~live_N).sum()))
         self._tell_leaving(np.flatnonzero(leaving_N), int(live_N.sum()), shown)
         drop("YOLO-W14", "a box has no width or no height: dropped", _any(shares_N4[:, 2:] == 0))
-        drop("YOLO-W15", "a row is there twice: taken once", _repeated(picture_N, values_N5))
-        return picture_N[live_N], class_N[live_N].astype(np.int64), shares_N4[live_N]
+        drop("YOLO-W15", "a row is there twice: taken once", _repeated(image_N, values_N5))
+        return image_N[live_N], class_N[live_N].astype(np.int64), shares_N4[live_N]
 
     def _tell_leaving(self, rows: Ints, of: int, shown: Callable[[Ints], list[Example]]) -> None:
         if rows.size > MAX_LEAVING * of:
-            what = f"{rows.size} of {of} boxes leave their picture"
+            what = f"{rows.size} of {of} boxes leave their image"
             hint = "A row is class, centre x, centre y, width, height; these look like corners: x1 y1 x2 y2."
             self._faults.add("YOLO-E22", what, count=rows.size, examples=shown(rows), hint=hint)
         elif rows.size:
-            what = "a box leaves its picture: clipped"
+            what = "a box leaves its image: clipped"
             self._faults.add("YOLO-W22", what, kind=_KIND, count=rows.size, examples=shown(rows))
 
 
@@ -222,11 +222,11 @@ def _any(found_NM: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
     return rows_N
 
 
-def _repeated(picture_N: Ints, values_N5: Floats) -> npt.NDArray[np.bool_]:
-    """Which rows say the same as an earlier one of their picture."""
-    if not len(picture_N):
+def _repeated(image_N: Ints, values_N5: Floats) -> npt.NDArray[np.bool_]:
+    """Which rows say the same as an earlier one of their image."""
+    if not len(image_N):
         return np.zeros(0, bool)
-    keys_N6 = np.column_stack([picture_N.astype(np.float64), values_N5])
+    keys_N6 = np.column_stack([image_N.astype(np.float64), values_N5])
     order = np.lexsort(keys_N6.T[::-1])  # stable: of equal rows the first comes first
     same = np.zeros(len(order), bool)
     same[order[1:]] = (keys_N6[order][1:] == keys_N6[order][:-1]).all(axis=1)

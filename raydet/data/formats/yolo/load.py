@@ -1,4 +1,4 @@
-"""YOLO data sets as an index: data.yaml, pictures below images/, a label file for each below labels/. Read only.
+"""YOLO data sets as an index: data.yaml, images below images/, a label file for each below labels/. Read only.
 
 Format: docs.ultralytics.com/datasets/detect. Given up: key points (boxes only), `download`, and names that lead out of
 data.root; also a data.yaml's `path` is followed within data.root only.
@@ -52,17 +52,17 @@ def load_yolo(
     Args:
         yaml_name: the yaml in the tree. None: data.yaml, or the only one there is.
         chosen: a key of the yaml, or a folder or .txt list within the root. None: the yaml's key for the split.
-        on_bad: fail raises on the first faulty row or picture; skip leaves them out, up to the share `max_bad`.
+        on_bad: fail raises on the first faulty row or image; skip leaves them out, up to the share `max_bad`.
 
     Raises:
         DataError: the yaml or the split is not there or malformed; names the rule.
     """
     faults = Faults()
     told = _read(tree, yaml_name or _find(tree), faults)
-    pictures, whole = _pictures(tree, told, split, chosen, faults)
-    label_of = {name: _label(name) for name in pictures}
+    images, whole = _images(tree, told, split, chosen, faults)
+    label_of = {name: _label(name) for name in images}
     stamps = _stamps(tree, label_of.values())
-    files = [(p, s, stamps.get(label_of[p])) for p, s in pictures.items()]
+    files = [(p, s, stamps.get(label_of[p])) for p, s in images.items()]
     key = content_key("yolo", told.file, told.digest, files, sorted(stamps) if whole else [])
     columns = load_columns(key)
     if columns is None:
@@ -73,8 +73,8 @@ def load_yolo(
     faults.extend(Faults.unpacked(columns["faults"]))
     faults.check(skip=on_bad == "skip", max_bad=max_bad)
     if not len(columns["boxes"]) and split != "test":
-        what = f"none of {len(pictures)} pictures has a box; looked for labels such as {next(iter(label_of.values()))}"
-        hint = "Labels lie in labels/ where the pictures lie in images/, else beside them."
+        what = f"none of {len(images)} images has a box; looked for labels such as {next(iter(label_of.values()))}"
+        hint = "Labels lie in labels/ where the images lie in images/, else beside them."
         raise DataError(what, file=told.file, rule="YOLO-E19", hint=hint)
     return DetectionIndex.of_columns(told.file, tree, columns, np.arange(len(told.names)), told.names, faults)
 
@@ -160,10 +160,10 @@ def _resolved(tree: Tree, base: str, name: str, file: str) -> str:
     return posixpath.normpath(posixpath.join(base, relative))
 
 
-def _pictures(
+def _images(
     tree: Tree, told: _Set, split: Literal["train", "val", "test"], chosen: str | None, faults: Faults
 ) -> tuple[dict[str, str], bool]:
-    """Every picture of the split with its stamp, and whether they are all that their folders hold."""
+    """Every image of the split with its stamp, and whether they are all that their folders hold."""
     keys = _KEYS[split] if chosen is None else (chosen,)
     value = next((told.values[key] for key in keys if told.values.get(key) is not None), chosen)
     places = value if isinstance(value, list) else [value]
@@ -171,7 +171,7 @@ def _pictures(
     listed: list[str] = []
     for place in places:
         if not isinstance(place, str) or not place:
-            what = f"{split} must be a folder, a .txt list of pictures or a list of them, got {place!r}"
+            what = f"{split} must be a folder, a .txt list of images or a list of them, got {place!r}"
             hint = f"It has {', '.join(told.values)}. Set {split} there, or data.{split}."
             raise DataError(what, file=told.file, rule="YOLO-E06", hint=hint)
         if place.startswith("../"):  # as Roboflow writes it: relative to a folder beside data.yaml
@@ -189,12 +189,12 @@ def _pictures(
     stamps = _stamps(tree, listed)
     missing = [name for name in listed if name not in stamps]
     if missing:
-        shown = [Example(f"picture {name}", picture=name) for name in missing]
-        faults.add("YOLO-E21", "a listed picture is not there", kind="pictures", count=len(missing), examples=shown)
+        shown = [Example(f"image {name}", image=name) for name in missing]
+        faults.add("YOLO-E21", "a listed image is not there", kind="images", count=len(missing), examples=shown)
     found |= {name: stamps[name] for name in listed if name in stamps}
-    faults.looked_at("pictures", len(found) + len(missing), len(missing))
+    faults.looked_at("images", len(found) + len(missing), len(missing))
     if not found:
-        what = f"{split}: no picture in {', '.join(map(str, places))}"
+        what = f"{split}: no image in {', '.join(map(str, places))}"
         hint = f"{tree.place} holds {tree.listing(10)}."
         if chosen is not None and chosen not in told.values:
             there = [key for known in _KEYS.values() for key in known if key in told.values]
@@ -213,7 +213,7 @@ def _refuse_links(tree: Tree, held: dict[str, str], faults: Faults) -> None:
 
 
 def _listed(tree: Tree, told: _Set, name: str, faults: Faults) -> list[str]:
-    """The pictures that a list names: after ./ relative to the list, else to the data set's folder."""
+    """The images that a list names: after ./ relative to the list, else to the data set's folder."""
     file, found = posixpath.join(tree.place, name), []
     text = tree.read(name, _MOST_LIST).decode("utf-8-sig", "replace")
     for number, line in enumerate(text.split("\n"), 1):
@@ -229,10 +229,10 @@ def _listed(tree: Tree, told: _Set, name: str, faults: Faults) -> list[str]:
     return found
 
 
-def _label(picture: str) -> str:
-    """Where the label file of a picture lies: the last /images/ of its path turned into /labels/."""
-    head, found, tail = f"/{picture}".rpartition("/images/")
-    place = f"{head}/labels/{tail}" if found else f"/{picture}"
+def _label(image: str) -> str:
+    """Where the label file of an image lies: the last /images/ of its path turned into /labels/."""
+    head, found, tail = f"/{image}".rpartition("/images/")
+    place = f"{head}/labels/{tail}" if found else f"/{image}"
     return posixpath.splitext(place)[0][1:] + ".txt"
 
 

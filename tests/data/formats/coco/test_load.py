@@ -31,7 +31,7 @@ def test_index_holds_the_file_in_columns_and_maps_categories_by_id(tmp_path: Pat
     assert boxes_K4.tolist() == [[5, 5, 35, 25.5], [15, 5, 46, 25.5]]
     assert labels_K.tolist() == [1, 2]
     assert not crowd_K.any()
-    assert index.picture(2) == tmp_path.resolve() / "train" / "2.jpg"
+    assert index.image(2) == tmp_path.resolve() / "train" / "2.jpg"
     assert [type(getattr(index, n)) for n in ("ids", "boxes", "labels", "crowd")] == [np.ndarray] * 4
 
 
@@ -138,16 +138,16 @@ def test_links_out_of_the_image_folder_are_refused(tmp_path: Path) -> None:
     (tmp_path / "secret.jpg").write_text("x")
     (tmp_path / "train" / "0.jpg").symlink_to(tmp_path / "secret.jpg")
     with pytest.raises(DataError, match="COCO-E24"):
-        index.picture(0)
+        index.image(0)
     (tmp_path / "linked").symlink_to(tmp_path / "train")
-    assert load_coco(index.file, tmp_path / "linked").picture(1).name == "1.jpg"
+    assert load_coco(index.file, tmp_path / "linked").image(1).name == "1.jpg"
 
 
 @pytest.mark.parametrize("name", ["sub/ä b#.jpg", "%2e%2e/x.jpg", "a\nb.jpg", "\u2215etc.jpg", "x" * 200 + ".jpg"])
 def test_odd_names_stay_below_the_folder(tmp_path: Path, name: str) -> None:
     content = truth()
     content["images"][0]["file_name"] = name
-    path = load(tmp_path, content).picture(0)
+    path = load(tmp_path, content).image(0)
     assert path == tmp_path.resolve() / "train" / name
 
 

@@ -114,7 +114,7 @@ def test_counts_are_exact_and_only_the_first_five_are_named(tmp_path: Path) -> N
     columns, faults = parse_coco(tmp_path, content)
     fault = faults.errors[0]
     assert (fault.count, len(fault.examples), fault.record) == (1000, 5, "annotation 100")
-    assert fault.examples[1].picture == "2.jpg"
+    assert fault.examples[1].image == "2.jpg"
     assert len(columns["boxes"]) == 3000
     assert (
         str(faults.error())
@@ -161,7 +161,7 @@ def test_sound_file_has_no_fault_but_the_mapping(tmp_path: Path) -> None:
 
 
 def test_a_key_that_stands_twice_is_found_in_records_and_at_the_top(tmp_path: Path) -> None:
-    path = write_coco(tmp_path, truth(), pictures=False)
+    path = write_coco(tmp_path, truth(), images=False)
     text = path.read_text().replace('"id": 102,', '"id": 102, "bbox": [1, 2, 3, 4],')
     path.write_text(text[:-1] + ', "annotations": []}')
     _, _, faults = parse(path, Folder(tmp_path))
@@ -182,7 +182,7 @@ def test_hints_say_what_the_file_looks_like(tmp_path: Path) -> None:
     ]
     for edit, message in cases:
         content = truth()
-        path = write_coco(tmp_path, content, pictures=False)
+        path = write_coco(tmp_path, content, images=False)
         edit(content)
         if message == "counted from 0":
             content["categories"] = [{"id": i, "name": str(i)} for i in (1, 13, 90)]

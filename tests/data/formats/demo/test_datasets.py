@@ -40,7 +40,7 @@ def test_detection_set_is_sound_coco_with_tight_boxes(tmp_path: Path) -> None:
     assert 80 < len(train.boxes) < 240
     inked = []
     for row in range(10):
-        grey_HW = read_rgb(train.picture(row)).mean(axis=2)
+        grey_HW = read_rgb(train.image(row)).mean(axis=2)
         for x1, y1, x2, y2 in train.boxes_of(row)[0].astype(int):
             ink_HW = grey_HW[y1:y2, x1:x2] < 140  # paper is above 165, ink below 90
             inked += [ink_HW[0].any(), ink_HW[-1].any(), ink_HW[:, 0].any(), ink_HW[:, -1].any()]
@@ -52,7 +52,7 @@ def test_classification_set_is_folders_of_single_digits(tmp_path: Path) -> None:
     train, val = load_folder(root / "train"), load_folder(root / "val")
     check_same_classes(train, val)
     assert (len(train), len(val), train.num_classes) == (60, 40, 10)
-    assert read_rgb(train.picture(0)).shape == (48, 48, 3)
+    assert read_rgb(train.image(0)).shape == (48, 48, 3)
 
 
 def test_same_settings_give_the_same_files_and_another_seed_others(tmp_path: Path) -> None:

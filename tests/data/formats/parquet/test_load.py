@@ -1,4 +1,4 @@
-"""Parquet data sets: columns by name and type, pictures row by row, and every fault by its rule."""
+"""Parquet data sets: columns by name and type, images row by row, and every fault by its rule."""
 
 import io
 import json
@@ -18,7 +18,7 @@ from raydet.data.images.decode import read_rgb
 from raydet.data.storage.files import Folder
 from raydet.data.validation.rules import RULES
 from raydet.exceptions import DataError
-from tests.data.makers import picture
+from tests.data.makers import make_image
 from tests.data.s3_stub import serving
 from tests.data.storage.test_object_store import upload
 
@@ -28,7 +28,7 @@ CLASSES = [[0, 2], [], [1]]
 
 def png(seed: int, hw: tuple[int, int] = (60, 80)) -> bytes:
     file = io.BytesIO()
-    picture(seed, hw).save(file, "PNG")
+    make_image(seed, hw).save(file, "PNG")
     return file.getvalue()
 
 
@@ -85,8 +85,8 @@ def check(index: DetectionIndex) -> None:
     assert index.labels.tolist() == [0, 2, 1]
     assert index.first.tolist() == [0, 2, 2, 3]
     assert index.areas.tolist() == [600, 12, 4800]
-    assert [read_rgb(index.picture(i)).tobytes() for i in range(3)] == [
-        picture(i, (60, 80)).tobytes() for i in range(3)
+    assert [read_rgb(index.image(i)).tobytes() for i in range(3)] == [
+        make_image(i, (60, 80)).tobytes() for i in range(3)
     ]
 
 
@@ -134,7 +134,7 @@ def test_boxes_may_be_corners_when_the_schema_says_so(tmp_path: Path) -> None:
         tmp_path / "train.parquet",
         rows(bbox=[[[50.0, 40.0, 70.0, 50.0]], [], [[0.0, 0.0, 80.0, 60.0]]], category=[[0], [], [1]]),
     )
-    with pytest.raises(DataError, match=r"1 of 2 boxes leave their picture.*\n.*bbox_format") as caught:
+    with pytest.raises(DataError, match=r"1 of 2 boxes leave their image.*\n.*bbox_format") as caught:
         load(tmp_path)
     assert caught.value.rule == "PARQUET-E08"
     write(tmp_path / "train.parquet", rows(), {"bbox_format": "polar"})
@@ -172,7 +172,7 @@ def test_a_label_a_row_is_classification(tmp_path: Path, labels: list[Any]) -> N
     index = open_split(cfg, "train")
     assert isinstance(index, ClassificationIndex)
     assert (index.labels.tolist(), index.class_names) == ([0, 1, 2, 1], ["cat", "dog", "bus"])
-    assert read_rgb(index.picture(2)).tobytes() == picture(2, (60, 80)).tobytes()
+    assert read_rgb(index.image(2)).tobytes() == make_image(2, (60, 80)).tobytes()
 
 
 def test_splits_are_found_by_name_or_by_the_config(tmp_path: Path) -> None:
@@ -196,7 +196,7 @@ def test_splits_are_found_by_name_or_by_the_config(tmp_path: Path) -> None:
         (rows(bbox=[[[1.0, 2.0, float("nan"), 3.0]], [], []], category=[[0], [], []]), "PARQUET-E05", "nan"),
         (rows(bbox=[[[1.0, 2.0, None, 3.0]], [], []], category=[[0], [], []]), "PARQUET-E05", "None"),
         (rows(bbox=[[[9.0, 9.0, -3.0, 3.0]], [], []], category=[[0], [], []]), "PARQUET-E05", "-3.0"),
-        (rows(image=[None, png(1), png(2)]), "PARQUET-E03", "no picture"),
+        (rows(image=[None, png(1), png(2)]), "PARQUET-E03", "no image"),
         (rows(image=[b"<html>", png(1), png(2)]), "IMG-E03", "web page"),
         (rows(width=[0, 80, 80], height=[60] * 3), "PARQUET-E02", "60|0 x 60"),
         (rows(width=[None, 80, 80], height=[60] * 3), "PARQUET-E02", "None x 60"),
@@ -216,7 +216,7 @@ def test_a_faulty_row_is_refused_by_name_or_left_out_and_counted(
 @pytest.mark.parametrize(
     ("columns", "metadata", "rule", "message"),
     [
-        (rows(image=None), {}, "PARQUET-E02", "no column of pictures; it has bbox: list"),
+        (rows(image=None), {}, "PARQUET-E02", "no column of images; it has bbox: list"),
         (rows(bbox=None), {}, "PARQUET-E02", "no column of boxes"),
         (rows(category=None), {}, "PARQUET-E02", "no column of labels"),
         (rows(), {"class_names": "[cat"}, "PARQUET-E02", "must be a JSON list"),

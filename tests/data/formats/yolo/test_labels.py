@@ -65,18 +65,18 @@ def test_what_is_accepted_is_said(tmp_path: Path) -> None:
 
 def test_rows_of_corners_are_refused_although_each_number_is_a_share(tmp_path: Path) -> None:
     rows = ["0 .2 .2 .9 .9\n1 .5 .1 .9 .4", "0 .1 .6 .3 .8", "2 0 0 .5 .5"]
-    with pytest.raises(DataError, match=r"3 of 4 boxes leave their picture.*x1 y1 x2 y2|corners") as caught:
+    with pytest.raises(DataError, match=r"3 of 4 boxes leave their image.*x1 y1 x2 y2|corners") as caught:
         load(write(tmp_path, rows))
     assert caught.value.rule == "YOLO-E22" and caught.value.record == "label labels/train/0.txt:1"
 
 
 @pytest.mark.parametrize(("row", "leaves"), [("0 .9 .5 .3 .2", 1), ("0 .5 .05 .2 .2", 1), ("0 .9 .9 .2 .2", 0)])
-def test_a_box_that_leaves_its_picture_is_counted(tmp_path: Path, row: str, leaves: int) -> None:
+def test_a_box_that_leaves_its_image_is_counted(tmp_path: Path, row: str, leaves: int) -> None:
     index = load(write(tmp_path, [row + "\n0 .5 .5 .5 .5" * 9]))
     assert {f.rule: f.count for f in index.faults}.get("YOLO-W22", 0) == leaves
 
 
-def test_unreadable_pictures_and_labels_are_faults_of_their_own(tmp_path: Path) -> None:
+def test_unreadable_images_and_labels_are_faults_of_their_own(tmp_path: Path) -> None:
     root = write(tmp_path)
     (root / "images/train/2.jpg").write_text("<html>")
     (root / "labels/train/3.txt").write_bytes(b"\xff\xfe0")
@@ -89,7 +89,7 @@ def test_unreadable_pictures_and_labels_are_faults_of_their_own(tmp_path: Path) 
     assert index.labels.tolist() == [0, 2]
 
 
-def test_a_picture_whose_labels_cannot_be_read_is_left_out_with_them(tmp_path: Path) -> None:
+def test_a_image_whose_labels_cannot_be_read_is_left_out_with_them(tmp_path: Path) -> None:
     """Kept without its boxes, all that is found in it would count as false."""
     write(tmp_path)
     whole = load(tmp_path)

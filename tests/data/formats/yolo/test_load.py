@@ -15,7 +15,7 @@ from raydet.data.images.decode import read_rgb
 from raydet.data.storage.files import Folder
 from raydet.data.validation.rules import RULES
 from raydet.exceptions import DataError
-from tests.data.makers import picture
+from tests.data.makers import make_image
 from tests.data.s3_stub import serving
 from tests.data.storage.test_object_store import upload
 
@@ -23,14 +23,14 @@ ROWS = ["0 .5 .5 .5 .5\n2 0.25 0.25 .1 .2\n", "", "1 .5 .5 1 1", "0 0.1 .1 .05 .
 
 
 def write(root: Path, rows: list[str] = ROWS, yaml: str = "", layout: str = "images/{split}") -> Path:
-    """A set of pictures of 80 x 60, the same labels in train and val; the second picture has no label file."""
+    """A set of images of 80 x 60, the same labels in train and val; the second image has no label file."""
     for split in ("train", "val"):
         images = root / layout.format(split=split)
         labels = Path("/labels/".join(f"{images}/".rsplit("/images/", 1)))
         images.mkdir(parents=True)
         labels.mkdir(parents=True, exist_ok=True)
         for i, text in enumerate(rows):
-            picture(i, (60, 80)).save(images / f"{i}.jpg", quality=95)
+            make_image(i, (60, 80)).save(images / f"{i}.jpg", quality=95)
             if text or i != 1:
                 (labels / f"{i}.txt").write_bytes(text.encode())
     train, val = (layout.format(split=split) for split in ("train", "val"))
@@ -50,7 +50,7 @@ def config(root: str, **changes: object) -> Config:
     return override(Config(), {"data.format": "yolo", "data.root": root, "model.image_size": 64} | changes)
 
 
-def test_rows_become_boxes_in_pixels_of_the_picture(tmp_path: Path) -> None:
+def test_rows_become_boxes_in_pixels_of_the_image(tmp_path: Path) -> None:
     index = load(write(tmp_path))
     assert index.names.tolist() == [f"images/train/{i}.jpg" for i in range(4)]
     assert index.sizes.tolist() == [[60, 80]] * 4
@@ -66,12 +66,12 @@ def test_rows_become_boxes_in_pixels_of_the_picture(tmp_path: Path) -> None:
     assert rules(index) == {"YOLO-W17"}
 
 
-def test_pictures_and_boxes_come_out_as_a_loader_wants_them(tmp_path: Path) -> None:
+def test_images_and_boxes_come_out_as_a_loader_wants_them(tmp_path: Path) -> None:
     index = load(write(tmp_path))
     boxes_K4, labels_K, crowd_K = index.boxes_of(0)
     assert np.allclose(boxes_K4, [[20, 15, 60, 45], [16, 9, 24, 21]])
     assert (labels_K.tolist(), crowd_K.any()) == ([0, 2], False)
-    assert read_rgb(index.picture(0)).shape == (60, 80, 3)
+    assert read_rgb(index.image(0)).shape == (60, 80, 3)
 
 
 def test_a_split_of_another_format_is_told_with_the_keys_there_are(tmp_path: Path) -> None:
@@ -80,10 +80,10 @@ def test_a_split_of_another_format_is_told_with_the_keys_there_are(tmp_path: Pat
     assert caught.value.rule == "YOLO-E06"
 
 
-def test_pictures_without_rows_are_kept_and_counted(tmp_path: Path) -> None:
+def test_images_without_rows_are_kept_and_counted(tmp_path: Path) -> None:
     index = load(write(tmp_path, ["0 .5 .5 .1 .1", "", "", "\n  \n"]))
     assert len(index) == 4
-    told = "3 of 4 pictures: a picture has no label file, or one without rows; images/train/1.jpg (YOLO-W17)"
+    told = "3 of 4 images: an image has no label file, or one without rows; images/train/1.jpg (YOLO-W17)"
     assert index.warnings == [told]
 
 
@@ -97,7 +97,7 @@ def test_the_cache_follows_every_file(tmp_path: Path) -> None:
     assert load(root).labels[3] == 2
     (root / "labels/train/0.txt").unlink()
     assert len(load(root).boxes) == 4
-    picture(3, (30, 40)).save(root / "images/train/3.jpg")
+    make_image(3, (30, 40)).save(root / "images/train/3.jpg")
     assert load(root).sizes[3].tolist() == [30, 40]
     (root / "images/train/2.jpg").unlink()
     assert len(load(root)) == 3
@@ -122,7 +122,7 @@ def test_the_cache_follows_every_file(tmp_path: Path) -> None:
         "\ufefftrain: images/train\nnames: [cat, dog, bus]\ndownload: https://host/x.zip",
     ],
 )
-def test_a_yaml_may_name_the_pictures_in_many_ways(tmp_path: Path, yaml: str) -> None:
+def test_a_yaml_may_name_the_images_in_many_ways(tmp_path: Path, yaml: str) -> None:
     root = write(tmp_path, yaml=yaml.replace("ROOT", str(tmp_path)))
     (root / "train.txt").write_text("".join(f"images/train/{i}.jpg\n" for i in range(4)))
     (root / "images" / "near.txt").write_text("".join(f"./train/{i}.jpg\r\n" for i in range(4)))
@@ -132,9 +132,9 @@ def test_a_yaml_may_name_the_pictures_in_many_ways(tmp_path: Path, yaml: str) ->
     assert ("YOLO-W08" in rules(index)) == any(word in yaml for word in ("../", "/home"))
 
 
-def test_labels_lie_beside_pictures_that_are_in_no_images_folder(tmp_path: Path) -> None:
+def test_labels_lie_beside_images_that_are_in_no_images_folder(tmp_path: Path) -> None:
     (tmp_path / "train").mkdir()
-    picture(0, (60, 80)).save(tmp_path / "train" / "a.b.jpg")
+    make_image(0, (60, 80)).save(tmp_path / "train" / "a.b.jpg")
     (tmp_path / "train" / "a.b.txt").write_text("0 .5 .5 .5 .5")
     (tmp_path / "train" / "classes.txt").write_text("cat")
     (tmp_path / "my.yaml").write_text("train: train\nnames: [cat]")
@@ -177,10 +177,10 @@ def test_a_remote_set_gives_the_same_index(tmp_path: Path, monkeypatch: pytest.M
     assert len(stub.requests) - again < 12, "what has not changed comes from the cache"
 
 
-def test_listed_pictures_that_are_missing_are_counted(tmp_path: Path) -> None:
+def test_listed_images_that_are_missing_are_counted(tmp_path: Path) -> None:
     root = write(tmp_path, yaml="train: train.txt\nnames: [a, b, c]")
     (root / "train.txt").write_text("images/train/0.jpg\nimages/train/9.jpg\n\nnowhere/1.jpg\n")
-    with pytest.raises(DataError, match=r"2 of 3 pictures: images/train/9.jpg, nowhere/1.jpg") as caught:
+    with pytest.raises(DataError, match=r"2 of 3 images: images/train/9.jpg, nowhere/1.jpg") as caught:
         load(root)
     assert caught.value.rule == "YOLO-E21"
     assert load(root, on_bad="skip", max_bad=0.9).names.tolist() == ["images/train/0.jpg"]
@@ -198,9 +198,9 @@ def test_listed_pictures_that_are_missing_are_counted(tmp_path: Path) -> None:
         ("val: images/val\nnames: [a, b, c]", "YOLO-E06", "train must be .* got None .*\nIt has val, names"),
         ("train: 3\nnames: [a, b, c]", "YOLO-E06", "got 3"),
         (
-            "train: pictures\nnames: [a, b, c]",
+            "train: images\nnames: [a, b, c]",
             "YOLO-E06",
-            "no picture in pictures .*\n.* holds .*data.yaml, images/, labels/",
+            "no image in images .*\n.* holds .*data.yaml, images/, labels/",
         ),
         ("train: images/train\nnames: [a, b", "YOLO-E01", "not YAML at line"),
         ("train: &x images/train\nval: *x\nnames: [a]", "YOLO-E01", r"line 2: holds an alias \(\*x\)"),
@@ -242,22 +242,22 @@ def test_it_is_said_which_yaml_was_looked_for(tmp_path: Path) -> None:
 
 def test_a_split_without_any_label_is_refused_unless_it_is_the_test_split(tmp_path: Path) -> None:
     root = write(tmp_path, ["", ""])
-    with pytest.raises(DataError, match=r"none of 2 pictures has a box; .*labels/train/0\.txt") as caught:
+    with pytest.raises(DataError, match=r"none of 2 images has a box; .*labels/train/0\.txt") as caught:
         load(root)
     assert caught.value.rule == "YOLO-E19"
     assert len(load_yolo(Folder(root), None, "test", "images/train")) == 2
 
 
-@pytest.mark.parametrize("what", ["picture", "folder", "root of pictures"])
+@pytest.mark.parametrize("what", ["image", "folder", "root of images"])
 def test_links_that_lead_out_are_refused_aloud(tmp_path: Path, what: str) -> None:
     root, out = write(tmp_path / "set"), tmp_path / "elsewhere"
-    if what == "root of pictures":
+    if what == "root of images":
         (root / "images").rename(out)
         (root / "images").symlink_to(out)
     else:
         out.mkdir()
-        picture(5, (60, 80)).save(out / "5.jpg")
-        name, target = ("5.jpg", out / "5.jpg") if what == "picture" else ("more", out)
+        make_image(5, (60, 80)).save(out / "5.jpg")
+        name, target = ("5.jpg", out / "5.jpg") if what == "image" else ("more", out)
         (root / "images/train" / name).symlink_to(target)
     with pytest.raises(DataError, match="leads out") as caught:
         load(root)
