@@ -131,7 +131,7 @@ def _backward(ctx: Any, grad_loss: Tensor | None, grad_kept: None) -> tuple[Tens
     if grad_loss is None:
         return (None,) * 6
     if kept is not None and kept.numel() and not torch.is_grad_enabled():
-        # Its memory becomes the gradient; a second pass over the same graph computes anew.
+        # Its memory becomes the gradient; a second pass over the same graph computes it again.
         return kept.mul_(grad_loss), None, None, None, None, None
     return _gradient_op(grad_loss, *ctx.saved_tensors, *ctx.settings), None, None, None, None, None
 

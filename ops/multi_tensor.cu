@@ -1,4 +1,4 @@
-// One launch over any number of tensors: the moving average of a model, and RMSprop's step.
+// One launch over any number of tensors: the EMA of a model, and RMSprop's step.
 //
 // A table in device memory lists the pieces, one block each: addresses and a count, at most PIECE elements long. Tensors
 // start anywhere, so a piece is walked in steps of four where all its addresses allow 16-byte access, else one by one.
@@ -6,7 +6,7 @@
 #define VALUE float
 #endif
 
-// Addresses that come out of a table may point anywhere, as far as the compiler knows; told better, it loads without asking.
+// Addresses that come out of a table may point anywhere, as far as the compiler knows; with a hint, it loads without asking.
 #ifdef ON_HOST
 #define IN_GLOBAL(p)
 #else

@@ -1,4 +1,4 @@
-"""Steps over all tensors of a model in one launch: its moving average, and RMSprop, for which torch has no fused step.
+"""Steps over all tensors of a model in one launch: its EMA, and RMSprop, for which torch has no fused step.
 
     average <- average + (1 - decay) (value - average)
 
@@ -61,7 +61,7 @@ def kernels() -> list[raw.Kernel]:
 
 
 class Table:
-    """Addresses of the pieces of some lists of tensors, in device memory; made anew only when a tensor has moved."""
+    """Addresses of the pieces of some lists of tensors, in device memory; made again only when a tensor has moved."""
 
     def __init__(self) -> None:
         self._key: tuple[int, ...] = ()
@@ -124,7 +124,7 @@ def ema_update(
         averages: float32 (on a GPU with kernels; any floating dtype elsewhere) or integers.
         values: one for each, of the same shape and layout; float32, float16 or bfloat16, or the same integers.
         decay: share of the average that stays, 0 to 1; as a float32 tensor without dimensions, on the same device, a
-            captured launch reads it anew at each replay.
+            captured launch reads it again at each replay.
         table: what was learnt about these lists before; keep one for each pair of lists.
 
     Raises:
@@ -195,7 +195,7 @@ def rmsprop_step(
     """Take one step in place, in one launch on a GPU; squares and velocities start as zeros.
 
     Args:
-        lr: learning rate; a float32 tensor of the same device is read anew at each replay of a captured launch.
+        lr: learning rate; a float32 tensor of the same device is read again at each replay of a captured launch.
         scale: float32 tensor that the gradients are divided by first. None: 1.
         found_inf: float32 tensor; where it is not 0 nothing is changed.
         table: what was learnt about these slots before.

@@ -136,7 +136,7 @@ class Kernel:
 
     @property
     def options(self) -> tuple[str, ...]:
-        """What the compiler is told besides the architecture."""
+        """Compiler options besides the architecture."""
         return ("-std=c++17", *(f"-D{name}={value}" for name, value in self.defines))
 
     @property

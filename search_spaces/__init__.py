@@ -28,7 +28,7 @@ __all__ = ["SPACES", "Space", "fitting", "get", "sample", "spelt"]
 SPACES: dict[str, str] = {
     "lr": "learning rate",
     "wd": "weight decay",
-    "lr_wd": "learning rate, weight decay, momentum, warm-up, moving average",
+    "lr_wd": "learning rate, weight decay, momentum, warm-up, EMA",
     "qat": "quantization-aware training: optimiser, schedule, calibration, BatchNorm; with a quantized recipe",
     "augment": "variation of the images and label smoothing",
     "detector": "detectors: focal loss, weight of the boxes, suppression",

@@ -1,4 +1,4 @@
-"""Learning rate and weight decay, and what they hang together with: momentum, warm-up, moving average."""
+"""Learning rate and weight decay, and what they hang together with: momentum, warm-up, EMA."""
 
 from typing import TYPE_CHECKING, Any
 

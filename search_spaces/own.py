@@ -11,7 +11,7 @@ from raydet.exceptions import ConfigError
 
 
 def load(path: Path) -> ModuleType:
-    """Execute the file and return it as a module; what it raises is told with the file's name.
+    """Execute the file and return it as a module; what it raises is reported with the file's name.
 
     Raises:
         ConfigError: no such file, an error while it runs, or no function `space` in it.

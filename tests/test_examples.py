@@ -86,13 +86,13 @@ def test_examples_are_short() -> None:
 
 
 @pytest.mark.slow
-def test_integers(toy_classification: Path, tmp_path: Path) -> None:
+def test_int8(toy_classification: Path, tmp_path: Path) -> None:
     small = f"--data.root {toy_classification} --data.workers 0 --scaling.num_workers 0 --schedule.epochs 1"
     floats = fit(override(recipe("demo_classification"), parse_changes(settings(small, tmp_path / "runs"))))
-    words = [str(floats.dir), "demo_classification_qat", "integers.onnx", *settings(small, tmp_path / "runs")]
-    out = run_script("integers.py", *words, cwd=tmp_path)
+    words = [str(floats.dir), "demo_classification_qat", "int8.onnx", *settings(small, tmp_path / "runs")]
+    out = run_script("int8.py", *words, cwd=tmp_path)
     assert out.startswith("without training: {'quantization.") and "of the float file: {" in out
-    assert (tmp_path / "integers.onnx").is_file()
+    assert (tmp_path / "int8.onnx").is_file()
 
 
 @pytest.mark.slow

@@ -55,10 +55,10 @@ HERE = {
     "raydet fit efficientdet_d0_coco --scaling.use_gpu": "test_the_gpu_command",
     "raydet bench ops": "test_timing_an_operation",
     "raydet evaluate runs": "test_the_python_block_then_evaluate_and_predict",
-    "raydet fit demo_classification_qat": "test_integers",
-    "raydet export": "test_integers",
-    "raydet evaluate digits.onnx": "test_integers",
-    "raydet bench quantization": "test_integers",
+    "raydet fit demo_classification_qat": "test_int8",
+    "raydet export": "test_int8",
+    "raydet evaluate digits.onnx": "test_int8",
+    "raydet bench quantization": "test_int8",
     "raydet tune demo_classification --space lr_wd": "test_search",
     "raydet fit --from": "test_search",
     "raydet tune demo_detection --set": "test_search_by_ranges",
@@ -206,7 +206,7 @@ def test_the_python_block_then_evaluate_and_predict(toy_detection: Path, tmp_pat
 
 
 @pytest.mark.slow
-def test_integers(toy_classification: Path, tmp_path: Path) -> None:
+def test_int8(toy_classification: Path, tmp_path: Path) -> None:
     small = ["--data.root", str(toy_classification), "--data.workers", "0", "--scaling.num_workers", "0"]
     raydet(["fit", "demo_classification", *small, "--schedule.epochs", "1"], tmp_path)
     raydet([*readme_command("raydet fit demo_classification_qat"), *small, "--quantization.batches", "3"], tmp_path)
@@ -214,7 +214,7 @@ def test_integers(toy_classification: Path, tmp_path: Path) -> None:
     assert "argmax_agreement" in out and "ratio_to_float" in out
     assert "top1" in raydet(readme_command("raydet evaluate digits.onnx"), tmp_path)
     out = raydet([*readme_command("raydet bench quantization"), "--rounds", "1"], tmp_path)
-    assert "| PTQ | onnxruntime |" in out and (tmp_path / "integers" / "sensitivity.png").is_file()
+    assert "| PTQ | onnxruntime |" in out and (tmp_path / "int8" / "sensitivity.png").is_file()
 
 
 def test_every_link_leads_somewhere() -> None:

@@ -91,7 +91,7 @@ def _share(iou_N: Floats) -> float:
 def _advice(found: dict[int, Floats], chosen: int, scales: dict[float, float], boxes_N4: Floats) -> str:
     share = {size: _share(iou_N) for size, iou_N in found.items()}
     enough = share[chosen] + 0.03
-    told = f"{1 - share[chosen]:.0%} of the boxes have no anchor with an IoU of 0.5 at model.image_size={chosen}"
+    summary = f"{1 - share[chosen]:.0%} of the boxes have no anchor with an IoU of 0.5 at model.image_size={chosen}"
     size = next((size for size in sorted(share) if share[size] >= enough), None)
     scale = max(scales, key=lambda scale: scales[scale])
     ways = []
@@ -101,8 +101,8 @@ def _advice(found: dict[int, Floats], chosen: int, scales: dict[float, float], b
         ways.append((f"{1 - scales[scale]:.0%} with model.anchor_scale={scale:g}", "smaller anchors"))
     if ways:
         then, needs = zip(*ways, strict=True)
-        return f"{told}; it would be {' or '.join(then)}: small boxes need {' or '.join(needs)}"
+        return f"{summary}; it would be {' or '.join(then)}: small boxes need {' or '.join(needs)}"
     missed_K2 = (boxes_N4[:, 2:] - boxes_N4[:, :2])[found[chosen] < 0.5]
     if np.median(missed_K2.max(axis=1)) < _TINY:
-        return f"{told}: these are smaller than {_TINY} pixels there, and no input of twice the side is enough"
-    return f"{told}, and a larger input hardly changes that: very long, or very large boxes"
+        return f"{summary}: these are smaller than {_TINY} pixels there, and no input of twice the side is enough"
+    return f"{summary}, and a larger input hardly changes that: very long, or very large boxes"

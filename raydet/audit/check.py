@@ -223,8 +223,8 @@ def _note_groups(audit: Audit, rule: str, groups: list[list[int]], where: list[t
     if not groups:
         return
     shown = [Example(" = ".join(f"{where[i][0]}/{where[i][1].name}" for i in group[:4])) for group in groups[:5]]
-    told = {"kind": "groups of images", "count": len(groups), "hint": _TWICE_HINT.get(rule)}
-    audit.faults.add(rule, RULES[rule], examples=shown, **told)  # type: ignore[arg-type]
+    details = {"kind": "groups of images", "count": len(groups), "hint": _TWICE_HINT.get(rule)}
+    audit.faults.add(rule, RULES[rule], examples=shown, **details)  # type: ignore[arg-type]
 
 
 def _anchors(audit: Audit) -> None:

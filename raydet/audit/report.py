@@ -65,23 +65,23 @@ def lines(audit: Audit, out: Path | None) -> list[str]:
     """Return the report for people."""
     cfg = audit.cfg
     parts = [f"{s.name} {len(s.index)} images" + _boxes(s) for s in audit.splits]
-    told = [f"data      {cfg.data.root} ({cfg.data.format}): {', '.join(parts) or 'nothing that could be opened'}"]
+    texts = [f"data      {cfg.data.root} ({cfg.data.format}): {', '.join(parts) or 'nothing that could be opened'}"]
     if audit.splits:
-        told += _classes(audit.splits[0])
+        texts += _classes(audit.splits[0])
     if audit.anchors:
         share = audit.anchors[int(cfg.model.image_size or 0)]
-        told.append(f"anchors   {share:.1%} of the boxes have one with an IoU of 0.5 at {cfg.model.image_size} px")
-    told += [f"advice    {text}" for text in audit.advice]
+        texts.append(f"anchors   {share:.1%} of the boxes have one with an IoU of 0.5 at {cfg.model.image_size} px")
+    texts += [f"advice    {text}" for text in audit.advice]
     root = cfg.data.root.partition("?")[0] if is_remote(cfg.data.root) else cfg.data.root
-    told += audit.faults.lines(root)
+    texts += audit.faults.lines(root)
     errors, warnings = audit.faults.errors, audit.faults.warnings
     counts = f"{sum(f.count for f in errors)} errors of {len(errors)} kinds, "
     counts += f"{sum(f.count for f in warnings)} warnings of {len(warnings)} kinds"
-    told.append(f"result    {'good: fit would train' if audit.verdict is None else 'bad: fit would refuse'}; {counts}")
+    texts.append(f"result    {'good: fit would train' if audit.verdict is None else 'bad: fit would refuse'}; {counts}")
     if out is not None:
         names = "report.json, quarantine.txt, plots/*.png"
-        told.append(f"written   {out}: {names}")
-    return told
+        texts.append(f"written   {out}: {names}")
+    return texts
 
 
 def _boxes(split: Split) -> str:

@@ -90,8 +90,8 @@ def _sheet(cfg: Config, split: Split) -> Image.Image | None:
     """Some sound images, spread over the split, with their truth as it stands in the data; None if there is none."""
     sound = np.array([one.row for one in split.seen if not one.broken], np.int64)
     if isinstance(split.index, DetectionIndex):
-        told = sound[np.diff(split.index.first)[sound] > 0]
-        sound = told if len(told) else sound
+        annotated = sound[np.diff(split.index.first)[sound] > 0]
+        sound = annotated if len(annotated) else sound
     if not len(sound):
         return None
     rows = sound[spread_over(len(sound), _IMAGES)]

@@ -9,7 +9,7 @@ from typing import Any
 from raydet.exceptions import ConfigError
 
 WHAT = ("step", "ops", "data", "gpu", "ray", "quantization")
-"""A training step; raydet's operations; samples from file to batch; all on a GPU; what Ray adds to a step; integers."""
+"""A training step; raydet's operations; samples from file to batch; all on a GPU; what Ray adds to a step; INT8."""
 
 
 def run(options: Any, changes: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -45,7 +45,7 @@ def bench_data(
     Args:
         name: recipe whose input size and augmentation are used; AutoAugment and jitter are off unless `changes` say so.
         changes: settings; with data.root the images are the user's, else photos of SIZE are made.
-        images_per_s: what a GPU takes; the cores that feed it are told.
+        images_per_s: what a GPU takes; the report says how many cores feed it.
 
     Returns:
         `rows` (back end, ms of CPU time per image: median, least, most; images/s and core; ratio to torch), `stages`
@@ -94,8 +94,8 @@ def print_table(found: Mapping[str, Any]) -> None:
         ratio = f"torch / it {row['torch_over_it']:.2f}"
         rate = f"{row['images_per_s_core']:6.0f} images/s a core"
         print(f"{row['backend']:<9} {row['ms']:6.2f} ms CPU an image ({spread})  {rate}  {ratio}{cores}")
-    told = ", ".join(f"{stage} {share:.0%}" for stage, share in found["stages"].items())
-    print(f"stages of torch: {told}")
+    shares = ", ".join(f"{stage} {share:.0%}" for stage, share in found["stages"].items())
+    print(f"stages of torch: {shares}")
 
 
 def stages(cfg: Config, index: Index, rows: Ints, rounds: int) -> dict[str, float]:

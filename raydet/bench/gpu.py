@@ -112,7 +112,7 @@ def _write(stem: Path, result: dict[str, Any]) -> None:
         "",
         "## Steps",
         "",
-        "Targets, forward, loss, backward, clipping, optimiser, moving average; random images, 7 boxes each.",
+        "Targets, forward, loss, backward, clipping, optimiser, EMA; random images, 7 boxes each.",
         "The peer's step runs in turn with ours, in the same precision.",
         "",
         *(f"- {_line(row)}" for row in result["steps"]),

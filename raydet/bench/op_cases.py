@@ -1,7 +1,7 @@
 """What `raydet bench ops` measures: each operation at the size of EfficientDet-D0's training, its rivals beside it.
 
 Peers are left out where they are not installed: torchvision's NMS and focal loss, torch's optimisers, effdet's labeler,
-loss and post-processing, timm's moving averages.
+loss and post-processing, timm's EMA.
 """
 
 from collections.abc import Callable, Mapping
@@ -161,7 +161,7 @@ def _network(device: torch.device) -> nn.Module:
 
 
 def ema_update(device: torch.device, compiled: bool) -> Case:
-    """Moving average of all parameters and buffers."""
+    """EMA of all parameters and buffers."""
     model = _network(device)
     average = MovingAverage(model, Ema(decay=0.9998))
     decay = torch.full((), 0.9998, device=device)

@@ -31,7 +31,7 @@ def bench_ops(
         only: names of operations; None: all.
         rounds: times each side is timed, in turn.
         compiled: time torch.compile's form too. None: on a GPU only; a CPU compiles for minutes.
-        say: told each line when it is known.
+        say: called with each line when it is known.
 
     Raises:
         ConfigError: no such operation or device.

@@ -1,6 +1,6 @@
-"""`raydet bench quantization`: what integers cost in accuracy, group by group, and gain in size and speed.
+"""`raydet bench quantization`: what INT8 costs in accuracy, group by group, and gains in size and speed.
 
-Floats, integers without training (PTQ) and with it (QAT), in PyTorch and in ONNX Runtime on this CPU, all timed in turn
+FP32, INT8 without training (PTQ) and with it (QAT), in PyTorch and in ONNX Runtime on this CPU, all timed in turn
 on one thread; what each of ONNX Runtime's operators takes says what limits the rest. A model's name instead of a
 checkpoint gives size and speed only: its weights are random, its BatchNorms have seen some batches.
 """
@@ -45,7 +45,7 @@ _RELU6 = "+relu6"
 
 @dataclass
 class Variant:
-    """One network in floats or integers."""
+    """One network in FP32 or INT8."""
 
     name: str
     model: nn.Module
@@ -81,17 +81,17 @@ def bench_quantization(
     out: Path | None = None,
     say: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Any]:
-    """Return what integers cost and gain: `rows`, `profiles` and, of a checkpoint, `sensitivity`.
+    """Return what INT8 costs and gains: `rows`, `profiles` and, of a checkpoint, `sensitivity`.
 
     Args:
         sources: a float checkpoint or run folder; or names of models, whose first is what the others are compared with,
             with `+relu6` behind those that are to have that activation.
         changes: dotted configuration keys; `quantization.*` say how is calibrated.
-        qat: the checkpoint or run that training in integers from the first gave.
+        qat: the checkpoint or run that quantization-aware training from the first gave.
         rounds: how often each is timed.
         images: held-out images to score on.
         out: folder for sensitivity.png, quantization.md and quantization.json; None: nothing is written.
-        say: is told what is being done.
+        say: called with what is being done.
 
     Raises:
         ConfigError: something that cannot be used. DataError: the data.
@@ -108,7 +108,7 @@ def bench_quantization(
     if all(names):
         variants, found = [v for name in sources for v in _untrained(name)], None
     elif len(sources) == 1:
-        say(f"scoring each group of layers of {sources[0]} in integers")
+        say(f"scoring each group of layers of {sources[0]} in INT8")
         variants, found = _trained(sources[0], changes, qat, images)
     else:
         raise ConfigError(f"{sources[names.index(False)]} is no model's name; give one checkpoint, or models only")
@@ -154,7 +154,7 @@ def _trained(
 
 
 def _untrained(name: str) -> list[Variant]:
-    """Return a model in floats and in integers, with BatchNorm statistics that fit its weights."""
+    """Return a model in FP32 and in INT8, with BatchNorm statistics that fit its weights."""
     plain = name.removesuffix(_RELU6)
     act = "relu6" if name != plain else None
     side = min(models.default_image_size(plain), 512)
@@ -169,11 +169,11 @@ def _untrained(name: str) -> list[Variant]:
                 norm.momentum = None
         model(images_B3HW)
     floats = model.eval()
-    integers, how = copy.deepcopy(floats), Quantization(calibration="max", batches=1)
-    quantize(integers, how)
-    calibrate(integers, [images_B3HW], how)
-    quantized = override(cfg, {"quantization.calibration": "max"})
-    return [Variant(f"{name} float", floats, cfg, False), Variant(f"{name} int8", integers, quantized, False)]
+    quantized, how = copy.deepcopy(floats), Quantization(calibration="max", batches=1)
+    quantize(quantized, how)
+    calibrate(quantized, [images_B3HW], how)
+    int8_cfg = override(cfg, {"quantization.calibration": "max"})
+    return [Variant(f"{name} float", floats, cfg, False), Variant(f"{name} int8", quantized, int8_cfg, False)]
 
 
 def _format_for(name: str) -> dict[str, str]:
@@ -282,4 +282,4 @@ def _write(folder: Path, report: Mapping[str, Any], found: Sensitivity | None) -
     if found is not None:
         from raydet.visualization.charts import sensitivity_figure
 
-        sensitivity_figure(folder / "sensitivity.png", found.floats["eval_loss"], found.alone, found.integers)
+        sensitivity_figure(folder / "sensitivity.png", found.floats["eval_loss"], found.alone, found.int8)

@@ -49,12 +49,12 @@ def _cell(name: str, value: float | None) -> str:
 
 def _sensitivity_lines(found: Mapping[str, Any]) -> list[str]:
     name, skip = found["score"], found["skip"]
-    told = [("floats", found["floats"]), *found["alone"].items(), ("all groups", found["integers"])]
-    rows = [f"| {what} | {scores['eval_loss']:.4f} | {scores[name]:.4f} |" for what, scores in told]
-    lost = found["floats"][name] - found["integers"][name]
+    scored = [("FP32", found["floats"]), *found["alone"].items(), ("all groups", found["int8"])]
+    rows = [f"| {what} | {scores['eval_loss']:.4f} | {scores[name]:.4f} |" for what, scores in scored]
+    lost = found["floats"][name] - found["int8"][name]
     if skip:
         left = f"--quantization.skip {' '.join(skip)} gives {found['skipped'][name]:.4f}"
     else:
         left = "no group needs floats" if lost <= 0.01 else "leaving a few groups in floats is not enough: train"
-    head = f"Loss and {name} of {found['images']} held-out images, one group in integers at a time:"
-    return ["", head, "", f"| in integers | loss | {name} |", "| --- | --- | --- |", *rows, "", left]
+    head = f"Loss and {name} of {found['images']} held-out images, one group in INT8 at a time:"
+    return ["", head, "", f"| in INT8 | loss | {name} |", "| --- | --- | --- |", *rows, "", left]

@@ -1,7 +1,7 @@
-"""What integers cost a trained model before any training: group by group, and by way of calibration.
+"""What INT8 costs a trained model before any training: group by group, and by way of calibration.
 
-A group's cost is the loss with that group alone in integers, its ranges those of the whole calibrated network. What to
-leave in floats is found greedily: of the groups still in integers, the one without which the loss falls most.
+A group's cost is the loss with that group alone in INT8, its ranges those of the whole calibrated network. What to
+leave in FP32 is found greedily: of the groups still in INT8, the one without which the loss falls most.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -38,10 +38,10 @@ class Sensitivity:
     images: int
     floats: dict[str, float]
     """`eval_loss` and the score, in floats."""
-    integers: dict[str, float]
-    """The same with everything in integers that can be."""
+    int8: dict[str, float]
+    """The same with everything in INT8 that can be."""
     alone: dict[str, dict[str, float]]
-    """The same with one group in integers and all others in floats, the costliest first."""
+    """The same with one group in INT8 and all others in FP32, the costliest first."""
     skip: tuple[str, ...]
     """Groups to leave in floats (quantization.skip), so that the score is within ENOUGH of that of floats; none where
     none are needed, or where a few would not do."""
@@ -153,7 +153,7 @@ def rank(
     *,
     images: int = 256,
 ) -> list[Ranked]:
-    """Return ways to quantize without training, the best first: what a search over training in integers starts from.
+    """Return ways to quantize without training, the best first: what a search over QAT starts from.
 
     Each takes seconds, where training takes hours.
 

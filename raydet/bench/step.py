@@ -56,7 +56,7 @@ def bench_step(
     keep_memory: bool = False,
     profile: bool = False,
 ) -> dict[str, float | str]:
-    """Time whole training steps: targets, forward, loss, backward, clipping, optimiser, moving average.
+    """Time whole training steps: targets, forward, loss, backward, clipping, optimiser, EMA.
 
     Args:
         name: recipe whose model and settings are used; the average is on (decay 0.9998) unless `changes` say otherwise.

@@ -70,9 +70,9 @@ def bench(words: list[str]) -> None:
     from raydet.bench import WHAT, run
 
     parser = new_parser("bench", "Time what raydet does.")
-    parser.add_argument("what", choices=WHAT, help="a step, operations, data, all on a GPU, what Ray adds, integers")
+    parser.add_argument("what", choices=WHAT, help="a step, operations, data, all on a GPU, what Ray adds, INT8")
     parser.add_argument("sources", nargs="*", help="quantization: a float checkpoint or run, or names of models")
-    parser.add_argument("--qat", help="quantization: the run that training in integers gave")
+    parser.add_argument("--qat", help="quantization: the run that quantization-aware training gave")
     parser.add_argument("--vs", choices=("effdet", "timm"), help="step: time this library's in turn with ours")
     parser.add_argument("--batch", type=int, default=4, help="step: images")
     parser.add_argument("--rounds", type=int, default=5, help="how often each is timed")

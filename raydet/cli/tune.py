@@ -9,7 +9,7 @@ from raydet.config import Config, nearest
 from raydet.exceptions import ConfigError
 
 _NOT_OF_A_SEARCH = ("help", "json", "recipe", "base", "space")
-"""What `tune` is told of a range test too."""
+"""Options that a range test takes too."""
 
 
 def _tune(words: list[str]) -> None:
@@ -37,13 +37,13 @@ def _tune(words: list[str]) -> None:
     from raydet.cli.tune_result import as_values, lines
     from raydet.tuning.tune import setting_of, tune
 
-    told = {k: v for k, v in vars(options).items() if k not in (*_NOT_OF_A_SEARCH, "dry_run")}
+    given = {k: v for k, v in vars(options).items() if k not in (*_NOT_OF_A_SEARCH, "dry_run")}
     if options.dry_run:
         from raydet.tuning.dry_run import dry_run
 
-        values = dry_run(setting_of(cfg, options.space, **told), quiet=options.json)
+        values = dry_run(setting_of(cfg, options.space, **given), quiet=options.json)
         return print_result(values, True) if options.json else None
-    result = tune(cfg, options.space, **told)
+    result = tune(cfg, options.space, **given)
     if options.json:
         return print_result(as_values(result), True)
     return print("\n".join(lines(result)))

@@ -30,16 +30,16 @@ def lines(result: TuneResult) -> list[str]:
     """Return the result in words."""
     search, best = result.search, result.best
     values = values_text(best.params, short_names(search.space.keys))
-    told = [f"best      trial {best.number}: {search.score} {score_text(search.score, best.score)}  {values}"]
+    rows = [f"best      trial {best.number}: {search.score} {score_text(search.score, best.score)}  {values}"]
     if search.tied:
-        told.append("          all trials have this score: the search tells nothing")
+        rows.append("          all trials have this score: the search tells nothing")
     elif best.number == 1:
-        told.append("          this is the default: nothing tried was better")
+        rows.append("          this is the default: nothing tried was better")
     elif (default := default_run(search)) is not None:
-        told.append(f"default   trial 1: {search.score} {score_text(search.score, default.score)}")
+        rows.append(f"default   trial 1: {search.score} {score_text(search.score, default.score)}")
     if result.gain is not None:
-        told.append(f"verdict   {result.gain.verdict}")
-    told += [f"ended     {search.ended}; the same command goes on"] if search.ended else []
+        rows.append(f"verdict   {result.gain.verdict}")
+    rows += [f"ended     {search.ended}; the same command goes on"] if search.ended else []
     train, *look = commands(search)
-    told += [f"trials    {counted(search)}", f"train it  {train}", f"look at   {result.dir}/summary.md"]
-    return told + [f"          {command}" for command in look]
+    rows += [f"trials    {counted(search)}", f"train it  {train}", f"look at   {result.dir}/summary.md"]
+    return rows + [f"          {command}" for command in look]

@@ -1,4 +1,4 @@
-"""Everything a run can be told, in one tree of frozen dataclasses. Imports the standard library only.
+"""All settings of a run, in one tree of frozen dataclasses. Imports the standard library only.
 
 A field's default is written once, here; the string under it is its documentation and the command line's help text.
 `None` means "off" or "derived", as the field's text says. A documented run is a function in `raydet.recipes`.

@@ -155,7 +155,7 @@ def to_dict(cfg: Config) -> dict[str, Any]:
 
 
 def from_dict(values: Mapping[str, Any]) -> Config:
-    """Return the Config that `to_dict` was given, checked anew.
+    """Return the Config that `to_dict` was given, checked again.
 
     Raises:
         ConfigError: a value or key that this version does not know.

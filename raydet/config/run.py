@@ -25,7 +25,7 @@ class Evaluation:
     backend: Literal["faster", "pycocotools"] = "faster"
     """Who computes AP: faster-coco-eval, or its judge pycocotools (same figures, about 8 times slower)."""
     recalibrate_bn: int = 0
-    """Before scoring, estimate BatchNorm's statistics anew on this many training images; 0: off."""
+    """Before scoring, re-estimate BatchNorm's statistics on this many training images; 0: off."""
 
     def __post_init__(self) -> None:
         fraction("evaluation", self, "score_threshold", "nms_iou")

@@ -118,7 +118,7 @@ class Schedule:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Ema:
-    """Exponential moving average of all parameters and buffers; what is evaluated and kept as best when on."""
+    """EMA of all parameters and buffers; what is evaluated and kept as best when on."""
 
     decay: float | None = 0.9998
     """Share of the average that stays at each step. None: no average."""
@@ -143,7 +143,7 @@ class Precision:
     """Capture the whole training step in a CUDA graph and replay it: what is left of a step is one launch. Pays where
     launching thousands of small kernels takes longer than running them, as with D0 below 32 images a GPU."""
     ops: Literal["auto", "torch", "cuda"] = "auto"
-    """Who computes raydet's own operations (focal loss, target assignment, NMS, moving average, RMSprop). auto: fused
+    """Who computes raydet's own operations (focal loss, target assignment, NMS, EMA, RMSprop). auto: fused
     CUDA kernels on a GPU with CuPy, else PyTorch; torch: PyTorch; cuda: the kernels or an error."""
     loss_scale: float = 65536.0
     """fp16: first loss scale."""
@@ -156,7 +156,7 @@ class Precision:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Quantization:
-    """Integers instead of floats: fake-quantizers in the network, their ranges found before training.
+    """INT8 instead of FP32: fake-quantizers in the network, their ranges found before training.
 
     Weights have a range per output channel, activations one per tensor; both are symmetric round zero.
     """

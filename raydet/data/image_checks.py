@@ -100,7 +100,7 @@ def _look_into(seen: Looked, data: bytes) -> None:
     """
     scans = data.count(b"\xff\xda")  # cannot be within a scan: there 0xff is followed by 0
     if scans > _MOST_SCANS:
-        raise DataError(f"has {scans} scans", rule="IMG-E18", hint="Save it anew; no camera writes more than some ten.")
+        raise DataError(f"has {scans} scans", rule="IMG-E18", hint="Save it again; no camera writes more than ten.")
     if len(data) > 4096 and not any(data[-1024:]):
         hint = "A download or a disk has failed, or it was padded; look at it."
         seen.notes.append(("IMG-W19", "ends in zeros", hint))
@@ -131,9 +131,9 @@ def _look_at(cfg: Config, index: Index, seen: Looked, image_file: ImageFile) -> 
     seen.dhash = dhash(grey)
     seen.miniature = grey.resize((16, 16), Image.Resampling.BOX).tobytes()
     if image_file.orientation != 1:
-        told = "is turned" if image_file.turned else "is not turned (data.exif=false)"
+        how = "is turned" if image_file.turned else "is not turned (data.exif=false)"
         hint = None if image_file.turned else "Were the annotations made on the turned image, set data.exif=true."
-        note(("IMG-W11", f"says by EXIF orientation {image_file.orientation} how to turn it: it {told}", hint))
+        note(("IMG-W11", f"says by EXIF orientation {image_file.orientation} how to turn it: it {how}", hint))
 
 
 def dhash(grey: Image.Image) -> int:

@@ -33,8 +33,8 @@ MAY_CHANGE = {
     "run.name",
     "run.storage_path",
 }
-"""What a continued run may be told anew besides the section `scaling`: nothing of it changes what is learnt. Name and
-place say where it lies; a folder may be moved."""
+"""Settings that may change when a run continues, besides the section `scaling`: none of them changes what is trained.
+Name and location say where the run is stored; a folder may be moved."""
 
 
 _MOST_NOTES = 3
@@ -68,11 +68,11 @@ class Plan:
         return result is not None and self.continues is not None and result["step"] == self.continues.step
 
 
-def make_plan(cfg: Config, *, anew: bool = False) -> Plan:
+def make_plan(cfg: Config, *, fresh: bool = False) -> Plan:
     """Return the plan of a run, with everything checked that can be without a worker.
 
     Args:
-        anew: the run does not go on from what lies under its name, which may have had another configuration.
+        fresh: the run does not go on from what lies under its name, which may have had another configuration.
 
     Raises:
         ConfigError: a value that cannot be used, or another configuration under this run's name. DataError: the data.
@@ -81,7 +81,7 @@ def make_plan(cfg: Config, *, anew: bool = False) -> Plan:
     check_installed(cfg)
     cfg = resolve_model(absolute(cfg))
     folder = Path(cfg.run.storage_path) / cfg.run.name
-    cfg = cfg if anew else _continued(cfg, folder)
+    cfg = cfg if fresh else _continued(cfg, folder)
     train_index, val_index = open_split(cfg, "train"), open_split(cfg, "val")
     check_same_classes(train_index, val_index)
     for index in (train_index, val_index):
@@ -183,10 +183,10 @@ def _continued(cfg: Config, folder: Path) -> Config:
         cfg = override(cfg, {"optim.batch_size": old.global_batch})
     if cfg.global_batch == old.global_batch:
         changed = {k: v for k, v in changed.items() if k not in ("data.batch_size", "optim.batch_size")}
-    told = {k: v for k, v in changed.items() if k not in MAY_CHANGE and not k.startswith("scaling.")}
-    if told:
-        rows = "; ".join(f"{key} was {was!r}, now {now!r}" for key, (was, now) in list(told.items())[:4])
-        more = f"; and {len(told) - 4} more" if len(told) > 4 else ""
+    refused = {k: v for k, v in changed.items() if k not in MAY_CHANGE and not k.startswith("scaling.")}
+    if refused:
+        rows = "; ".join(f"{key} was {was!r}, now {now!r}" for key, (was, now) in list(refused.items())[:4])
+        more = f"; and {len(refused) - 4} more" if len(refused) > 4 else ""
         raise ConfigError(
             f"run.name={cfg.run.name} is another run in {folder.parent}: {rows}{more}. "
             "Choose another run.name, or repeat the old command to continue it, or remove that folder"
@@ -209,7 +209,7 @@ def describe_start(plan: Plan) -> list[str]:
     if len(plan.notes) > _MOST_NOTES:
         lines.append(f"note      {len(plan.notes) - _MOST_NOTES} more; `raydet check` shows all")
     if cfg.quantization is not None:
-        lines.append(f"integers  {in_words(cfg.quantization)}")
+        lines.append(f"INT8      {in_words(cfg.quantization)}")
     for report in plan.loaded:
         lines.append(str(report))
     if c is not None:

@@ -65,7 +65,7 @@ def ray_session(cfg: Config) -> Iterator[Session]:
         given = wanted_address(cfg)
         for name, value in _ENVIRONMENT.items():
             os.environ.setdefault(name, value)
-        # How long Ray waits for its workers before it begins anew. An elastic run that has lost a machine first asks
+        # How long Ray waits for its workers before it starts again. An elastic run that has lost a machine first asks
         # for as many as before; any other may be on a busy machine, where Ray's 60 seconds have been too few.
         elastic = cfg.scaling.worker_range[0] < cfg.scaling.worker_range[1]
         os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "20" if elastic else "180")

@@ -39,7 +39,7 @@ MOST_AP = 0.005
 MOST_RMS = {"float": 0.01, "tensorrt": 0.3, "onnxruntime": 0.5}
 """Largest relative difference of the logits of made-up images, which have no right answer: a broken graph's is 1."""
 _CPU = torch.device("cpu")
-_TRAIN = "calibrate otherwise or leave costly groups in floats (`raydet bench quantization`), or train on in integers"
+_TRAIN = "calibrate otherwise or leave costly groups in FP32 (`raydet bench quantization`), or train on with QAT"
 _REMEDIES = {"float": "and report it: a float file should not differ", "tensorrt": _TRAIN, "onnxruntime": _TRAIN}
 _BATCHES = (1, 8, 32)
 """Least, usual and largest batch in the line for trtexec."""
@@ -47,7 +47,7 @@ _COMPUTING = (
     *("Conv", "FusedConv", "Gemm", "FusedGemm", "MatMul", "FusedMatMul", "BatchNormalization", "Add", "Sum", "Mul"),
     *("Sigmoid", "QuickGelu", "Clip", "Relu", "GlobalAveragePool", "ReduceMean"),
 )
-"""What computes, in float, in a graph as ONNX Runtime has optimised it; the others move values or are integers'."""
+"""What computes, in float, in a graph as ONNX Runtime has optimised it; the others move values or are INT8."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +115,7 @@ def export(
             float or quantized.
         out: the file, *.onnx. One that is there is replaced.
         changes: dotted configuration keys.
-        target: tensorrt (symmetric Q/DQ) or onnxruntime (integers for CPUs); of a float model both give one graph.
+        target: tensorrt (symmetric Q/DQ) or onnxruntime (INT8 for CPUs); of a float model both give one graph.
         nms: detect within the graph; its one output is then `raydet.onnx.postprocess.DETECTIONS`.
         images: how many images of the validation split the check looks at.
         stream: where progress is shown. None: standard error.
@@ -161,9 +161,9 @@ def export(
 
 def _numbers(cfg: Config) -> str:
     if cfg.quantization is None:
-        return "floats (a quantized run, or --quantization.bits 8, gives integers)"
+        return "FP32 (a quantized run, or --quantization.bits 8, gives INT8)"
     skipped = ", ".join(cfg.quantization.skip)
-    return f"integers; in floats: {skipped}" if skipped else "integers"
+    return f"INT8; in FP32: {skipped}" if skipped else "INT8"
 
 
 def _check_arguments(source: Path, path: Path, target: str, images: int) -> None:
@@ -207,10 +207,10 @@ class _Made:
 
 
 def _made(trained: Source, about: metadata.Metadata, path: Path, *, nms: bool, named: bool) -> _Made:
-    cfg, integers = trained.cfg, about.target == "onnxruntime" and is_quantized(trained.model)
+    cfg, int8 = trained.cfg, about.target == "onnxruntime" and is_quantized(trained.model)
     task = make_task(cfg, trained.model, _CPU)
-    proto = _built(trained.model, cfg, about.target, training_inputs(cfg, task, needed=named) if integers else ())
-    float_operators = _float_operators(proto) if integers else None
+    proto = _built(trained.model, cfg, about.target, training_inputs(cfg, task, needed=named) if int8 else ())
+    float_operators = _float_operators(proto) if int8 else None
     at_risk = saturation.layers_at_risk(proto)
     data = _file(proto, about)
     float_bytes = _float_bytes(trained, about.target, len(data))
@@ -220,10 +220,10 @@ def _made(trained: Source, about: metadata.Metadata, path: Path, *, nms: bool, n
         postprocess.append_detect(proto, anchors_A4, len(about.class_names), cfg.evaluation)
         data = _file(proto, replace(about, outputs=(postprocess.DETECTIONS,)))
         float_bytes += len(data) - len(network)
-    # What the file says, and what this CPU's kernels for integers make of it.
+    # What the file says, and what this CPU's INT8 kernels make of it.
     opened = [
         _opened(network, data if nms else None, path, unfused=unfused)
-        for unfused in ((True, False) if integers else (False,))
+        for unfused in ((True, False) if int8 else (False,))
     ]
     return _Made(data, opened, float_bytes, float_operators, at_risk)
 

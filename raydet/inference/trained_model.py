@@ -81,10 +81,10 @@ def open_source(source: str | Path, changes: Mapping[str, Any]) -> Source:
 
 
 def _calibrated(source: Source) -> Source:
-    """Return the source; what its configuration wants in integers gets what it lacks from its training data."""
+    """Return the source; where its configuration asks for INT8, missing ranges come from its training data."""
     wanted = source.cfg.quantization
     if wanted is not None and (not is_quantized(source.model) or uncalibrated(source.model)):
-        print(f"integers  {in_words(wanted)}", file=sys.stderr, flush=True)
+        print(f"INT8      {in_words(wanted)}", file=sys.stderr, flush=True)
         post_training(source.cfg, source.model)
     return source
 

@@ -113,7 +113,7 @@ def _any_batch(graph: "Graph") -> None:
 
 
 def _fold_padding(graph: "Graph") -> None:
-    """Let convolutions pad their inputs themselves: a Pad is in no runtime's integers."""
+    """Let convolutions pad their inputs themselves: no runtime has a Pad in INT8."""
     from onnx import helper
 
     producers = graph.producers()

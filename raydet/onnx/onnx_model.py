@@ -34,8 +34,8 @@ _CUDA = "CUDAExecutionProvider"
 class OnnxGraph(nn.Module):
     """A graph as a module: images_B3HW to its output, to a tuple of several.
 
-    It computes where ONNX Runtime was told to, with as many threads as torch had when it was opened, in inference only:
-    its outputs have no gradient.
+    It computes where ONNX Runtime was set up to, with as many threads as torch had when it was opened, in inference
+    only: its outputs have no gradient.
     """
 
     def __init__(self, data: bytes, path: Path, *, use_gpu: bool = False, unfused: bool = False) -> None:
@@ -161,7 +161,7 @@ def parse(data: bytes, path: Path) -> Metadata:
 
 
 def warn_if_slow(about: Metadata) -> None:
-    """Warn of a graph of integers that is not for ONNX Runtime on a CPU."""
+    """Warn of an INT8 graph that is not for ONNX Runtime on a CPU."""
     if about.target == "tensorrt" and about.cfg.quantization is not None:
         warnings.warn(
             "a quantized file for TensorRT: ONNX Runtime gives it float convolutions; expect it slower than fp32 "

@@ -1,4 +1,4 @@
-"""The graph for ONNX Runtime on a CPU: unsigned activations, signed weights per channel, integers all the way.
+"""The graph for ONNX Runtime on a CPU: unsigned activations, signed weights per channel, INT8 all the way.
 
 The runtime fuses a convolution to QLinearConv only where its input, output, weight and bias all have Q/DQ. The model's
 quantizers give some of these grids, and exactly: a symmetric int8 grid is a uint8 grid with the zero point 128. The
@@ -18,8 +18,8 @@ What is left, a block's branch and the pyramid's partial sums, is measured on ba
 range and the other term's. Batches also raise -L where nothing gets so low: the demo classifier after QAT then gave
 98.9 instead of 97.8 % of the fake-quantized net's answers (n=449).
 
-Given up: `onnxruntime.quantization.quantize_static`, which measures all ranges anew (so that it agrees with the trained
-ranges only through an override for each tensor), quantizes weights anew, and knows none of the points above.
+Given up: `onnxruntime.quantization.quantize_static`, which measures all ranges again (so that it agrees with the
+trained ranges only through an override for each tensor), quantizes weights again, and knows none of the points above.
 """
 
 from collections.abc import Iterable
@@ -40,8 +40,10 @@ _BIAS_LIMIT = 2**30
 """Half of what an int32 holds, so that sums with it do not wrap round."""
 
 
-def integers(proto: "onnx.ModelProto", batches: Iterable[Array], *, full_range: bool = False) -> "onnx.ModelProto":
-    """Return the ModelProto in which ONNX Runtime computes with integers wherever the model was quantized.
+def quantized_graph(
+    proto: "onnx.ModelProto", batches: Iterable[Array], *, full_range: bool = False
+) -> "onnx.ModelProto":
+    """Return the ModelProto in which ONNX Runtime computes in INT8 wherever the model was quantized.
 
     Args:
         proto: of `tensorrt.symmetric`.
@@ -198,7 +200,7 @@ def _insert(plan: Plan, repeats: dict[Edge, int]) -> None:
             nodes.extend(_integer_bias(plan, node))
         for i, name in enumerate(node.input):
             edge = (node.output[0], i)
-            if name in plan.grids and _reads_integers(plan, node, i):
+            if name in plan.grids and _reads_int8(plan, node, i):
                 scale = plan.grids[name].scale * plan.factors.get(edge, 1.0)
                 levels = name + "/q"
                 if edge in repeats:
@@ -236,7 +238,7 @@ def _parameters(graph: Graph, scale: float, zero_point: int) -> list[str]:
     return [graph.constant(np.array(scale, np.float32)), graph.constant(np.array(zero_point, np.uint8))]
 
 
-def _reads_integers(plan: Plan, node: Any, i: int) -> bool:
+def _reads_int8(plan: Plan, node: Any, i: int) -> bool:
     """Say whether an input whose tensor has a grid is read from there: not where the model reads floats."""
     edge = (node.output[0], i)
     if edge in plan.wanted or edge in plan.given or (node.op_type in MOVES and node.output[0] in plan.grids):

@@ -88,7 +88,7 @@ class Plan:
         return len(self.consumers[tensor]) > 1
 
     def is_sum(self, tensor: str) -> bool:
-        """Say whether a tensor comes from integers added up: of a convolution, or of terms on grids."""
+        """Say whether a tensor comes from INT8 values added up: of a convolution, or of terms on grids."""
         node = self.producers.get(tensor)
         if node is None:
             return False

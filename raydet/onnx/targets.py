@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from raydet.exceptions import ExportError
 from raydet.onnx.graph import of_type, optimised, trace
-from raydet.onnx.onnxruntime_int8 import integers
+from raydet.onnx.onnxruntime_int8 import quantized_graph
 from raydet.onnx.tensorrt_qdq import symmetric
 from raydet.quantization import check_calibrated, is_quantized, quantizers
 
@@ -30,7 +30,7 @@ def build(
     batches: Iterable[Tensor] = (),
     full_range: bool = False,
 ) -> "onnx.ModelProto":
-    """Return the onnx.ModelProto of a model for a runtime: a float graph of a float model, else one of integers.
+    """Return the onnx.ModelProto of a model for a runtime: a float graph of a float model, else an INT8 one.
 
     Input `images` [batch, 3, H, W]; outputs `logits` [batch, classes], or `logits` [batch, A, C] and `codes`
     [batch, A, 4]. The model is left as it is.
@@ -59,8 +59,8 @@ def build(
     if target == "tensorrt":
         return proto
     arrays = (images_B3HW.cpu().float().numpy() for images_B3HW in batches)
-    proto = integers(proto, arrays, full_range=full_range)
-    _check_integers(proto)
+    proto = quantized_graph(proto, arrays, full_range=full_range)
+    _check_int8(proto)
     return proto
 
 
@@ -69,8 +69,8 @@ def _check_quantized(proto: "onnx.ModelProto") -> None:
         raise ExportError("exported graph has 0 QuantizeLinear nodes")
 
 
-def _check_integers(proto: "onnx.ModelProto") -> None:
-    """Raise ExportError where the runtime does not compute a quantized convolution with integers."""
+def _check_int8(proto: "onnx.ModelProto") -> None:
+    """Raise ExportError where the runtime does not compute a quantized convolution in INT8."""
     weights = {node.output[0] for node in of_type(proto.graph.node, "DequantizeLinear")}
     quantized = [node.name for node in of_type(proto.graph.node, "Conv") if node.input[1] in weights]
     # The runtime numbers the nodes that it makes: NAME_token_7.

@@ -3,7 +3,7 @@
 Source: NVIDIA's placement and explicit quantization (https://docs.nvidia.com/deeplearning/tensorrt, "Working with
 quantized types"): zero points are 0, a convolution's branch is added to the quantized shortcut within its kernel.
 Folding is exact: with y = f (conv + bias - mean) + beta, the scale of channel c becomes |f_c| times what it was and
-the integers stay, or change their sign with f_c.
+the levels stay, or change their sign with f_c.
 
 Given up: TensorRT itself has not been run; what is tested is that ONNX Runtime computes what PyTorch does.
 """

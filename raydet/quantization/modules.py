@@ -14,7 +14,7 @@ from raydet.quantization.libraries import fake_quantize
 
 
 class QuantConv2d(nn.Conv2d):
-    """A convolution of integers."""
+    """An INT8 convolution."""
 
     input_quantizer: nn.Module
     weight_quantizer: nn.Module
@@ -30,7 +30,7 @@ class QuantConv2dSame(QuantConv2d, Conv2dSame):
 
 
 class QuantLinear(nn.Linear):
-    """A linear layer of integers."""
+    """An INT8 linear layer."""
 
     input_quantizer: nn.Module
     weight_quantizer: nn.Module
@@ -41,7 +41,7 @@ class QuantLinear(nn.Linear):
 
 
 class QuantPool(nn.AdaptiveAvgPool2d):
-    """The mean of integers."""
+    """An INT8 mean."""
 
     input_quantizer: nn.Module
 
@@ -50,7 +50,7 @@ class QuantPool(nn.AdaptiveAvgPool2d):
 
 
 class QuantAveragePool(AveragePool):
-    """The mean of integers, within squeeze-excite."""
+    """An INT8 mean, within squeeze-excite."""
 
     input_quantizer: nn.Module
 

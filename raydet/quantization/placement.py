@@ -47,7 +47,7 @@ _QUANTIZED: dict[type[nn.Module], type[nn.Module]] = {
 
 @dataclass(frozen=True, slots=True)
 class Placed:
-    """A layer that computes with integers, or could."""
+    """A layer that computes in INT8, or could."""
 
     name: str
     """Dotted, within the model."""
@@ -85,7 +85,7 @@ def quantize(model: nn.Module, cfg: Quantization) -> list[Placed]:
         raise ValueError("already quantized")
     chosen = _without(model, placements(model), cfg.skip)
     if not chosen:
-        raise ConfigError("quantization.skip leaves nothing in integers; leave fewer groups out")
+        raise ConfigError("quantization.skip leaves nothing in INT8; leave fewer groups out")
     device = next(model.parameters()).device
     for placed in chosen:
         _quantize_layer(model.get_submodule(placed.name), cfg, device)

@@ -38,8 +38,8 @@ class Counter:
             self._said = now
             rate = self._done / (now - self._started)
             left = (self._total - self._done) / rate
-            told = f"{self._name}: {self._done} of {self._total}, {rate:.0f}/s, {left:.0f} s left"
-            print(told, file=self._stream, flush=True)
+            line = f"{self._name}: {self._done} of {self._total}, {rate:.0f}/s, {left:.0f} s left"
+            print(line, file=self._stream, flush=True)
 
     def __exit__(self, *_: object) -> None:
         if self._progress is not None:

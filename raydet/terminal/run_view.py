@@ -176,8 +176,8 @@ def plain_epoch(board: Board, row: Figures) -> str:
     """Return an epoch's line for logs and pipes: each figure under its name."""
     columns = columns_of(board.task, board.epochs)
     named = [(c.title, c.value(row)) for c in columns]
-    told = [f"{title} {value}" for title, value in named if value != "-"]
-    return _GAP.join([*told, *_left_out(row), *_times(board)])
+    parts = [f"{title} {value}" for title, value in named if value != "-"]
+    return _GAP.join([*parts, *_left_out(row), *_times(board)])
 
 
 def _times(board: Board) -> list[str]:

@@ -146,7 +146,7 @@ class _Meter:
         self._wall, self._cpu, self._timed_from = clock(), time.process_time(), self.trainer.state.step
 
     def read(self, lr: float) -> dict[str, float]:
-        """Return the figures since the last call, over all workers, and start anew.
+        """Return the figures since the last call, over all workers, and start again.
 
         Raises:
             NonFiniteLoss: a loss is not finite.

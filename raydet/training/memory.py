@@ -10,7 +10,7 @@ _NEVER = 2**31 - 1
 
 
 def keep_freed_memory() -> bool:
-    """Let torch's CPU tensors reuse memory instead of fetching it anew; return whether the C library can be told so.
+    """Let torch's CPU tensors reuse memory instead of fetching it again; return whether the C library allows that.
 
     glibc gives a large block back to the system when it is freed, so every step faults its activations in again, page
     by page: 22 % of a D0 step (512 px, batch 4; docs/benchmarks, 2026-11-22). Kept, the process stays as large as it

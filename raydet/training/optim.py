@@ -1,4 +1,4 @@
-"""How the weights move: optimisers with the documented groups, learning-rate schedules, moving average, clipping."""
+"""How the weights move: optimisers with the documented groups, learning-rate schedules, EMA, clipping."""
 
 import copy
 import math
@@ -135,7 +135,7 @@ def _noise(schedule: Schedule, seed: int, epoch: float) -> float:
 
 
 class MovingAverage:
-    """Exponential moving average of a model's parameters and buffers, held in `model`, a copy of it.
+    """EMA of a model's parameters and buffers, held in `model`, a copy of it.
 
     Whole numbers (BatchNorm's counters) are copied. Buffers are averaged like parameters, as in timm's and NVIDIA's.
     """

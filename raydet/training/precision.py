@@ -28,7 +28,7 @@ def prepare_device(cfg: Config, device: torch.device | None = None) -> torch.dev
     if device.type == "cuda":
         if not torch.cuda.is_available():
             raise ConfigError("scaling.use_gpu=true, but torch finds no CUDA GPU on this machine")
-        # torch's convolutions use TF32 unless told otherwise; fp32 must mean fp32.
+        # torch's convolutions use TF32 by default; fp32 must mean fp32.
         allowed = cfg.precision.mode != "fp32"
         torch.backends.cuda.matmul.allow_tf32 = allowed
         torch.backends.cudnn.allow_tf32 = allowed

@@ -37,9 +37,9 @@ def score(
 
 @torch.no_grad()
 def recalibrate(model: nn.Module, task: Task, loader: TrainLoader, cfg: Config, peers: Peers) -> None:
-    """Estimate the BatchNorm statistics of `model` anew on evaluation.recalibrate_bn training images, in place.
+    """Re-estimate the BatchNorm statistics of `model` on evaluation.recalibrate_bn training images, in place.
 
-    A plain mean over batches replaces the moving average, which is unsteady after small batches. The images are the
+    A plain mean over batches replaces the EMA, which is unsteady after small batches. The images are the
     first ones of epoch 0, as they are trained on.
     """
     norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]

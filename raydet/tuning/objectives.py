@@ -48,7 +48,7 @@ OBJECTIVES: dict[str, Callable[[nn.Module, Tensor], float]] = {"latency_ms": _la
 def measure(cfg: Config, names: tuple[str, ...]) -> dict[str, float]:
     """Return each named objective of the net that `cfg` (resolved) trains; its weights do not matter.
 
-    The net is measured in floats: fake-quantizers would be timed and not integers.
+    The net is measured in floats: fake-quantizers would be timed and not INT8.
     """
     if not names:
         return {}

@@ -158,11 +158,11 @@ class Driver:
             path, need, free = self.ends.feed.full
             raise StorageFull(Path(path), need, free)
 
-    def _again(self, feed: "Again", told: str) -> None:
+    def _again(self, feed: "Again", message: str) -> None:
         """Let all that `feed` hands out run to its end, and say what went wrong."""
         from raydet.tuning.search.schedulers import make_scheduler
 
-        print(told, file=self.out, flush=True)
+        print(message, file=self.out, flush=True)
         self._tune(feed, make_scheduler(replace(self.setting, algorithm="tpe", scheduler="none")))
         for error in feed.errors:
             print(f"failed    {error}", file=self.out, flush=True)

@@ -1,4 +1,4 @@
-"""A search before it starts: everything it was told, checked. Nothing here starts Ray."""
+"""A search before it starts: all its settings, checked. Nothing here starts Ray."""
 
 import json
 import math
@@ -53,7 +53,7 @@ _FIXED_IN_A_RUN = ("optim.name", "optim.batch_size", "optim.lr_batch_size")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Setting:
-    """What a search was told."""
+    """The settings of a search."""
 
     cfg: Config
     """Trial 1, with absolute paths; run.name is the search's."""
@@ -242,10 +242,11 @@ def check_identity(setting: Setting) -> None:
     """Raise ConfigError where another search, or anything else, lies under this name."""
     path = setting.folder / "search.json"
     if path.exists():
-        told = _changed(json.loads(path.read_text()), identity(setting))
-        if told:
+        changes = _changed(json.loads(path.read_text()), identity(setting))
+        if changes:
+            where = f"run.name={setting.cfg.run.name} is another search in {setting.folder.parent}"
             raise ConfigError(
-                f"run.name={setting.cfg.run.name} is another search in {setting.folder.parent}: {'; '.join(told[:4])}. "
+                f"{where}: {'; '.join(changes[:4])}. "
                 "Choose another run.name, or repeat the old command to continue it, or remove that folder"
             )
     elif setting.folder.is_dir() and any(path.name != ".lock" for path in setting.folder.iterdir()):
@@ -254,16 +255,16 @@ def check_identity(setting: Setting) -> None:
 
 def _changed(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     cfg, before = from_dict(new["config"]), from_dict(old["config"])
-    told = [
+    changes = [
         f"{key} was {was!r}, now {now!r}"
         for key, (was, now) in differences(before, cfg).items()
         if key not in _MAY_DIFFER and not key.startswith("scaling.")
     ]
     for key in sorted({*old["space"], *new["space"]}):
         was, now = old["space"].get(key, "not searched"), new["space"].get(key, "not searched")
-        told += [f"{key} was {was}, now {now}"] if was != now else []
+        changes += [f"{key} was {was}, now {now}"] if was != now else []
     rest = ("algorithm", "scheduler", "objectives")
-    return told + [f"{name} was {old[name]}, now {new[name]}" for name in rest if old[name] != new[name]]
+    return changes + [f"{name} was {old[name]}, now {new[name]}" for name in rest if old[name] != new[name]]
 
 
 def with_cpus(setting: Setting, cpus: int) -> Setting:

@@ -29,7 +29,7 @@ class TuneResult:
     """A search that has ended."""
 
     config: Config
-    """Of the best trial; `raydet.fit(result.config)` trains it anew, under a name of its own."""
+    """Of the best trial; `raydet.fit(result.config)` trains it again, under a name of its own."""
     metrics: dict[str, float]
     """The best trial's score, and its further objectives."""
     best: Row
@@ -108,9 +108,9 @@ def tune(
     return _result(setting, found)
 
 
-def setting_of(cfg: Config, space: str | Mapping[str, Any] | None, *, budget: str | None, **told: Any) -> Setting:
+def setting_of(cfg: Config, space: str | Mapping[str, Any] | None, *, budget: str | None, **settings: Any) -> Setting:
     """Return what `tune` is asked for, checked; see there."""
-    return make_setting(cfg, space, budget_s=None if budget is None else parse_budget(budget), **told)
+    return make_setting(cfg, space, budget_s=None if budget is None else parse_budget(budget), **settings)
 
 
 def first_plan(setting: Setting) -> Plan:

@@ -1,4 +1,4 @@
-"""Figures drawn by matplotlib without a display: a data set's classes, boxes and anchors; what integers cost."""
+"""Figures drawn by matplotlib without a display: a data set's classes, boxes and anchors; what INT8 costs."""
 
 import warnings
 from collections.abc import Mapping
@@ -74,8 +74,8 @@ def coverage_figure(path: Path, best_iou: Mapping[int, Floats], image_size: int)
             chosen = size == image_size
             shown = np.sort(iou_N)
             share = 1 - np.arange(len(shown)) / max(1, len(shown))
-            told = f"{size} px{' (model.image_size)' if chosen else ''}: {(iou_N >= 0.5).mean():.1%}"
-            axes.plot(shown, share * 100, label=told, lw=2.2 if chosen else 1.1, alpha=1 if chosen else 0.7)
+            label = f"{size} px{' (model.image_size)' if chosen else ''}: {(iou_N >= 0.5).mean():.1%}"
+            axes.plot(shown, share * 100, label=label, lw=2.2 if chosen else 1.1, alpha=1 if chosen else 0.7)
         axes.axvline(0.5, color="#888888", lw=1, ls="--")
         axes.set(
             xlabel="IoU of a box with its best anchor", ylabel="boxes that reach it, %", xlim=(0, 1), ylim=(0, 102)
@@ -87,7 +87,7 @@ def coverage_figure(path: Path, best_iou: Mapping[int, Floats], image_size: int)
 def sensitivity_figure(
     path: Path, floats: float, alone: Mapping[str, Mapping[str, float]], whole: Mapping[str, float]
 ) -> None:
-    """Draw the loss with one group of layers in integers, for each, between that of floats and of all in integers."""
+    """Draw the loss with one group of layers in INT8, for each, between that of FP32 and of all in INT8."""
     names = [*alone, "all groups"]
     losses = np.array([scores["eval_loss"] for scores in (*alone.values(), whole)])
     with figure_file(path, (7, 1.6 + 0.34 * len(names))) as figure:
@@ -106,7 +106,7 @@ def sensitivity_figure(
         axes.set_yticks(y, names)
         axes.set_ylim(len(names) - 0.4, -0.9)
         axes.set_xlabel("loss of held-out images")
-        axes.set_title("What each group of layers costs in integers", loc="left", pad=16)
+        axes.set_title("What each group of layers costs in INT8", loc="left", pad=16)
 
 
 class figure_file:  # used as a function
@@ -161,7 +161,7 @@ def _classes(axes: "Axes", splits: Mapping[str, Content], unit: str) -> None:
 
 
 def _padded(per_class: Counts, classes: int) -> Counts:
-    """The counts of so many classes: those of a split that lacks some are zero (that it does is told as DIR-E04)."""
+    """The counts of so many classes: those of a split that lacks some are zero (DIR-E04 reports that)."""
     return np.pad(per_class[:classes], (0, max(0, classes - len(per_class))))
 
 

@@ -93,7 +93,7 @@ def test_other_benchmarks_take_no_checkpoint(capsys: pytest.CaptureFixture[str])
 def test_the_table_says_what_to_leave_in_floats() -> None:
     scores = {"eval_loss": 1.0, "top1": 0.9}
     worse = {"eval_loss": 1.5, "top1": 0.5}
-    found = {"score": "top1", "images": 8, "floats": scores, "integers": worse, "alone": {"se": worse, "stem": scores}}
+    found = {"score": "top1", "images": 8, "floats": scores, "int8": worse, "alone": {"se": worse, "stem": scores}}
     texts = [
         "\n".join(lines({"rows": [], "profiles": {}, "sensitivity": {**found, "skip": skip, "skipped": scores}}))
         for skip in (("se",), ())

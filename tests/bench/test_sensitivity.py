@@ -1,4 +1,4 @@
-"""What integers cost, group by group and way by way, without training."""
+"""What INT8 costs, group by group and way by way, without training."""
 
 from pathlib import Path
 
@@ -34,14 +34,14 @@ def test_floats_are_measured_before_anything_is_quantized(floats: Path) -> None:
     three = sensitivity(floats, {**WAYS, "quantization.bits": 3}, images=30)
     eight = sensitivity(floats, WAYS, images=30)
     assert three.floats == eight.floats
-    assert abs(eight.integers["eval_loss"] - eight.floats["eval_loss"]) < abs(
-        three.integers["eval_loss"] - three.floats["eval_loss"]
+    assert abs(eight.int8["eval_loss"] - eight.floats["eval_loss"]) < abs(
+        three.int8["eval_loss"] - three.floats["eval_loss"]
     )
 
 
 def test_where_integers_cost_nothing_nothing_is_left_in_floats(floats: Path) -> None:
     found = sensitivity(floats, WAYS, images=30)
-    near = found.integers["top1"] >= found.floats["top1"] - 0.01
+    near = found.int8["top1"] >= found.floats["top1"] - 0.01
     assert bool(found.skip) != near and (found.skip or found.skipped == found.integers)
 
 

@@ -1,4 +1,4 @@
-"""The moving average and RMSprop on a GPU: the CPU's numbers, in a graph that reads the decay anew."""
+"""The EMA and RMSprop on a GPU: the CPU's numbers, in a graph that reads the decay anew."""
 
 import pytest
 import torch

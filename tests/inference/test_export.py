@@ -288,7 +288,7 @@ def test_a_file_that_answers_otherwise_is_refused(found: Agreement, limits: str,
             exporting.check_agreement(found, limits, Path("x.onnx"))
 
 
-@pytest.mark.parametrize(("limits", "remedy"), [("onnxruntime", "train on in integers"), ("float", "report it")])
+@pytest.mark.parametrize(("limits", "remedy"), [("onnxruntime", "train on with QAT"), ("float", "report it")])
 def test_a_refusal_says_what_to_do(limits: str, remedy: str) -> None:
     with pytest.raises(ExportError, match=rf"was not written. Look at more images \(--images\).*{remedy}"):
         exporting.check_agreement(agreement(differing=50), limits, Path("x.onnx"))

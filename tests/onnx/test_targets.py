@@ -61,7 +61,7 @@ def test_a_model_without_ranges_is_refused(target: Target, images_B3HW: torch.Te
 def test_a_convolution_left_in_floats_is_named(
     quantized: nn.Module, images_B3HW: torch.Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(targets, "integers", lambda proto, batches, full_range: proto)
+    monkeypatch.setattr(targets, "quantized_graph", lambda proto, batches, full_range: proto)
     with pytest.raises(ExportError, match=r"quantized convolutions in floats: /conv_stem/Conv"):
         build(quantized, images_B3HW, target="onnxruntime")
 

@@ -1,4 +1,4 @@
-"""The moving average and RMSprop over many tensors: against float64, on the host's kernels in several orders."""
+"""The EMA and RMSprop over many tensors: against float64, on the host's kernels in several orders."""
 
 import copy
 

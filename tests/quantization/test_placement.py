@@ -111,7 +111,7 @@ def test_what_cannot_be_left_out_is_refused_with_what_can(word: str, told: str) 
 def test_leaving_everything_out_is_refused() -> None:
     model = models.build("efficientnet_demo")
     groups = tuple({placed.group for placed in placements(model)})
-    with pytest.raises(ConfigError, match=r"quantization\.skip leaves nothing in integers"):
+    with pytest.raises(ConfigError, match=r"quantization\.skip leaves nothing in INT8"):
         quantize(model, Quantization(skip=groups))
 
 

@@ -1,4 +1,4 @@
-"""Schedules against timm's and NVIDIA's formulas, parameter groups, the moving average, clipping, freezing."""
+"""Schedules against timm's and NVIDIA's formulas, parameter groups, the EMA, clipping, freezing."""
 
 import math
 

@@ -138,13 +138,13 @@ def _holds_boxes(files: list[Path]) -> bool:
 
 
 def _named(root: Path, places: list[Path], label: Callable[[Path], str] = lambda p: p.stem) -> dict[str, Any]:
-    """The splits by their names; where only one can be told it is both."""
+    """The splits by their names; where only one is recognized it is both."""
     below = {str(p.relative_to(root)): label(p).lower() for p in places}
 
     def of(words: tuple[str, ...]) -> str | None:
         whole = re.compile(rf"(?<![a-z])({'|'.join(words)})(?![a-z])")
-        found = next((name for name, told in below.items() if whole.search(told)), None)
-        return found or next((name for name, told in below.items() if any(word in told for word in words)), None)
+        found = next((name for name, text in below.items() if whole.search(text)), None)
+        return found or next((name for name, text in below.items() if any(word in text for word in words)), None)
 
     train, val = of(_TRAIN), of(_VAL)
     first = train or val or next(iter(below))

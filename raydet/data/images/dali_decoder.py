@@ -51,8 +51,8 @@ def check_installed(cfg: Config) -> None:
     """
     if cfg.data.backend == "torch" or installed():
         return
-    told = f"data.backend={cfg.data.backend} but nvidia-dali is not installed"
-    raise ConfigError(f'{told}: pip install "raydet[dali]", or set data.backend=torch')
+    missing = f"data.backend={cfg.data.backend} but nvidia-dali is not installed"
+    raise ConfigError(f'{missing}: pip install "raydet[dali]", or set data.backend=torch')
 
 
 @dataclass(frozen=True, slots=True)

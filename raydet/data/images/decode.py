@@ -92,10 +92,10 @@ class ImageFile:
     def orientation(self) -> int:
         """What EXIF says of it, 1 (upright) to 8."""
         try:
-            told = self._image.getexif().get(_ORIENTATION, 1)  # of a PNG this decodes the pixels first
+            orientation = self._image.getexif().get(_ORIENTATION, 1)  # of a PNG this decodes the pixels first
         except _PARSER_ERRORS:
             return 1  # decoding will tell what is wrong
-        return told if told in range(2, 9) else 1
+        return orientation if orientation in range(2, 9) else 1
 
     @property
     def frames(self) -> int:

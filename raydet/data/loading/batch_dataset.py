@@ -73,7 +73,7 @@ class Maker(Dataset["Batch | DataError"]):
         try:
             return self._index.image(row)
         except DataError:
-            return None  # asked for again, it is told or replaced as any other
+            return None  # asked for again, it is reported or replaced as any other
 
     def sample(
         self, epoch: int, row: int, bad: dict[str, str], canvas_HW3: Pixels, source: Source | None = None

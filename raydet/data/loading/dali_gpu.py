@@ -2,7 +2,7 @@
 
 What the graph does not take (other files than plain JPEG, whatever cannot be read) is made by Pillow in those threads
 and written over a placeholder. A file that only DALI refuses fails the batches that are in the graph: they are made by
-Pillow, and the graph is built anew. Given up: images to Pillow's bit, as nvJPEG rounds differently.
+Pillow, and the graph is built again. Given up: images to Pillow's bit, as nvJPEG rounds differently.
 """
 
 import io

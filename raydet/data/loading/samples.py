@@ -175,11 +175,12 @@ def operations(cfg: Config, made: SamplePlan) -> tuple[Operation, ...]:
 
 def check_size(index: DetectionIndex, row: int, image_file: Sized) -> None:
     """Raise DataError if the image has another size than its annotations are for."""
-    told = (int(index.sizes[row, 0]), int(index.sizes[row, 1]))
-    if image_file.hw == told:
+    stated = (int(index.sizes[row, 0]), int(index.sizes[row, 1]))
+    if image_file.hw == stated:
         return
-    swapped = image_file.hw == told[::-1]
-    what = f"the image is {image_file.hw[1]} x {image_file.hw[0]}, {Path(index.file).name} says {told[1]} x {told[0]}"
+    swapped = image_file.hw == stated[::-1]
+    size = f"{image_file.hw[1]} x {image_file.hw[0]}"
+    what = f"the image is {size}, {Path(index.file).name} says {stated[1]} x {stated[0]}"
     hint = "Width and height are swapped: its EXIF data may turn it, see data.exif." if swapped else None
     record = f"image {index.ids[row]}"
     raise DataError(what, file=index.image(row), record=record, rule="COCO-E22", hint=hint)

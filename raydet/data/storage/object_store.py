@@ -41,7 +41,7 @@ _S3_VARIABLES = (
     *("AWS_CONTAINER_CREDENTIALS_RELATIVE_URI", "AWS_CONTAINER_CREDENTIALS_FULL_URI"),
 )
 _TOLD_BYTES = 64 << 20
-"""Larger files are told of while they are fetched."""
+"""Fetching larger files shows progress."""
 
 _Result = TypeVar("_Result")
 

@@ -159,12 +159,12 @@ class Faults:
         Args:
             root: the data set's place, which is not said again in the names of files.
         """
-        told = []
+        texts = []
         for f in self._sorted():
             name = f.file.removeprefix(root).strip("/") if root and f.file.startswith(root) else f.file
             what = f"{name}: {self._said(f)}" if name else self._said(f)
-            told.append(f"{f.rule} {what}" + (f". {one_line(f.hint)}" if f.hint else ""))
-        return told
+            texts.append(f"{f.rule} {what}" + (f". {one_line(f.hint)}" if f.hint else ""))
+        return texts
 
     def said(self, fault: Fault) -> str:
         """Return a kind of fault as one line that ends with its rule, as in `index.warnings`."""

@@ -1,7 +1,7 @@
 """Loading weights into a model: our checkpoints, timm's, effdet's and NVIDIA's files, each all or nothing.
 
 `load` finds out by the names in the file whose it is (`weight_maps`), checks every name and shape against the model,
-and copies only then. A different number of classes draws the last layer anew; any other difference is an error that
+and copies only then. A different number of classes re-initializes the last layer; any other difference is an error that
 names the model the file would fit. Ranges of fake-quantizers go by rules of their own (`weight_ranges`).
 """
 
@@ -40,7 +40,7 @@ class Report:
     skipped: tuple[tuple[str, str], ...]
     """In the file, with no place in the model."""
     reinitialised: tuple[tuple[str, str], ...]
-    """In the model, drawn anew because the classes differ in number."""
+    """In the model, re-initialized because the classes differ in number."""
     untouched: tuple[tuple[str, str], ...]
     """In the model, not in the file, as expected: the head when only a backbone was loaded."""
     notes: tuple[str, ...]
@@ -75,7 +75,7 @@ def load(
     Args:
         model: as `raydet.models.build` returns it, on any device.
         path: what `resolve` takes; also a checkpoint's or a run's folder.
-        num_classes_may_differ: draw the last layer anew where the file has another number of classes.
+        num_classes_may_differ: re-initialize the last layer where the file has another number of classes.
         ema: take the averaged weights where the file has any.
         backbone_only: take the stem and the blocks alone, from a detector or a classifier.
         source: whose file it is, one of `weight_maps.SOURCES`; None finds out. Needed only for a detector in a
@@ -97,8 +97,8 @@ def load(
     redrawn = _differing_heads(model, mapped.tensors, wanted) if num_classes_may_differ else {}
     given = _without(mapped.tensors, redrawn)
     _check_fit(model, file.path, _without(wanted, redrawn), given)
-    anew = quantizer_ranges.of_weights(redrawn)
-    ranges = quantizer_ranges.check(file.path, _without(ranged, anew), _without(mapped.ranges, anew))
+    fresh = quantizer_ranges.of_weights(redrawn)
+    ranges = quantizer_ranges.check(file.path, _without(ranged, fresh), _without(mapped.ranges, fresh))
     with torch.no_grad():
         for key, value in given.items():
             state[key].copy_(value)

@@ -56,7 +56,7 @@ def lr_range_test(cfg: Config, out: TextIO | None = None) -> RangeResult:
     """
     out = out or sys.stderr
     name = cfg.run.name[: 64 - len(_SUFFIX)] + _SUFFIX
-    plan = make_plan(override(cfg, {"run.name": name, "run.early_stop": None}), anew=True)
+    plan = make_plan(override(cfg, {"run.name": name, "run.early_stop": None}), fresh=True)
     _check_folder(plan.folder)
     if plan.cfg.scaling.worker_range[1]:
         check_scaling(plan.cfg)
@@ -101,7 +101,7 @@ def _train(plan: Plan) -> None:
         try:
             attempt(plan, session, Cancel(), sweep.range_test)
         except LostWorkers as lost:
-            raise RunFailed(f"{lost}\nRay's logs: {session.logs}\nThe same command begins the test anew") from lost
+            raise RunFailed(f"{lost}\nRay's logs: {session.logs}\nThe same command starts the test again") from lost
 
 
 def draw(path: Path, lr_N: Floats, loss_N: Floats, configured: float, suggestion: float | None, why: str) -> None:

@@ -18,7 +18,7 @@ harm already, as beyond Smith's upper bound. On easy toy data it was lowest, 0.8
 start at 1/20 of where it ran away. fastai's tenth of the minimum is too low a bound: for demo_detection, lowest at
 0.015 to 0.03, it is 0.0015 to 0.003, and best is 0.02. In twelve tests of demo_classification the loss fell by less
 than 4 %, and its minimum lay anywhere from 1e-5 to 0.07: hence a fall of less than 10 % bounds nothing.
-Given up: warm-up and schedule, which would hide what is measured; the moving average, which nobody scores.
+Given up: warm-up and schedule, which would hide what is measured; the EMA, which nobody scores.
 """
 
 import math

@@ -251,7 +251,7 @@ class Paces:
         folders = {row.folder for row in running}
         self._watches = {folder: watch for folder, watch in self._watches.items() if folder in folders}
         for row in running:
-            if row.folder not in self._watches:  # PBT takes a new folder each time a trial begins anew
+            if row.folder not in self._watches:  # PBT takes a new folder each time a trial starts again
                 total = epochs_of(search, row)
                 self._watches[row.folder] = Watch(row.folder, search.cfg.task, total, row.epochs, self._time)
         polled = {row.number: self._watches[row.folder].poll() for row in running}

@@ -211,15 +211,15 @@ def standing(search: Search) -> str:
     best, default = search.best, search.default
     if best is None or best.score is None:
         return ""
-    told = f"best {search.score} {score_text(search.score, best.score)}, trial {best.number}"
+    text = f"best {search.score} {score_text(search.score, best.score)}, trial {best.number}"
     if default is None or default.score is None or best.number == default.number:
-        return told
-    return f"{told}; default {score_text(search.score, default.score)}"
+        return text
+    return f"{text}; default {score_text(search.score, default.score)}"
 
 
 def _clocks(search: Search, budget_s: float | None) -> list[str]:
-    told = [f"elapsed {duration(search.seconds)}"]
-    return told if budget_s is None else [*told, f"budget left {duration(budget_s - search.seconds)}"]
+    text = [f"elapsed {duration(search.seconds)}"]
+    return text if budget_s is None else [*text, f"budget left {duration(budget_s - search.seconds)}"]
 
 
 def plain_events(before: Search | None, now: Search) -> list[str]:

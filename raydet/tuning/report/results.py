@@ -60,7 +60,7 @@ class Gain:
     error: float | None
     """The difference's standard error, sqrt(s1^2 / n1 + s2^2 / n2); None with fewer than two runs a side."""
     verdict: str
-    """In words. The rule: a difference of more than two standard errors is told as one. Where there is none, chance
+    """In words. The rule: a difference of more than two standard errors is reported as one. Where there is none, chance
     passes for a gain in 5 to 6 % of cases (simulated: normal scores of one spread, four runs against three, six against
     five), with three against two or two against two in 8 to 9 %."""
 
@@ -125,7 +125,7 @@ def _verdict(name: str, difference: float, error: float | None, runs: str) -> st
         return f"{by}, {runs.replace('1 run against 1', 'one run each')}: may be noise; repeat with --confirm 3"
     bound = f"two standard errors, {difference_text(name, 2 * error)}"
     if abs(difference) <= 2 * error:
-        return f"not told apart from the default: {sign} by {size}, no more than {bound}"
+        return f"not distinguishable from the default: {sign} by {size}, no more than {bound}"
     luck = "" if difference > 0 else "; what the search saw was luck, keep the default"
     return f"{sign} than the default by {size}, more than {bound}{luck}"
 

@@ -109,13 +109,13 @@ def _all_same(search: Search) -> str:
 
 
 def _spread(search: Search, found: Gain) -> str:
-    def told(runs: Runs) -> str:
+    def described(runs: Runs) -> str:
         spread = runs.deviation
         more = "" if spread is None else f", standard deviation {difference_text(search.score, spread)}"
         return f"{score_text(search.score, runs.mean)} (n = {runs.n}{more})"
 
     best = "of the best, without the score that it was chosen by," if found.repeated else "the best has"
-    return f"With other seeds: mean of the default {told(found.default)}, {best} {told(found.best)}."
+    return f"With other seeds: mean of the default {described(found.default)}, {best} {described(found.best)}."
 
 
 def _side_by_side(search: Search) -> list[str]:
@@ -135,7 +135,7 @@ def _use(search: Search) -> list[str]:
 
 def _cost(search: Search) -> list[str]:
     states = Counter(row.state for row in search.rows)
-    counts = ", ".join(f"{states[state]} {told}" for state, told in TOLD.items() if states[state])
+    counts = ", ".join(f"{states[state]} {described}" for state, described in TOLD.items() if states[state])
     used = sum(row.used_epochs for row in search.rows)
     full = full_epochs(search)
     hours = sum(row.device_hours for row in search.rows)
@@ -170,8 +170,8 @@ def _searched(search: Search) -> list[str]:
     if len(shares) < 2:  # of one key it would be all
         return ["## What was searched", _table(["key", "range"], domains.items())]
     sure = beyond_chance(search)
-    told = {key: percent_text(share) + ("" if key in sure else " (chance)") for key, share in shares.items()}
-    rows = [[key, domain, told[key]] for key, domain in domains.items()]
+    described = {key: percent_text(share) + ("" if key in sure else " (chance)") for key, share in shares.items()}
+    rows = [[key, domain, described[key]] for key, domain in domains.items()]
     note = "The share says how much a key sets the best third of the trials apart."
     if len(sure) < len(shares):
         note += (

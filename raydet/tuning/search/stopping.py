@@ -79,8 +79,8 @@ class Ends(Unkept, Stopper):  # type: ignore[misc]
             self._end("the budget is used up")
         elif failed := all_failed(search := self._read()):
             self._end(failed)
-        elif self._patience is not None and not self.enough and (told := unbeaten(search, self._patience)):
-            self.reason, self.enough = told, True
+        elif self._patience is not None and not self.enough and (why := unbeaten(search, self._patience)):
+            self.reason, self.enough = why, True
 
     def _end(self, reason: str) -> None:
         self.reason, self.over = reason, True

@@ -99,19 +99,21 @@ class Record:
 
         row = self.row(number, frozenset())
         self._note(number, seconds=round(seconds, 1), error=error, values=values, raydet_state=state)
-        told, score = TrialState.COMPLETE, row.score
+        outcome, score = TrialState.COMPLETE, row.score
         if state == "diverged":
             score = 0.0
         if state == "failed" or score is None or (self.setting.objectives and state != "finished"):
-            told, score = TrialState.FAIL, None
+            outcome, score = TrialState.FAIL, None
         elif state == "stopped":
-            told = TrialState.PRUNED
+            outcome = TrialState.PRUNED
         scores = None if score is None else [score, *(values[name] for name in self.setting.objectives)]
         with quiet_optuna():
-            self.study.tell(number - 1, scores if told == TrialState.COMPLETE else None, told, skip_if_finished=True)
+            self.study.tell(
+                number - 1, scores if outcome == TrialState.COMPLETE else None, outcome, skip_if_finished=True
+            )
 
     def take_up(self, number: int) -> None:
-        """Read a stopped trial's folder anew from now on: it is trained to its end after all."""
+        """Read a stopped trial's folder again from now on: it is trained to its end after all."""
         self._going_on = number
 
     def went_on(self, number: int, seconds: float, finished: bool) -> None:
@@ -189,7 +191,7 @@ class Record:
                 self.study._storage.set_trial_user_attr(trial_id, name, value)
 
     def _mend(self) -> None:
-        """Put right what a kill left: values that were not all drawn; an end that was noted and not told."""
+        """Put right what a kill left: values that were not all drawn; an end that did not reach the study."""
         from optuna.trial import Trial
 
         for number in self.unfinished():

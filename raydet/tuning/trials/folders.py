@@ -24,7 +24,7 @@ def run_name(number: int, generation: int = 0, seed: int | None = None) -> str:
 
 
 def stages(setting: Setting, number: int) -> list[Path]:
-    """Return the folders of the trial's runs, in order: one, and with PBT another for each time it began anew."""
+    """Return the folders of the trial's runs, in order: one, and with PBT another for each time it started again."""
     place = setting.folder / "trials"
     found = [place / run_name(number)]
     while (place / run_name(number, len(found)) / DONATION).is_file():

@@ -77,11 +77,11 @@ class Trial(tune.Trainable):  # type: ignore[misc]
     """Trains the run that the trial's id names; the trial's values are Tune's `config`."""
 
     def setup(self, config: Mapping[str, Any], *, setting: Setting) -> None:
-        """Take down what to do; training starts with the first step, after Tune may have told of a donor."""
+        """Take down what to do; training starts with the first step, after Tune may have named a donor."""
         number, _, seed = str(self.trial_id).partition("-seed")
         self.number, self.seed = int(number), int(seed) if seed else None
         self.params, self.setting = dict(config), setting
-        self.told = 0
+        self.reported = 0
         """Epochs done at the last evaluation that was handed on."""
         self.run: Background | None = None
 
@@ -114,7 +114,7 @@ class Trial(tune.Trainable):  # type: ignore[misc]
     def load_checkpoint(self, checkpoint_dir: str) -> None:
         """Go on from another trial's checkpoint; from its own, which its folder has anyway, as without."""
         whose = json.loads(Path(checkpoint_dir, "whose.json").read_text())
-        self.told = whose["epoch"]
+        self.reported = whose["epoch"]
         if whose["number"] == self.number and whose["params"] == self.params:
             return
         known = donations_of(stages(self.setting, self.number))[-1:]
@@ -138,8 +138,8 @@ class Trial(tune.Trainable):  # type: ignore[misc]
     def _start(self) -> Background:
         folder = self._folder()
         release(folder)  # of this trial's actor before this one, if that was killed
-        if self.setting.algorithm == "pbt" and not self.told:  # taken up: PBT starts anew, and wants the last only
-            self.told = max((int(line["epoch"]) for line in evaluations(folder)), default=0) - 1
+        if self.setting.algorithm == "pbt" and not self.reported:  # resumed: PBT starts again, and wants the last only
+            self.reported = max((int(line["epoch"]) for line in evaluations(folder)), default=0) - 1
         return Background(self.setting.trial(folder.name, self.params, self.seed), self.setting.objectives)
 
     def _next(self) -> dict[str, Any] | None:
@@ -147,8 +147,8 @@ class Trial(tune.Trainable):  # type: ignore[misc]
         best = -math.inf
         for epoch, score in self._curve():
             best = max(best, score)
-            if epoch > self.told:
-                self.told = epoch
+            if epoch > self.reported:
+                self.reported = epoch
                 return {"score": best, "epoch": epoch, "finished": False}
         return None
 
@@ -163,19 +163,19 @@ class Trial(tune.Trainable):  # type: ignore[misc]
         error = self.run.error
         if isinstance(error, Cancelled):
             raise error
-        said = found or {"epoch": self.told}
+        said = found or {"epoch": self.reported}
         if error is None:
             best = max((score for _, score in self._curve()), default=None)
             said |= {"score": best, "finished": True, "done": True}
             return said | self.run.values  # flat, as Tune makes them anyway
         if isinstance(error, StorageFull):
-            return {"epoch": self.told, "full": (str(error.path), error.need_bytes, error.free_bytes), "done": True}
+            return {"epoch": self.reported, "full": (str(error.path), error.need_bytes, error.free_bytes), "done": True}
         diverged = isinstance(error, NonFiniteLoss)  # all else says nothing of the trial's values
         why = " ".join(f"{'' if diverged else type(error).__name__ + ': '}{error}".split())
         return said | self._failed(why, diverged)
 
     def _failed(self, why: str, diverged: bool = False) -> dict[str, Any]:
-        return {"epoch": self.told, "failed": why, "diverged": diverged, "finished": False, "done": True}
+        return {"epoch": self.reported, "failed": why, "diverged": diverged, "finished": False, "done": True}
 
 
 def _copy_newest(folder: Path, into: Path) -> int:
@@ -211,5 +211,5 @@ def clone(setting: Setting, number: int, donor: Mapping[str, Any], params: Mappi
     replace_file(folder / "metrics.jsonl", "".join(kept))
     replace_file(folder / "config.json", json.dumps(to_dict(cfg), indent=2) + "\n")
     before = own_point(was, setting.space.domains)
-    told = {"number": number, "epoch": donor["epoch"], "donor": donor["number"], "before": before, "after": params}
-    replace_file(folder / DONATION, json.dumps(told, indent=2) + "\n")
+    reported = {"number": number, "epoch": donor["epoch"], "donor": donor["number"], "before": before, "after": params}
+    replace_file(folder / DONATION, json.dumps(reported, indent=2) + "\n")

@@ -32,7 +32,7 @@ def read_columns(
     Args:
         label_of: image -> its label file.
         stamps: all files in the folders of label files.
-        whole: the images are all that their folders hold, so that a label file without one can be told of.
+        whole: the images are all that their folders hold, so that a label file without one is reported.
     """
     names, sizes = _sizes(tree, list(label_of), faults)
     texts = _texts(tree, {name: label_of[name] for name in names if label_of[name] in stamps}, faults)

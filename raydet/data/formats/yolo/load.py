@@ -58,16 +58,16 @@ def load_yolo(
         DataError: the yaml or the split is not there or malformed; names the rule.
     """
     faults = Faults()
-    told = _read(tree, yaml_name or _find(tree), faults)
-    images, whole = _images(tree, told, split, chosen, faults)
+    dataset = _read(tree, yaml_name or _find(tree), faults)
+    images, whole = _images(tree, dataset, split, chosen, faults)
     label_of = {name: _label(name) for name in images}
     stamps = _stamps(tree, label_of.values())
     files = [(p, s, stamps.get(label_of[p])) for p, s in images.items()]
-    key = content_key("yolo", told.file, told.digest, files, sorted(stamps) if whole else [])
+    key = content_key("yolo", dataset.file, dataset.digest, files, sorted(stamps) if whole else [])
     columns = load_columns(key)
     if columns is None:
         found = Faults()
-        columns = read_columns(tree, label_of, stamps, whole, len(told.names), found)
+        columns = read_columns(tree, label_of, stamps, whole, len(dataset.names), found)
         columns["faults"] = found.packed()
         save_columns(key, columns)
     faults.extend(Faults.unpacked(columns["faults"]))
@@ -75,8 +75,8 @@ def load_yolo(
     if not len(columns["boxes"]) and split != "test":
         what = f"none of {len(images)} images has a box; looked for labels such as {next(iter(label_of.values()))}"
         hint = "Labels lie in labels/ where the images lie in images/, else beside them."
-        raise DataError(what, file=told.file, rule="YOLO-E19", hint=hint)
-    return DetectionIndex.of_columns(told.file, tree, columns, np.arange(len(told.names)), told.names, faults)
+        raise DataError(what, file=dataset.file, rule="YOLO-E19", hint=hint)
+    return DetectionIndex.of_columns(dataset.file, tree, columns, np.arange(len(dataset.names)), dataset.names, faults)
 
 
 def _find(tree: Tree) -> str:
@@ -161,25 +161,25 @@ def _resolved(tree: Tree, base: str, name: str, file: str) -> str:
 
 
 def _images(
-    tree: Tree, told: _Set, split: Literal["train", "val", "test"], chosen: str | None, faults: Faults
+    tree: Tree, dataset: _Set, split: Literal["train", "val", "test"], chosen: str | None, faults: Faults
 ) -> tuple[dict[str, str], bool]:
     """Every image of the split with its stamp, and whether they are all that their folders hold."""
     keys = _KEYS[split] if chosen is None else (chosen,)
-    value = next((told.values[key] for key in keys if told.values.get(key) is not None), chosen)
+    value = next((dataset.values[key] for key in keys if dataset.values.get(key) is not None), chosen)
     places = value if isinstance(value, list) else [value]
     found: dict[str, str] = {}
     listed: list[str] = []
     for place in places:
         if not isinstance(place, str) or not place:
             what = f"{split} must be a folder, a .txt list of images or a list of them, got {place!r}"
-            hint = f"It has {', '.join(told.values)}. Set {split} there, or data.{split}."
-            raise DataError(what, file=told.file, rule="YOLO-E06", hint=hint)
+            hint = f"It has {', '.join(dataset.values)}. Set {split} there, or data.{split}."
+            raise DataError(what, file=dataset.file, rule="YOLO-E06", hint=hint)
         if place.startswith("../"):  # as Roboflow writes it: relative to a folder beside data.yaml
             place = place[3:]
-            faults.add("YOLO-W08", f"../{place}: read as {place}", file=told.file)
-        name = _resolved(tree, "" if place == chosen else told.base, place, told.file)
+            faults.add("YOLO-W08", f"../{place}: read as {place}", file=dataset.file)
+        name = _resolved(tree, "" if place == chosen else dataset.base, place, dataset.file)
         if name.lower().endswith(".txt"):
-            listed += _listed(tree, told, name, faults)
+            listed += _listed(tree, dataset, name, faults)
         else:
             held = tree.walk(name)
             if not held:
@@ -196,10 +196,10 @@ def _images(
     if not found:
         what = f"{split}: no image in {', '.join(map(str, places))}"
         hint = f"{tree.place} holds {tree.listing(10)}."
-        if chosen is not None and chosen not in told.values:
-            there = [key for known in _KEYS.values() for key in known if key in told.values]
+        if chosen is not None and chosen not in dataset.values:
+            there = [key for known in _KEYS.values() for key in known if key in dataset.values]
             hint += f" data.{split} may be a folder, or one of the YAML's keys: {', '.join(there) or 'there are none'}."
-        raise DataError(what, file=told.file, rule="YOLO-E06", hint=hint)
+        raise DataError(what, file=dataset.file, rule="YOLO-E06", hint=hint)
     return dict(sorted(found.items())), not listed
 
 
@@ -212,7 +212,7 @@ def _refuse_links(tree: Tree, held: dict[str, str], faults: Faults) -> None:
         faults.add("COCO-E24", what, file=tree.place, kind="folders", count=len(out), examples=shown, hint=hint)
 
 
-def _listed(tree: Tree, told: _Set, name: str, faults: Faults) -> list[str]:
+def _listed(tree: Tree, dataset: _Set, name: str, faults: Faults) -> list[str]:
     """The images that a list names: after ./ relative to the list, else to the data set's folder."""
     file, found = posixpath.join(tree.place, name), []
     text = tree.read(name, _MOST_LIST).decode("utf-8-sig", "replace")
@@ -220,7 +220,7 @@ def _listed(tree: Tree, told: _Set, name: str, faults: Faults) -> list[str]:
         entry = line.strip()
         if not entry:
             continue
-        base = posixpath.dirname(name) if entry.startswith("./") else told.base
+        base = posixpath.dirname(name) if entry.startswith("./") else dataset.base
         try:
             found.append(_resolved(tree, base, entry, file))
         except DataError as error:

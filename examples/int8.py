@@ -1,6 +1,6 @@
-"""From a float run to a checked file in integers: calibrate first, train on only if that is not enough.
+"""From a float run to a checked file in INT8: calibrate first, train on only if that is not enough.
 
-python examples/integers.py runs/demo_classification demo_classification_qat integers.onnx
+python examples/int8.py runs/demo_classification demo_classification_qat int8.onnx
 """
 
 import argparse
