@@ -18,7 +18,8 @@ from raydet.bench.timing import Work, has
 from raydet.config import Ema, Optim
 from raydet.models.anchors import grid_cells, make_anchors
 from raydet.ops.assignment import by_definition
-from raydet.training.optim import MovingAverage, build_optimizer
+from raydet.training.ema import ModelEma
+from raydet.training.optim import build_optimizer
 
 _SIDE, _CLASSES, _LEVELS = 512, 90, (3, 7)
 
@@ -163,7 +164,7 @@ def _network(device: torch.device) -> nn.Module:
 def ema_update(device: torch.device, compiled: bool) -> Case:
     """EMA of all parameters and buffers."""
     model = _network(device)
-    average = MovingAverage(model, Ema(decay=0.9998))
+    average = ModelEma(model, Ema(decay=0.9998))
     decay = torch.full((), 0.9998, device=device)
     sides: dict[str, Work] = {"raydet": lambda: average.update(decay if device.type == "cuda" else 0.9998)}
     if has("timm"):

@@ -8,11 +8,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from raydet.config import Config, as_flat, differences, load, override
+from raydet.config import Config, as_flat, override
 from raydet.data import DetectionIndex, check_same_classes, open_split
 from raydet.data.image_checks import quick_look
 from raydet.data.images.dali_decoder import check_installed
 from raydet.data.storage.address import is_remote, parse
+from raydet.driver.continued_run import continued
 from raydet.exceptions import ConfigError, DataError, one_line
 from raydet.models import weights
 from raydet.quantization import in_words
@@ -21,21 +22,6 @@ from raydet.runs.layout import CHECKPOINTS
 from raydet.runs.result import read_result
 from raydet.training.resume import built_otherwise, load_weights
 from raydet.training.state import build_model, resolve_model
-
-MAY_CHANGE = {
-    "recipe",
-    "data.workers",
-    "data.prefetch",
-    "data.eval_batch_size",
-    "run.max_failures",
-    "run.keep",
-    "run.log_steps",
-    "run.name",
-    "run.storage_path",
-}
-"""Settings that may change when a run continues, besides the section `scaling`: none of them changes what is trained.
-Name and location say where the run is stored; a folder may be moved."""
-
 
 _MOST_NOTES = 3
 
@@ -81,7 +67,7 @@ def make_plan(cfg: Config, *, fresh: bool = False) -> Plan:
     check_installed(cfg)
     cfg = resolve_model(absolute(cfg))
     folder = Path(cfg.run.storage_path) / cfg.run.name
-    cfg = cfg if fresh else _continued(cfg, folder)
+    cfg = cfg if fresh else continued(cfg, folder)
     train_index, val_index = open_split(cfg, "train"), open_split(cfg, "val")
     check_same_classes(train_index, val_index)
     for index in (train_index, val_index):
@@ -161,37 +147,6 @@ def absolute(cfg: Config) -> Config:
             )
         changes[key] = str(path.absolute())
     return override(cfg, changes)
-
-
-def _continued(cfg: Config, folder: Path) -> Config:
-    """Return `cfg` with the global batch of the run that lies in `folder`; refuse another configuration.
-
-    Raises:
-        ConfigError: names the differing keys, or what lies there is no run.
-    """
-    path = folder / "config.json"
-    if not path.exists():
-        if folder.is_dir() and any(not p.name.startswith((".lock", ".tmp-")) for p in folder.iterdir()):
-            raise ConfigError(f"run.name: {folder} exists and is not a run of raydet; choose another run.name")
-        return cfg
-    old = load(path)
-    changed = differences(old, cfg)
-    if cfg.model.num_classes is None:
-        changed.pop("model.num_classes", None)
-    if cfg.optim.batch_size is None and cfg.data.batch_size == old.data.batch_size:
-        # Only the number of workers may differ: the run keeps its global batch.
-        cfg = override(cfg, {"optim.batch_size": old.global_batch})
-    if cfg.global_batch == old.global_batch:
-        changed = {k: v for k, v in changed.items() if k not in ("data.batch_size", "optim.batch_size")}
-    refused = {k: v for k, v in changed.items() if k not in MAY_CHANGE and not k.startswith("scaling.")}
-    if refused:
-        rows = "; ".join(f"{key} was {was!r}, now {now!r}" for key, (was, now) in list(refused.items())[:4])
-        more = f"; and {len(refused) - 4} more" if len(refused) > 4 else ""
-        raise ConfigError(
-            f"run.name={cfg.run.name} is another run in {folder.parent}: {rows}{more}. "
-            "Choose another run.name, or repeat the old command to continue it, or remove that folder"
-        )
-    return cfg
 
 
 def describe_start(plan: Plan) -> list[str]:

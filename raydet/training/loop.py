@@ -19,7 +19,7 @@ from raydet.exceptions import NonFiniteLoss
 from raydet.io.clock import clock
 from raydet.tasks.base import Task
 from raydet.training.memory import most_memory_bytes
-from raydet.training.optim import learning_rate
+from raydet.training.schedule import learning_rate
 from raydet.training.state import State
 from raydet.training.step import Trainer
 

@@ -1,15 +1,13 @@
 """How the weights move: optimisers with the documented groups, learning-rate schedules, EMA, clipping."""
 
-import copy
-import math
 from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from raydet.config import Config, Ema, Optim, Schedule
-from raydet.ops import ema_update, rmsprop_step
+from raydet.config import Optim
+from raydet.ops import rmsprop_step
 from raydet.ops.multi_tensor import Slots, Table
 
 _NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm)
@@ -91,77 +89,6 @@ class RMSprop(torch.optim.Optimizer):
             found_inf=getattr(self, "found_inf", None),
             table=self._table,
         )
-
-
-def learning_rate(cfg: Config, epoch: float) -> float:
-    """Return the learning rate at `epoch` (a fraction if per_step), scaled by the global batch.
-
-    Warm-up and forms as in timm's schedulers and NVIDIA's `lr_cosine_policy`; see the fields of config.Schedule.
-    """
-    schedule, peak = cfg.schedule, cfg.optim.lr
-    if epoch >= schedule.epochs:
-        return cfg.lr_scale * (schedule.min_lr if schedule.cooldown_epochs else _decayed(schedule, peak, 1.0, epoch))
-    if epoch < schedule.warmup_epochs:
-        done = (epoch + (1.0 if schedule.warmup_first else 0.0)) / schedule.warmup_epochs
-        return cfg.lr_scale * (schedule.warmup_lr + (peak - schedule.warmup_lr) * min(1.0, done))
-    start = schedule.warmup_epochs if schedule.warmup_prefix else 0.0
-    share = (epoch - start) / (schedule.epochs - start)
-    return cfg.lr_scale * _decayed(schedule, peak, share, epoch) * (1.0 + _noise(schedule, cfg.run.seed, epoch))
-
-
-def _decayed(schedule: Schedule, peak: float, share: float, epoch: float) -> float:
-    span = peak - schedule.min_lr
-    if schedule.name == "cosine":
-        return schedule.min_lr + span * (1 + math.cos(math.pi * share)) / 2
-    if schedule.name == "linear":
-        return schedule.min_lr + span * (1 - share)
-    if schedule.name == "step":
-        return float(peak * schedule.step_factor ** sum(epoch >= m for m in schedule.milestones))
-    return peak
-
-
-def _noise(schedule: Schedule, seed: int, epoch: float) -> float:
-    """Relative noise of this epoch: normal, drawn again until it is below the limit; the same on all workers."""
-    if schedule.noise is None:
-        return 0.0
-    first, last = (share * schedule.epochs for share in schedule.noise)
-    if not first <= epoch < last:
-        return 0.0
-    generator = torch.Generator().manual_seed(seed + int(epoch))
-    while True:
-        value = torch.randn((), generator=generator).item()
-        if abs(value) < schedule.noise_limit:
-            return value
-
-
-class MovingAverage:
-    """EMA of a model's parameters and buffers, held in `model`, a copy of it.
-
-    Whole numbers (BatchNorm's counters) are copied. Buffers are averaged like parameters, as in timm's and NVIDIA's.
-    """
-
-    def __init__(self, model: nn.Module, cfg: Ema) -> None:
-        if cfg.decay is None:
-            raise ValueError("ema.decay is none: there is no average to keep")
-        self._decay, self._warmup = cfg.decay, cfg.warmup
-        self.model = copy.deepcopy(model).eval().requires_grad_(False)
-        self._ours, self._theirs = _tensors(self.model), _tensors(model)
-        self._table = Table()
-
-    def decay(self, step: int) -> float:
-        """Return the share of the average that stays at step number `step` (the first is 1)."""
-        return min(self._decay, (1 + step) / (10 + step)) if self._warmup else self._decay
-
-    def update(self, decay: float | Tensor) -> None:
-        """Move the average towards the model; `decay` as `decay()` gives it, or a tensor on the device."""
-        ema_update(self._ours, self._theirs, decay, self._table)
-
-
-def _tensors(model: nn.Module) -> list[Tensor]:
-    # By name, so that the two models' tensors are paired by what they are and not by where they stand.
-    return [
-        tensor.detach() for _, tensor in sorted([*model.named_parameters(), *model.named_buffers()], key=lambda p: p[0])
-    ]
 
 
 @torch.no_grad()

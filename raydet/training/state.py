@@ -10,7 +10,8 @@ from raydet import models
 from raydet.config import Config, override
 from raydet.exceptions import ConfigError
 from raydet.quantization import quantize
-from raydet.training.optim import MovingAverage, build_optimizer, freeze
+from raydet.training.ema import ModelEma
+from raydet.training.optim import build_optimizer, freeze
 
 
 @dataclass
@@ -20,7 +21,7 @@ class State:
     model: nn.Module
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
-    average: MovingAverage | None
+    average: ModelEma | None
     frozen: list[nn.Module]
     sums: Tensor
     """float64: the epoch's losses so far, summed over steps."""
@@ -177,7 +178,7 @@ def new_state(cfg: Config, model: nn.Module, losses: int, device: torch.device) 
         model=model,
         optimizer=build_optimizer(model, cfg.optim),
         scaler=scaler,
-        average=None if cfg.ema.decay is None else MovingAverage(model, cfg.ema),
+        average=None if cfg.ema.decay is None else ModelEma(model, cfg.ema),
         frozen=frozen,
         sums=torch.zeros(losses, dtype=torch.float64, device=device),
     )

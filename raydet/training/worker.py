@@ -9,10 +9,9 @@ import torch
 from raydet.config import Config, to_dict
 from raydet.data import EvalLoader, Index, TrainLoader, check_same_classes, open_split
 from raydet.distributed import Peers
-from raydet.exceptions import one_line
-from raydet.io.files import replace_file
 from raydet.quantization import uncalibrated
 from raydet.runs import checkpoint_store
+from raydet.runs.bad_images import write_bad_images
 from raydet.runs.layout import CHECKPOINTS
 from raydet.runs.run_log import BAD_IMAGES, EVAL_BAD_IMAGES, RunLog
 from raydet.tasks.base import Task
@@ -119,9 +118,7 @@ def _left_out(cfg: Config, folder: Path, peers: Peers, train: TrainLoader, val: 
         return {}
     found = [{k: v for one in peers.gather(loader.bad) for k, v in one.items()} for loader in (train, val)]
     if peers.rank == 0 and any(found):
-        both = zip(("train", "val"), found, strict=True)
-        lines = [f"{split}\t{one_line(why, 4096)}\n" for split, bad in both for why in bad.values()]
-        replace_file(folder / "bad_images.txt", "".join(lines))
+        write_bad_images(folder, dict(zip(("train", "val"), found, strict=True)))
     return {BAD_IMAGES: float(len(found[0])), EVAL_BAD_IMAGES: float(len(found[1]))}
 
 

@@ -6,7 +6,8 @@ from raydet.search_spaces import spelt
 from raydet.tuning.report.live_view import short_names, value_text, values_text
 from raydet.tuning.search.allowance import Allowance
 from raydet.tuning.search.sampler import RANDOM_TRIALS, draw
-from raydet.tuning.search.study import distributions_of, warm_points
+from raydet.tuning.search.study import distributions_of
+from raydet.tuning.search.warm_start import warm_points
 from raydet.tuning.settings import Setting
 from raydet.tuning.tune import begins, first_plan
 

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from raydet.config import Config, differences, from_dict, nearest, override, to_dict
-from raydet.driver.plan import MAY_CHANGE, absolute
+from raydet.driver.continued_run import MAY_CHANGE
+from raydet.driver.plan import absolute
 from raydet.exceptions import ConfigError
 from raydet.io.files import replace_file
 from raydet.recipes import RECIPES, recipe

@@ -1,6 +1,5 @@
 """What a run is about to learn from, drawn before its first step: the varied images, the labels, the classes."""
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +10,7 @@ from raydet.data import Batch, EpochSampler, Index
 from raydet.data.columns import Ints
 from raydet.data.loading.batch_dataset import Maker
 from raydet.exceptions import DataError
-from raydet.io.files import replace_file
+from raydet.runs.class_map import write_class_map
 from raydet.visualization.boxes import caption, draw_detections, sheet
 from raydet.visualization.charts import content_of, labels_figure
 
@@ -33,12 +32,7 @@ def write_preview(cfg: Config, folder: Path, train: Index, val: Index, rows: Int
     plots = folder / "plots"
     plots.mkdir(parents=True, exist_ok=True)
     splits = {"train": content_of(train), "val": content_of(val)}
-    classes = [
-        {"class": i, "id": int(train.category_ids[i]), "name": name}
-        | {split: int(content.per_class[i]) for split, content in splits.items()}
-        for i, name in enumerate(train.class_names)
-    ]
-    replace_file(folder / "classes.json", json.dumps(classes, indent=1, ensure_ascii=False) + "\n")
+    write_class_map(folder, train, {split: content.per_class for split, content in splits.items()})
     labels_figure(plots / "labels.png", splits, int(cfg.model.image_size or 0))
     maker = drawing_maker(cfg, train, rows)
     sampler = EpochSampler(rows, cfg.run.seed, cfg.global_batch, cfg.global_batch, drop_last=cfg.data.drop_last)

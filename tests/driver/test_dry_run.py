@@ -8,7 +8,8 @@ import torch
 
 from raydet.cli import main as cli
 from raydet.config import Config, override
-from raydet.driver.dry_run import activation_bytes, dry_run, memory_bytes
+from raydet.driver.dry_run import dry_run
+from raydet.driver.expected_memory import activation_bytes, memory_bytes
 from raydet.driver.plan import make_plan
 from raydet.quantization import quantizers
 from raydet.training.state import build_model, new_state

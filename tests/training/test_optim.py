@@ -9,7 +9,9 @@ from torch import nn
 from raydet import models
 from raydet.config import Config, Ema, Optim, override
 from raydet.recipes import recipe
-from raydet.training.optim import MovingAverage, build_optimizer, clip_gradients, freeze, learning_rate
+from raydet.training.ema import ModelEma
+from raydet.training.optim import build_optimizer, clip_gradients, freeze
+from raydet.training.schedule import learning_rate
 
 
 def test_the_scripts_schedule_equals_timms_with_its_noise() -> None:
@@ -125,7 +127,7 @@ def test_rmsprop_takes_the_loss_scale_and_skips_an_overflow() -> None:
 
 def test_the_average_follows_parameters_and_buffers_by_name() -> None:
     model = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3))
-    average = MovingAverage(model, Ema(decay=0.75))
+    average = ModelEma(model, Ema(decay=0.75))
     before = {k: v.clone() for k, v in average.model.state_dict().items()}
     model.train()(torch.randn(8, 3))
     with torch.no_grad():
@@ -139,7 +141,7 @@ def test_the_average_follows_parameters_and_buffers_by_name() -> None:
 
 def test_the_averages_warm_up_trusts_the_model_at_first() -> None:
     model = nn.Linear(1, 1, bias=False)
-    average = MovingAverage(model, Ema(decay=0.9, warmup=True))
+    average = ModelEma(model, Ema(decay=0.9, warmup=True))
     with torch.no_grad():
         model.weight += 1.0
     start = float(average.model.weight)

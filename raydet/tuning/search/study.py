@@ -6,13 +6,12 @@ trial's metrics.jsonl every evaluation; a search that is taken up is put togethe
 """
 
 import threading
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from raydet.exceptions import ConfigError
-from raydet.io.files import LineFile
 from raydet.tuning.quiet import quiet_optuna
 from raydet.tuning.search.sampler import draw
+from raydet.tuning.search.storage import open_storage
+from raydet.tuning.search.warm_start import warm_points
 from raydet.tuning.settings import Setting
 from raydet.tuning.trials.folders import devices, donations_of, read_curve, spent_epochs, stages
 from raydet.tuning.trials.rows import Row, State
@@ -21,10 +20,6 @@ if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
     from optuna.study import Study
     from optuna.trial import FrozenTrial
-
-JOURNAL = "optuna.journal"
-_WARM_POINTS = 5
-"""Of an earlier search so many of the best are tried first."""
 
 
 class Record:
@@ -206,17 +201,6 @@ class Record:
                 self.end(number, notes["raydet_state"], seconds=notes["seconds"], error=notes.get("error"), **values)
 
 
-def open_storage(folder: Path) -> Any:
-    """Return the storage in a search's folder. What a kill left is put right first: a torn line, a lock."""
-    from optuna.storages import JournalStorage
-    from optuna.storages.journal import JournalFileBackend
-
-    path = folder / JOURNAL
-    LineFile(path).close()  # cuts the torn line: the next one would be appended to it, and none could be read any more
-    path.with_name(f"{JOURNAL}.lock").unlink(missing_ok=True)  # the search's folder is held, so nobody is writing
-    return JournalStorage(JournalFileBackend(str(path)))
-
-
 def _open_study(setting: Setting) -> "Study":
     import optuna
 
@@ -235,28 +219,3 @@ def distributions_of(setting: Setting) -> "dict[str, BaseDistribution]":
     from ray.tune.search.optuna import OptunaSearch
 
     return dict(OptunaSearch.convert_search_space(dict(setting.space.domains)))
-
-
-def warm_points(setting: Setting) -> list[dict[str, Any]]:
-    """Return the best points of an earlier search that lie in this one's space; keys it lacks have the default."""
-    import optuna
-
-    from raydet.search_spaces.domains import holds
-
-    if setting.warm_start is None:
-        return []
-    try:
-        with quiet_optuna():
-            storage = open_storage(setting.warm_start)
-            study = optuna.load_study(study_name=None, storage=storage)
-    except (ValueError, KeyError) as error:
-        raise ConfigError(f"warm_start={setting.warm_start}: its optuna.journal cannot be read: {error}") from error
-    done = [t for t in study.trials if t.values and t.state.is_finished()]
-    done.sort(key=lambda t: t.values[0], reverse=True)
-    own = setting.space.points[0]
-    points: list[dict[str, Any]] = []
-    for trial in done:
-        inside = {k: v for k, v in trial.params.items() if k in own and holds(setting.space.domains[k], v)}
-        if inside and len(points) < _WARM_POINTS:
-            points.append(own | inside)
-    return points

@@ -1,0 +1,51 @@
+"""Whether a configuration continues the run that lies under its name, or is refused."""
+
+from pathlib import Path
+
+from raydet.config import Config, differences, load, override
+from raydet.exceptions import ConfigError
+
+MAY_CHANGE = {
+    "recipe",
+    "data.workers",
+    "data.prefetch",
+    "data.eval_batch_size",
+    "run.max_failures",
+    "run.keep",
+    "run.log_steps",
+    "run.name",
+    "run.storage_path",
+}
+"""Settings that may change when a run continues, besides the section `scaling`: none of them changes what is trained.
+Name and location say where the run is stored; a folder may be moved."""
+
+
+def continued(cfg: Config, folder: Path) -> Config:
+    """Return `cfg` with the global batch of the run that lies in `folder`; refuse another configuration.
+
+    Raises:
+        ConfigError: names the differing keys, or what lies there is no run.
+    """
+    path = folder / "config.json"
+    if not path.exists():
+        if folder.is_dir() and any(not p.name.startswith((".lock", ".tmp-")) for p in folder.iterdir()):
+            raise ConfigError(f"run.name: {folder} exists and is not a run of raydet; choose another run.name")
+        return cfg
+    old = load(path)
+    changed = differences(old, cfg)
+    if cfg.model.num_classes is None:
+        changed.pop("model.num_classes", None)
+    if cfg.optim.batch_size is None and cfg.data.batch_size == old.data.batch_size:
+        # Only the number of workers may differ: the run keeps its global batch.
+        cfg = override(cfg, {"optim.batch_size": old.global_batch})
+    if cfg.global_batch == old.global_batch:
+        changed = {k: v for k, v in changed.items() if k not in ("data.batch_size", "optim.batch_size")}
+    refused = {k: v for k, v in changed.items() if k not in MAY_CHANGE and not k.startswith("scaling.")}
+    if refused:
+        rows = "; ".join(f"{key} was {was!r}, now {now!r}" for key, (was, now) in list(refused.items())[:4])
+        more = f"; and {len(refused) - 4} more" if len(refused) > 4 else ""
+        raise ConfigError(
+            f"run.name={cfg.run.name} is another run in {folder.parent}: {rows}{more}. "
+            "Choose another run.name, or repeat the old command to continue it, or remove that folder"
+        )
+    return cfg
