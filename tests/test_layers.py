@@ -2,6 +2,7 @@
 
 import ast
 import graphlib
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -87,6 +88,18 @@ def test_at_most_five_modules_lie_flat() -> None:
         "distributed.py",
         "exceptions.py",
     ]
+
+
+def test_where_is_what_names_files_that_are_there() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    table = text.partition("## Where is what")[2].partition("\n## ")[0]
+    files = re.findall(r"\| `(\S+\.py)` \|", table)
+    assert len(files) == 22 and all((ROOT / file).is_file() for file in files)
+
+
+def test_the_house_names_every_package() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text().partition("```")[2].partition("```")[0]
+    assert {package(name) for name in MODULES} - ENTRIES <= set(re.findall(r"^ {0,2}(\w+)/?", text, re.MULTILINE))
 
 
 def test_nothing_that_runs_foreign_code_is_called() -> None:
