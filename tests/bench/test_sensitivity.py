@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from raydet.bench.sensitivity import only, open_floats, rank, sensitivity
+from raydet.bench.sensitivity import only, open_floats, rank, sensitivity_of
 from raydet.config import Config, override
 from raydet.exceptions import ConfigError
 from raydet.inference.trained_model import open_source
@@ -22,7 +22,7 @@ def floats(classification: Config, tmp_path: Path) -> Path:
 
 
 def test_every_group_is_measured_alone_and_the_costliest_comes_first(floats: Path) -> None:
-    found = sensitivity(floats, {**WAYS, "quantization.bits": 3}, images=30)
+    found = sensitivity_of(open_floats(floats, {**WAYS, "quantization.bits": 3}), 30)
     model = open_source(floats, {}).model
     assert set(found.alone) == {placed.group for placed in placements(model)}
     costs = [scores["eval_loss"] for scores in found.alone.values()]
@@ -31,8 +31,8 @@ def test_every_group_is_measured_alone_and_the_costliest_comes_first(floats: Pat
 
 
 def test_floats_are_measured_before_anything_is_quantized(floats: Path) -> None:
-    three = sensitivity(floats, {**WAYS, "quantization.bits": 3}, images=30)
-    eight = sensitivity(floats, WAYS, images=30)
+    three = sensitivity_of(open_floats(floats, {**WAYS, "quantization.bits": 3}), 30)
+    eight = sensitivity_of(open_floats(floats, WAYS), 30)
     assert three.floats == eight.floats
     assert abs(eight.int8["eval_loss"] - eight.floats["eval_loss"]) < abs(
         three.int8["eval_loss"] - three.floats["eval_loss"]
@@ -40,9 +40,9 @@ def test_floats_are_measured_before_anything_is_quantized(floats: Path) -> None:
 
 
 def test_where_integers_cost_nothing_nothing_is_left_in_floats(floats: Path) -> None:
-    found = sensitivity(floats, WAYS, images=30)
+    found = sensitivity_of(open_floats(floats, WAYS), 30)
     near = found.int8["top1"] >= found.floats["top1"] - 0.01
-    assert bool(found.skip) != near and (found.skip or found.skipped == found.integers)
+    assert bool(found.skip) != near and (found.skip or found.skipped == found.int8)
 
 
 def test_with_no_group_working_the_net_is_that_of_floats(floats: Path) -> None:
@@ -70,6 +70,6 @@ def test_what_is_quantized_already_has_no_floats_to_compare_with(
 ) -> None:
     changes = {"model.weights": str(floats), "quantization.batches": 1, "schedule.epochs": 1}
     folder = trained(override(classification, changes), tmp_path / "qat")
-    for refused in (lambda: sensitivity(folder), lambda: rank(folder, [{}])):
+    for refused in (lambda: open_floats(folder, {}), lambda: rank(folder, [{}])):
         with pytest.raises(ConfigError, match="must be a float checkpoint or run"):
             refused()
