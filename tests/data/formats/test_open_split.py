@@ -38,10 +38,10 @@ def test_images_beside_the_annotations_are_found(coco: Config) -> None:
 
 
 def test_image_folder_can_be_named(coco: Config) -> None:
-    (Path(coco.data.root) / "train").rename(Path(coco.data.root) / "images")
-    with pytest.raises(DataError, match=r"looked for .*/train, .*\nThere is annotations/, images/.*data\.train_images"):
+    (Path(coco.data.root) / "train").rename(Path(coco.data.root) / "photos")
+    with pytest.raises(DataError, match=r"looked for .*/train, .*\nThere is annotations/, photos/.*data\.train_images"):
         open_split(coco, "train")
-    assert len(open_split(override(coco, {"data.train_images": "images"}), "train")) == 11
+    assert len(open_split(override(coco, {"data.train_images": "photos"}), "train")) == 11
 
 
 @pytest.mark.parametrize(

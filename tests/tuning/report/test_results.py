@@ -128,7 +128,7 @@ def test_the_score_that_the_best_was_chosen_by_does_not_count_once_it_was_repeat
     assert found is not None and found.repeated
     assert found.best.scores == (0.70, 0.69, 0.71)
     assert found.default.scores == (0.70, 0.70, 0.71, 0.69), "trial 1 was not chosen by its score, so it counts"
-    assert found.verdict.startswith("not told apart from the default")
+    assert found.verdict.startswith("not distinguishable from the default")
 
 
 def test_repeats_of_the_default_alone_do_not_make_a_gain(tmp_path: Path) -> None:
@@ -141,8 +141,8 @@ def test_repeats_of_the_default_alone_do_not_make_a_gain(tmp_path: Path) -> None
     ("best", "verdict"),
     [
         ([0.800, 0.805, 0.795], "better than the default by 10.00 points, more than two standard errors"),
-        ([0.705, 0.710, 0.700], "not told apart from the default: better by 0.50 points"),
-        ([0.695, 0.700, 0.690], "not told apart from the default: worse by 0.50 points"),
+        ([0.705, 0.710, 0.700], "not distinguishable from the default: better by 0.50 points"),
+        ([0.695, 0.700, 0.690], "not distinguishable from the default: worse by 0.50 points"),
         ([0.600, 0.605, 0.595], "worse than the default by 10.00 points, more than two standard errors"),
     ],
 )

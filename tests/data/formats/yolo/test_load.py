@@ -198,9 +198,9 @@ def test_listed_images_that_are_missing_are_counted(tmp_path: Path) -> None:
         ("val: images/val\nnames: [a, b, c]", "YOLO-E06", "train must be .* got None .*\nIt has val, names"),
         ("train: 3\nnames: [a, b, c]", "YOLO-E06", "got 3"),
         (
-            "train: images\nnames: [a, b, c]",
+            "train: photos\nnames: [a, b, c]",
             "YOLO-E06",
-            "no image in images .*\n.* holds .*data.yaml, images/, labels/",
+            "no image in photos .*\n.* holds .*data.yaml, images/, labels/",
         ),
         ("train: images/train\nnames: [a, b", "YOLO-E01", "not YAML at line"),
         ("train: &x images/train\nval: *x\nnames: [a]", "YOLO-E01", r"line 2: holds an alias \(\*x\)"),
