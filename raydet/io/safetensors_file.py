@@ -16,7 +16,7 @@ from safetensors.torch import load
 
 HEADER_LIMIT_BYTES = 10_000_000
 TENSOR_LIMIT = 20_000
-"""The library itself allows 100 MB and any number: enough to exhaust a reader (FAULTS.md S13)."""
+"""The library itself allows 100 MB and any number: enough to exhaust a reader (docs/faults.md S13)."""
 
 _NAMES = {
     torch.float64: "F64",

@@ -1,8 +1,8 @@
 """A run's checkpoints: saved whole or not at all, found again by step, pruned without ever losing the last good one.
 
 `<folder>/step_00001200/{<name>.safetensors ..., state.json, MANIFEST.json}`, see raydet.runs.checkpoint. Order is by
-step, never by a file's time. Design and the faults behind it: FAULTS.md B6, F03-F06, F16, F19. Given up: object stores,
-which have no rename; a run's folder must be a file system.
+step, never by a file's time. Design and the faults behind it: docs/faults.md B6, F03-F06, F16, F19. Given up: object
+stores, which have no rename; a run's folder must be a file system.
 
 One process writes a folder at a time (rank 0 of the run that holds it); any number may read.
 """

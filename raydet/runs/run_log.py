@@ -238,7 +238,7 @@ class RunLog:
     def _try(self, name: str, action: Callable[Args, Made], *args: Args.args, **kwargs: Args.kwargs) -> Made | None:
         try:
             return action(*args, **kwargs)
-        except Exception as error:  # whatever a sink does, training goes on (FAULTS.md F24)
+        except Exception as error:  # whatever a sink does, training goes on (docs/faults.md F24)
             if not any(problem.startswith(f"{name}: ") for problem in self.problems):
                 self.problems.append(f"{name}: {type(error).__name__}: {redact_text(str(error))}")
                 warnings.warn(f"the run goes on without a complete {self.problems[-1]}", RuntimeWarning, stacklevel=4)

@@ -1,7 +1,7 @@
 """What a run shows while it goes: on a terminal a table that grows and a bar below it, elsewhere one line per epoch.
 
 The driver follows the run's own log.json and metrics.jsonl, which rank 0 writes in the shared folder. Nothing is
-printed by workers, so Ray repeats nothing (it shows every print of a worker twice, RAY.md section 9), and the same view
+printed by workers, so Ray repeats nothing (it shows every print of a worker twice, Ray 2.60), and the same view
 serves every number of workers, Ray or none.
 """
 

@@ -1,4 +1,4 @@
-"""One checkpoint: every byte guarded, hostile files refused (FAULTS.md F05, B6, S1, S13, S14)."""
+"""One checkpoint: every byte guarded, hostile files refused (docs/faults.md F05, B6, S1, S13, S14)."""
 
 import errno
 import hashlib

@@ -1,4 +1,4 @@
-"""A run's checkpoints: order, pruning, crashes, a full disk (FAULTS.md F03-F06, F16, F19)."""
+"""A run's checkpoints: order, pruning, crashes, a full disk (docs/faults.md F03-F06, F16, F19)."""
 
 import errno
 import os

@@ -1,4 +1,4 @@
-"""dllogger's format, to the byte (FAULTS.md A6)."""
+"""dllogger's format, to the byte (docs/faults.md A6)."""
 
 import datetime
 import json

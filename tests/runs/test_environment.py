@@ -1,4 +1,4 @@
-"""No secret is written down (FAULTS.md S8), and env.json is an allow-list."""
+"""No secret is written down (docs/faults.md S8), and env.json is an allow-list."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""What a run writes down: no step twice, nothing lost by a kill, no file that ends a training (FAULTS.md F03, F24)."""
+"""What a run writes down: no step twice, nothing lost by a kill, no failing file ends a training (docs/faults.md F03, F24)."""
 
 import csv
 import errno

@@ -1,7 +1,7 @@
 """Addresses of data sets in object stores: what is allowed in data.root, and the connection it asks for.
 
 An address comes from the user's config, never from the data, so its endpoint may be any (MinIO); http(s) and the like
-are refused, and so are credentials in it, before anything is written (FAULTS.md S7, S8).
+are refused, and so are credentials in it, before anything is written (docs/faults.md S7, S8).
 """
 
 import re

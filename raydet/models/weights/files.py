@@ -1,7 +1,7 @@
 """Weight files: where they lie, and reading them without running anything that is in them.
 
 Only two readers are used: `torch.load(weights_only=True)`, which an environment variable cannot switch off because the
-argument is explicit, and safetensors after a check of its header (FAULTS.md S1, S13).
+argument is explicit, and safetensors after a check of its header (docs/faults.md S1, S13).
 """
 
 import argparse
