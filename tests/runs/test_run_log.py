@@ -1,4 +1,4 @@
-"""What a run writes down: no step twice, nothing lost by a kill, no failing file ends a training (docs/faults.md F03, F24)."""
+"""What a run writes: no step twice, nothing lost by a kill, no failing file ends it (docs/faults.md F03, F24)."""
 
 import csv
 import errno

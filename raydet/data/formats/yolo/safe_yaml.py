@@ -1,5 +1,6 @@
-"""YAML of a data set, read as plain data: no tags, no aliases, no key twice, no depth, no megabytes (docs/faults.md
-S3).
+"""YAML of a data set, read as plain data: no tags, no aliases, no key twice, no depth, no megabytes.
+
+Why: docs/faults.md S3.
 
 An alias bomb of 294 bytes is read in milliseconds and explodes when it is copied. Built on PyYAML's events, which come
 with Ray. Given up: dates and times, which stay text, and everything that plain lists, mappings and scalars cannot say.
