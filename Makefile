@@ -5,7 +5,7 @@ RUN := $(VENV)/bin/python
 # python3.11 where there is one, else whatever python3 is: setup.cfg refuses what is too old.
 ANY := $$(command -v $(PYTHON) || command -v python3)
 # Two processes: the tests that start Ray in one (tests/conftest.py), the others beside them.
-PYTEST := $(RUN) -m pytest --numprocesses 2 --dist loadgroup
+PYTEST := $(RUN) -m pytest --numprocesses 2 --dist loadgroup --no-loadscope-reorder
 INSTALL := $(RUN) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .PHONY: help demo quick test gpu lint clean

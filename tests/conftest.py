@@ -22,13 +22,19 @@ _STARTS_RAY = (
 """Files whose slow tests start Ray, or `raydet fit` as a process: one of them at a time, for each wants all cores."""
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep a file's tests in one process, which makes its fixtures once, and all that start Ray in one as well."""
+    """Keep a file's tests in one process, which makes its fixtures once; all that start Ray are first, in one process."""
     here = Path(__file__).parent
+
+    def starts_ray(item: pytest.Item) -> bool:
+        listed = item.path.relative_to(here).as_posix() in _STARTS_RAY
+        return listed and item.get_closest_marker("slow") is not None
+
     for item in items:
-        name = item.path.relative_to(here).as_posix()
-        starts_ray = name in _STARTS_RAY and item.get_closest_marker("slow") is not None
-        item.add_marker(pytest.mark.xdist_group("ray" if starts_ray else name))
+        name = "ray" if starts_ray(item) else item.path.relative_to(here).as_posix()
+        item.add_marker(pytest.mark.xdist_group(name))
+    items.sort(key=lambda item: not starts_ray(item))
 
 
 @pytest.fixture(scope="session")
