@@ -24,7 +24,7 @@ _STARTS_RAY = (
 
 @pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep a file's tests in one process, which makes its fixtures once; all that start Ray are first, in one process."""
+    """Keep a file's tests in one process, which makes its fixtures once; those that start Ray come first, in one."""
     here = Path(__file__).parent
 
     def starts_ray(item: pytest.Item) -> bool:
