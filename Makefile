@@ -4,8 +4,8 @@ VENV ?= .venv
 RUN := $(VENV)/bin/python
 # python3.11 where there is one, else whatever python3 is: setup.cfg refuses what is too old.
 ANY := $$(command -v $(PYTHON) || command -v python3)
-# Two processes: the tests that start Ray in one (tests/conftest.py), the others beside them.
-PYTEST := $(RUN) -m pytest --numprocesses 2 --dist loadgroup --no-loadscope-reorder
+# Two processes; a file's tests stay together, which makes its fixtures once.
+PYTEST := $(RUN) -m pytest --numprocesses 2 --dist loadfile
 INSTALL := $(RUN) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .PHONY: help demo quick test gpu lint clean
@@ -20,7 +20,9 @@ quick: $(VENV)/dev.stamp lint  ## before a commit: style, types and the quick te
 	$(PYTEST) -m "not slow and not gpu"
 
 test: $(VENV)/dev.stamp lint  ## everything that needs no GPU; what CI runs
-	$(PYTEST) -m "not gpu" --durations=10
+	$(PYTEST) -m "not ray and not gpu" --durations=10
+	@# each of these wants all cores, so they run one after the other
+	$(RUN) -m pytest -m "ray and not gpu" --durations=10
 
 lint: $(VENV)/dev.stamp  ## style, formatting, types
 	$(RUN) -m ruff check .

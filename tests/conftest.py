@@ -19,22 +19,15 @@ _STARTS_RAY = (
     *("driver/test_ray_temp_dir.py", "test_job.py", "test_kill.py", "test_readme.py", "test_predecessors_faults.py"),
     *("tuning/lr_range/test_run.py", "tuning/test_tune.py", "tuning/trials/test_trial.py"),
 )
-"""Files whose slow tests start Ray, or `raydet fit` as a process: one of them at a time, for each wants all cores."""
+"""Files whose slow tests start Ray, or `raydet fit` as a process: one at a time, for each wants all cores."""
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep a file's tests in one process, which makes its fixtures once; those that start Ray come first, in one."""
+    """Mark the tests that start Ray; `make test` runs them by themselves, one after the other."""
     here = Path(__file__).parent
-
-    def starts_ray(item: pytest.Item) -> bool:
-        listed = item.path.relative_to(here).as_posix() in _STARTS_RAY
-        return listed and item.get_closest_marker("slow") is not None
-
     for item in items:
-        name = "ray" if starts_ray(item) else item.path.relative_to(here).as_posix()
-        item.add_marker(pytest.mark.xdist_group(name))
-    items.sort(key=lambda item: not starts_ray(item))
+        if item.path.relative_to(here).as_posix() in _STARTS_RAY and item.get_closest_marker("slow") is not None:
+            item.add_marker(pytest.mark.ray)
 
 
 @pytest.fixture(scope="session")
