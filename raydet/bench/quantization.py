@@ -215,7 +215,7 @@ def _side(variant: Variant, runtime: Runtime, images: int) -> Side:
         model, size = onnx_model.OnnxGraph(file, Path("graph.onnx")), len(file)
     row: dict[str, Any] = {"variant": variant.name, "runtime": runtime, "megabytes": size / 1e6}
     if file and runtime != "tensorrt":
-        row["saturating_layers"] = len(saturation.layers_at_risk(proto)) if saturation.saturates() else 0
+        row["saturating_layers"] = len(saturation.saturating_layers(proto))
         row["rms_to_exact"] = _error(file, model, cfg)
     if variant.trained:
         with held_out(cfg, images, needed=True) as sample:

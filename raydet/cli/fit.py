@@ -10,7 +10,8 @@ from raydet.config import Config, load, override
 from raydet.exceptions import ConfigError
 
 
-def _fit(words: list[str]) -> None:
+def run(words: list[str]) -> None:
+    """Train."""
     parser = new_parser("fit", "Train. The same command again continues a run, or returns at once from a finished one.")
     parser.add_argument("recipe", nargs="?", help="where the settings start from; see --help")
     parser.add_argument("--from", dest="base", metavar="CONFIG", help="start from the config.json of a run instead")
@@ -18,7 +19,7 @@ def _fit(words: list[str]) -> None:
     options, rest = parse(parser, words)
     if options.help:
         return _fit_help(parser, options.first)
-    cfg = _config(options.recipe, options.base, rest)
+    cfg = config_of(options.recipe, options.base, rest)
     if options.dry_run:
         from raydet.driver.dry_run import dry_run
 
@@ -34,7 +35,8 @@ def _fit(words: list[str]) -> None:
     return None
 
 
-def _config(recipe: str | None, base: str | None, rest: list[str]) -> Config:
+def config_of(recipe: str | None, base: str | None, rest: list[str]) -> Config:
+    """Return the configuration that a recipe or a config.json gives with the settings in `rest`."""
     from raydet import recipes
     from raydet.config.arguments import parse_changes
 

@@ -1,4 +1,4 @@
-"""The command `raydet`: verbs, settings, exit codes. The only file that ends the process, and that imports tyro."""
+"""The command `raydet`: verbs, settings, exit codes. The only file that ends the process."""
 
 import errno
 import json
@@ -9,9 +9,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from raydet.cli import commands
-from raydet.cli.fit import _fit
-from raydet.cli.tune import _tune
+from raydet.cli import commands, fit, tune
 from raydet.config import nearest
 from raydet.exceptions import ConfigError, RaydetError
 
@@ -120,8 +118,8 @@ def exit_code(error: BaseException) -> int | None:
 
 
 VERBS: dict[str, Callable[[list[str]], int | None]] = {
-    "fit": _fit,
-    "tune": _tune,
+    "fit": fit.run,
+    "tune": tune.run,
     "evaluate": commands.evaluate,
     "predict": commands.predict,
     "export": commands.export,

@@ -3,7 +3,7 @@
 import argparse
 from typing import Any
 
-from raydet.cli.fit import _config
+from raydet.cli.fit import config_of
 from raydet.cli.parser import new_parser, parse, print_result
 from raydet.config import Config, nearest
 from raydet.exceptions import ConfigError
@@ -12,7 +12,8 @@ _NOT_OF_A_SEARCH = ("help", "json", "recipe", "base", "space")
 """Options that a range test takes too."""
 
 
-def _tune(words: list[str]) -> None:
+def run(words: list[str]) -> None:
+    """Search for better settings."""
     parser = new_parser("tune", "Search for better settings; trial 1 is the recipe. The same command again continues.")
     parser.add_argument("recipe", nargs="?", help="where the settings start from; see raydet fit --help")
     parser.add_argument("--from", dest="base", metavar="CONFIG", help="start from a config.json or best.json instead")
@@ -31,7 +32,7 @@ def _tune(words: list[str]) -> None:
     options, rest = parse(parser, words)
     if options.help:
         return _tune_help(parser)
-    cfg = _config(options.recipe, options.base, rest)
+    cfg = config_of(options.recipe, options.base, rest)
     if nearest((options.space or "").replace("-", "_"), ["lr_range_test"], 1):
         return _range_test(options, cfg, parser)
     from raydet.cli.tune_result import as_values, lines

@@ -1,4 +1,4 @@
-"""What the sections' own checks share: the error and three conditions."""
+"""What the sections' own checks share: three conditions."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Packed columns: what the indexes keep instead of lists of records, and their cache on disk. numpy only.
+"""Packed columns: what the indexes keep instead of lists of records. numpy only.
 
 A Python list shared with forked loader processes is copied page by page as reference counts are touched; an array is
 not. 30 000 images x 7 boxes: lists of dicts grew by 42 MiB in each loader process, arrays by nothing measurable.

@@ -97,16 +97,22 @@ def compare(
             own.add(outputs, batch)
         for tally in tallies:
             tally.add(inputs, outputs, batch)
-    return [_agreement(own, tally, images, task, index is None) for tally in tallies]
+    own_ap = None if own is None else own.result(Peers())["AP"]
+    return [_agreement(own, own_ap, tally, images, task, index is None) for tally in tallies]
 
 
 def _agreement(
-    own: DetectionScorer | None, tally: _Tally, images: int, task: Detection | Classification, made_up: bool
+    own: DetectionScorer | None,
+    own_ap: float | None,
+    tally: _Tally,
+    images: int,
+    task: Detection | Classification,
+    made_up: bool,
 ) -> Agreement:
     difference, size = tally.squares.tolist()
     ap, chance = None, 0.0
-    if own is not None and tally.scorer is not None:
-        ap = own.result(Peers())["AP"], tally.scorer.result(Peers())["AP"]
+    if own is not None and own_ap is not None and tally.scorer is not None:
+        ap = own_ap, tally.scorer.result(Peers())["AP"]
         chance = _chance([own, tally.scorer])
     return Agreement(
         images=images,

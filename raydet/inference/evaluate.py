@@ -1,4 +1,4 @@
-"""Scoring a model on a split: during training, and as the verb `raydet.evaluate`."""
+"""The verb `raydet.evaluate`: a trained model scored on a split."""
 
 import math
 from collections.abc import Mapping

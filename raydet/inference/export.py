@@ -143,7 +143,7 @@ def export(
     check_agreement(agreement, limits, path)
     _write(path, made.data)
     if here:
-        _warn_of_cpu(here[0], limits, path, made.at_risk)
+        _warn_of_cpu(here[0], limits, path, made.data)
     trtexec = _trtexec(path, trained.cfg) if target == "tensorrt" else None
     return ExportReport(
         path=path,
@@ -202,8 +202,6 @@ class _Made:
     """As it is to be judged; a second time as this CPU runs it, where that may differ."""
     float_bytes: int
     float_operators: dict[str, int] | None
-    at_risk: list[str]
-    """Layers that need VNNI, see `raydet.onnx.saturation`."""
 
 
 def _made(trained: Source, about: metadata.Metadata, path: Path, *, nms: bool, named: bool) -> _Made:
@@ -211,7 +209,6 @@ def _made(trained: Source, about: metadata.Metadata, path: Path, *, nms: bool, n
     task = make_task(cfg, trained.model, _CPU)
     proto = _built(trained.model, cfg, about.target, training_inputs(cfg, task, needed=named) if int8 else ())
     float_operators = _float_operators(proto) if int8 else None
-    at_risk = saturation.layers_at_risk(proto)
     data = _file(proto, about)
     float_bytes = _float_bytes(trained, about.target, len(data))
     network = data
@@ -225,7 +222,7 @@ def _made(trained: Source, about: metadata.Metadata, path: Path, *, nms: bool, n
         _opened(network, data if nms else None, path, unfused=unfused)
         for unfused in ((True, False) if int8 else (False,))
     ]
-    return _Made(data, opened, float_bytes, float_operators, at_risk)
+    return _Made(data, opened, float_bytes, float_operators)
 
 
 def _opened(network: bytes, detecting: bytes | None, path: Path, *, unfused: bool) -> Opened:
@@ -311,14 +308,17 @@ def _too_far(agreement: Agreement, limits: str) -> str | None:
     return None
 
 
-def _warn_of_cpu(here: Agreement, limits: str, path: Path, at_risk: list[str]) -> None:
-    """Warn where this CPU does not compute what the file says."""
+def _warn_of_cpu(here: Agreement, limits: str, path: Path, data: bytes) -> None:
+    """Warn where this CPU does not compute what the file, whose bytes are `data`, says."""
+    from onnx import ModelProto
+
     difference = _too_far(here, limits)
     if difference is None:
         return
     why = "ONNX Runtime's fused kernels differ; try another version of onnxruntime, and report it"
-    if at_risk and saturation.saturates():
-        why = f"sums of uint8 x int8 products saturate in {len(at_risk)} layers; run it on a CPU with VNNI"
+    layers = saturation.saturating_layers(ModelProto.FromString(data))
+    if layers:
+        why = f"sums of uint8 x int8 products saturate in {len(layers)} layers; run it on a CPU with VNNI"
     warnings.warn(f"{path} is right, but not as this CPU runs it: {difference}. {why}", RuntimeWarning, stacklevel=3)
 
 

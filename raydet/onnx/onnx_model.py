@@ -175,9 +175,9 @@ def warn_if_saturating(data: bytes, about: Metadata, path: Path) -> None:
     """Warn of an INT8 file that this CPU computes wrongly: one that needs VNNI, see `raydet.onnx.saturation`."""
     from onnx import ModelProto
 
-    if about.target != "onnxruntime" or about.cfg.quantization is None or not saturation.saturates():
+    if about.target != "onnxruntime" or about.cfg.quantization is None:
         return
-    layers = saturation.layers_at_risk(ModelProto.FromString(data))
+    layers = saturation.saturating_layers(ModelProto.FromString(data))
     if layers:
         warnings.warn(
             f"{path} needs a CPU with VNNI: here sums of uint8 x int8 products saturate in {len(layers)} layers "

@@ -73,8 +73,8 @@ def fit_pairs(levels_MK: Array, pairs: list[Array]) -> tuple[Array, Array]:
     best_MK, growth_M = _clipped(levels_MK.astype(np.float32), pairs), np.ones(len(levels_MK))
     error_M = ((best_MK - levels_MK) ** 2).sum(1)
     large_R = np.flatnonzero(error_M)  # the others are as they should be
+    wanted_RK = levels_MK[large_R].astype(np.float32)
     for growth in _GROWTHS:
-        wanted_RK = levels_MK[large_R].astype(np.float32)
         found_RK = _clipped(np.rint(wanted_RK / growth), pairs)
         error_R = ((found_RK * growth - wanted_RK) ** 2).sum(1)
         better_R = error_R < error_M[large_R]
@@ -115,6 +115,11 @@ def layers_at_risk(proto: "onnx.ModelProto") -> list[str]:
         if (np.abs(sums_MP) > PAIR_LIMIT).any():
             found.append(node.name or node.output[0])
     return found
+
+
+def saturating_layers(proto: "onnx.ModelProto") -> list[str]:
+    """Return the names of the layers that this CPU computes wrongly."""
+    return layers_at_risk(proto) if saturates() else []
 
 
 def arithmetic(proto: "onnx.ModelProto") -> dict[str, Any]:
@@ -182,7 +187,7 @@ def saturates() -> bool:
 
 
 def cpu_features() -> list[str]:
-    """Return which of the instruction sets that INT8 speed depends on this CPU has; [] where Linux does not say."""
+    """Return which instruction sets this CPU has that INT8 speed depends on; its architecture where none is found."""
     try:
         words = set(Path("/proc/cpuinfo").read_text().split())
     except OSError:

@@ -11,8 +11,6 @@ from raydet.data import Batch
 from raydet.distributed import Peers
 
 MEAN = (0.485, 0.456, 0.406)
-
-
 STD = (0.229, 0.224, 0.225)
 """ImageNet's channel means and deviations, of intensities from 0 to 1."""
 
@@ -66,7 +64,9 @@ class Scorer(Protocol):
         ...
 
 
-class _Inputs:
+class ImageInputs:
+    """Batches of images as network input: on the device, normalised, in the configured memory format."""
+
     def __init__(self, cfg: Config, device: torch.device) -> None:
         self.cfg, self.device = cfg, device
         std = torch.tensor(STD, device=device) * 255

@@ -11,7 +11,7 @@ from raydet.data import Batch, ClassificationIndex
 from raydet.data.images.color import mixup, mixup_weight
 from raydet.distributed import Peers
 from raydet.tasks import losses
-from raydet.tasks.base import _Inputs
+from raydet.tasks.base import ImageInputs
 from raydet.tasks.metrics import topk_accuracy
 
 
@@ -21,7 +21,7 @@ class Classifying(Protocol):
     num_classes: int
 
 
-class Classification(_Inputs):
+class Classification(ImageInputs):
     """EfficientNet: smoothed cross entropy, top-1 and top-5 accuracy."""
 
     score: str = "top1"

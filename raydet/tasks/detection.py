@@ -1,4 +1,4 @@
-"""The two tasks behind one protocol: how a batch becomes network input and targets, what it costs, how it is scored."""
+"""Detection: how a batch becomes network input and targets, what it costs, how it is scored."""
 
 import dataclasses
 import math
@@ -16,7 +16,7 @@ from raydet.distributed import Peers
 from raydet.models.anchors import grid_cells, make_anchors
 from raydet.ops import Targets
 from raydet.tasks import losses
-from raydet.tasks.base import _Inputs
+from raydet.tasks.base import ImageInputs
 from raydet.tasks.metrics import Detections, Truth, average_precision
 
 
@@ -28,7 +28,7 @@ class Anchored(Protocol):
     anchor_scale: float
 
 
-class Detection(_Inputs):
+class Detection(ImageInputs):
     """EfficientDet: focal and Huber loss over anchors, COCO's average precision."""
 
     score: str = "AP"

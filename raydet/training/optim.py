@@ -1,4 +1,4 @@
-"""How the weights move: optimisers with the documented groups, learning-rate schedules, EMA, clipping."""
+"""How the weights move: optimisers with the documented groups, clipping, freezing."""
 
 from collections.abc import Iterable
 from typing import Any

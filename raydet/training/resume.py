@@ -67,7 +67,8 @@ def _unseen(model: EfficientNet | EfficientDet) -> dict[str, float | str]:
     return found
 
 
-def _restore(state: State, path: Path) -> None:
+def restore(state: State, path: Path) -> None:
+    """Set `state` to a checkpoint's, all of which is verified."""
     saved = checkpoint_store.read(path)
     state.restore({name: saved.tensors(name) for name in state.tensors()}, saved.state())
 
@@ -82,6 +83,7 @@ def load_weights(cfg: Config, model: EfficientNet | EfficientDet) -> list[weight
     return reports
 
 
-def _newest(folder: Path) -> str | None:
+def newest_path(folder: Path) -> str | None:
+    """Return the path of a run's newest valid checkpoint; None: there is none."""
     newest = checkpoint_store.newest(folder / CHECKPOINTS)
     return None if newest is None else str(newest.path)

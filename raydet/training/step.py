@@ -20,8 +20,6 @@ from raydet.training.state import State
 
 # torch 2.15 renamed the argument and warns of the old name.
 _ARGUMENTS = inspect.signature(DistributedDataParallel).parameters
-
-
 _NO_BUFFER_SYNC = {"forward_sync_buffers" if "forward_sync_buffers" in _ARGUMENTS else "broadcast_buffers": False}
 
 

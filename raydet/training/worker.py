@@ -20,7 +20,7 @@ from raydet.training.calibrate import calibrate_on
 from raydet.training.loop import Report, epochs
 from raydet.training.memory import keep_freed_memory
 from raydet.training.precision import prepare_device
-from raydet.training.resume import _newest, _restore, load_weights
+from raydet.training.resume import load_weights, newest_path, restore
 from raydet.training.scoring import recalibrate, score
 from raydet.training.state import State, build_model, new_state
 from raydet.visualization.preview import write_preview
@@ -81,7 +81,7 @@ def set_up(cfg: Config, folder: Path, peers: Peers, threads: int | None) -> Made
     check_same_classes(train_index, val_index)
     model = build_model(cfg, train_index.num_classes)
     task = make_task(cfg, model, peers.device)
-    newest = peers.share(_newest(folder) if peers.rank == 0 else None)
+    newest = peers.share(newest_path(folder) if peers.rank == 0 else None)
     loader = TrainLoader(cfg, train_index, peers.rank, peers.world)
     if newest is None:
         load_weights(cfg, model)
@@ -93,7 +93,7 @@ def set_up(cfg: Config, folder: Path, peers: Peers, threads: int | None) -> Made
         "classes": {"names": list(train_index.class_names), "ids": [int(i) for i in train_index.category_ids]},
     }
     if newest is not None:
-        _restore(state, Path(newest))
+        restore(state, Path(newest))
     return Made(train_index, val_index, task, state, loader)
 
 

@@ -7,11 +7,7 @@ from raydet.data.columns import Floats
 
 MAX_LEAVING = 0.2
 """Share of boxes that may leave their image before the file is taken for xyxy (COCO itself: under 0.001)."""
-
-
 Sizes = npt.NDArray[np.int32]
-
-
 Mask = npt.NDArray[np.bool_]
 
 
