@@ -11,10 +11,12 @@ from typing import Any
 
 from raydet.cli import commands, fit, tune
 from raydet.config import nearest
-from raydet.exceptions import ConfigError, RaydetError
+from raydet.exceptions import ConfigError, DataError, RaydetError, Refused, StorageFull
 
-DONE, FAILED, USAGE, REFUSED, BAD_DATA, STORAGE_FULL, INTERRUPTED, TERMINATED = 0, 1, 2, 3, 65, 75, 130, 143
-"""Exit codes. 2: bad configuration or usage; 3: refused for safety; 130: ended by Ctrl-C; 143: by SIGTERM."""
+DONE, INTERRUPTED, TERMINATED = 0, 130, 143
+FAILED, USAGE, REFUSED = RaydetError.exit_code, ConfigError.exit_code, Refused.exit_code
+BAD_DATA, STORAGE_FULL = DataError.exit_code, StorageFull.exit_code
+"""Exit codes, most of them `raydet.exceptions`'s; 130: ended by Ctrl-C; 143: by SIGTERM."""
 
 _GOES_ON = {
     "fit": "; the same command continues from the last checkpoint",
