@@ -5,14 +5,15 @@ The nodes are visited from the last to the first: a tensor's readers say which g
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from raydet.exceptions import ExportError
-from raydet.onnx.graph import INPUT, Array, Graph, of_type
+from raydet.onnx.graph import INPUT, Array, Graph, attribute, of_type
+from raydet.onnx.saturation import int8_layers
 
 if TYPE_CHECKING:
     import onnx
@@ -97,26 +98,59 @@ class Plan:
         return node.op_type == "Add" and any((node.output[0], i) in self.wanted for i in (0, 1))
 
 
-def measure(proto: "onnx.ModelProto", batches: Iterable[Array]) -> dict[str, tuple[float, float]]:
-    """Return the smallest and the largest value of every sum and convolution's output, over all batches."""
+@dataclass
+class Measured:
+    """What batches of images say of a graph."""
+
+    ranges: dict[str, tuple[float, float]] = field(default_factory=dict)
+    """Of every sum and convolution's output, the smallest and the largest value."""
+    grams: dict[str, Array] = field(default_factory=dict)
+    """Of every pointwise layer's weights, by name: gram_KK, the sum of x xᵀ over what they are multiplied with, x_K."""
+
+
+def measure(proto: "onnx.ModelProto", batches: Iterable[Array]) -> Measured:
+    """Return what is known of a graph's values after all batches."""
     import onnx
     import onnxruntime as ort
 
     graph = Graph.read(onnx.ModelProto.FromString(proto.SerializeToString()))
     names = [node.output[0] for node in of_type(graph.nodes, "Conv", "Add")]
-    for name in names:
-        for end in ("Min", "Max"):
-            graph.nodes.append(graph.node(f"Reduce{end}", [name], f"{name}/{end}", keepdims=0))
-            graph.proto.graph.output.append(onnx.helper.make_tensor_value_info(f"{name}/{end}", 1, []))
-    ranges: dict[str, tuple[float, float]] = {}
+    layers = list(_pointwise(graph))
+
+    def add_output(node: Any, rank: int) -> str:
+        graph.nodes.append(node)
+        graph.proto.graph.output.append(onnx.helper.make_tensor_value_info(node.output[0], 1, [None] * rank))
+        return str(node.output[0])
+
+    ends = [
+        add_output(graph.node(f"Reduce{end}", [name], f"{name}/{end}", keepdims=0), 0)
+        for name in names
+        for end in ("Min", "Max")
+    ]
+    grams = [
+        add_output(graph.node("Einsum", [tensor, tensor], f"{output}/gram", equation=equation), 2)
+        for output, tensor, _, equation in layers
+    ]
+    measured = Measured()
     session = None
     for images_B3HW in batches:
         session = session or ort.InferenceSession(graph.write().SerializeToString(), providers=["CPUExecutionProvider"])
-        found = session.run([f"{name}/{end}" for name in names for end in ("Min", "Max")], {INPUT: images_B3HW})
-        for name, low, high in zip(names, found[::2], found[1::2], strict=True):
-            before = ranges.get(name, (0.0, 0.0))
-            ranges[name] = (min(before[0], float(low)), max(before[1], float(high)))
-    return ranges
+        found = session.run([*ends, *grams], {INPUT: images_B3HW})
+        for name, low, high in zip(names, found[: len(ends) : 2], found[1 : len(ends) : 2], strict=True):
+            before = measured.ranges.get(name, (0.0, 0.0))
+            measured.ranges[name] = (min(before[0], float(low)), max(before[1], float(high)))
+        for (_, _, weights, _), gram_KK in zip(layers, found[len(ends) :], strict=True):
+            measured.grams[weights] = measured.grams.get(weights, 0) + gram_KK.astype(np.float64)
+    return measured
+
+
+def _pointwise(graph: Graph) -> Iterator[tuple[str, str, str, str]]:
+    """Yield output, input, name of the int8 weights, and the equation of the Gram matrix of each pointwise layer."""
+    for node, dequantize, levels in int8_layers(graph):
+        if node.op_type == "Gemm":
+            yield node.output[0], node.input[0], dequantize.input[0], "bk,bl->kl"
+        elif node.op_type == "Conv" and levels.shape[2:] == (1, 1) and set(attribute(node, "strides", [1])) == {1}:
+            yield node.output[0], node.input[0], dequantize.input[0], "bkhw,blhw->kl"
 
 
 def choose(plan: Plan) -> None:
@@ -163,11 +197,10 @@ def _grid(plan: Plan, name: str) -> Grid | None:
         low, high = (float(plan.graph.constants[bound]) for bound in node.input[1:3])
         if low == 0:
             return Grid.over(0.0, min([high, *(127 * scale for scale in scales)]))
-    if scales and node is not None and _sigmoid_input(plan, node) is not None:
-        # Steps half as wide as the trained ones: what rounding before the product moves, is not rounded again as far.
-        return Grid.over(max(-128 * max(scales), _SILU_LEAST), 127 * max(scales))
     if scales:
-        return Grid(max(scales), 128)
+        scale, least = max(scales), _least(plan, name)
+        # Steps half as wide as the trained ones: what rounding before a product moves, is not rounded again as far.
+        return Grid.over(least, 127 * scale) if least > -128 * scale else Grid(scale, 128)
     given = {plan.given[edge] for edge in edges if edge in plan.given}
     if given:
         return given.pop() if len(given) == 1 else Grid.over(min(g.low for g in given), max(g.high for g in given))
@@ -179,6 +212,28 @@ def _grid(plan: Plan, name: str) -> Grid | None:
             low = max(low, -_silu_limit(high / 510))
         return Grid.over(low, high)
     return None
+
+
+def _least(plan: Plan, name: str) -> float:
+    """Return a bound that no value of a tensor is below, from the operators that make it."""
+    node = plan.producers.get(name)
+    if node is None:
+        return -math.inf
+    if node.op_type == "Sigmoid":
+        return 0.0
+    if node.op_type == "Clip":
+        return float(plan.graph.constants[node.input[1]])
+    if node.op_type == "Concat":
+        return min(_least(plan, source) for source in node.input)
+    if node.op_type in (*MOVES, "GlobalAveragePool"):
+        return _least(plan, node.input[0])
+    if _sigmoid_input(plan, node) is not None:
+        return _SILU_LEAST
+    for i in (0, 1) if node.op_type == "Mul" else ():
+        gate = plan.producers.get(node.input[1 - i])
+        if gate is not None and gate.op_type == "Sigmoid":
+            return min(_least(plan, node.input[i]), 0.0)
+    return -math.inf
 
 
 def _follow(plan: Plan, node: Any, grid: Grid) -> None:

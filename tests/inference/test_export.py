@@ -215,7 +215,7 @@ def without_vnni(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(onnx_model, "open_session", emulated)
     monkeypatch.setattr(saturation, "saturates", lambda: True)
-    monkeypatch.setattr(onnxruntime_int8, "fit_weights", lambda graph: None)
+    monkeypatch.setattr(onnxruntime_int8, "fit_weights", lambda graph, grams: None)
 
 
 def test_a_cpu_that_saturates_is_told_from_a_wrong_file(

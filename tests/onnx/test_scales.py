@@ -7,7 +7,7 @@ from onnx import helper
 
 from raydet.exceptions import ExportError
 from raydet.onnx.graph import Graph
-from raydet.onnx.scales import Grid, Plan, choose, measure
+from raydet.onnx.scales import Grid, Measured, Plan, choose, measure
 from tests.onnx import nets
 
 
@@ -74,9 +74,21 @@ def test_a_gate_is_read_from_where_its_sigmoid_is_half_a_step_from_its_ends() ->
     gate = [("Sigmoid", ["x"], "s"), ("Mul", ["images", "s"], "y"), ("Conv", ["y", "w"], "z"), ("Relu", ["z"], "end")]
     wanted = {("x", 0): 0.1, ("y", 0): 0.1, ("y", 1): 1 / 127, ("z", 0): 0.1, ("end", 0): 0.1}
     found = plan([*CONV, *gate], wanted)
-    assert found.grids["s"] == Grid(1 / 127, 128)
+    assert found.grids["s"] == Grid.over(0, 1)
+    assert found.grids["y"] == Grid(0.1, 128)  # images go below zero
     ends = [1 / (1 + math.exp(-x)) for x in (found.grids["x"].low, found.grids["x"].high)]
     assert ends == pytest.approx([1 / 254, 1 - 1 / 254], abs=2e-4)
+
+
+def test_a_gated_map_goes_no_lower_than_the_map() -> None:
+    silu = [("Sigmoid", ["x"], "s"), ("Mul", ["x", "s"], "y")]
+    gate = [("GlobalAveragePool", ["y"], "p"), ("Conv", ["p", "w"], "q"), ("Sigmoid", ["q"], "g")]
+    rest = [("Mul", ["y", "g"], "gated"), ("Conv", ["gated", "w"], "z"), ("Relu", ["z"], "end")]
+    wanted = {("x", 0): 0.1, ("q", 0): 0.03, ("gated", 0): 0.05, ("gated", 1): 1 / 127, ("z", 0): 0.04, ("end", 0): 1}
+    found = plan([*CONV, *silu, *gate, *rest], wanted)
+    for name, scale in (("y", 0.05), ("p", 0.03), ("gated", 0.04)):
+        low, high = found.grids[name].low, found.grids[name].high
+        assert (low, high) == (pytest.approx(-0.2785, abs=scale), pytest.approx(127 * scale, abs=scale))
 
 
 def test_relu6_has_all_levels_from_zero_up_and_never_more_than_six() -> None:
@@ -109,12 +121,12 @@ def test_a_range_that_nothing_bounds_is_asked_for_by_name() -> None:
 def test_ranges_are_measured_over_all_batches() -> None:
     _, proto = nets.exported("tensorrt")
     images_B3HW = nets.patterns(24, 1)[0]
-    parts = [measure(proto, [part.numpy()]) for part in images_B3HW.split(8)]
-    whole = measure(proto, [part.numpy() for part in images_B3HW.split(8)])
+    parts = [measure(proto, [part.numpy()]).ranges for part in images_B3HW.split(8)]
+    whole = measure(proto, [part.numpy() for part in images_B3HW.split(8)]).ranges
     assert whole.keys() == {n.output[0] for n in proto.graph.node if n.op_type in ("Conv", "Add")}
     for name, (low, high) in whole.items():
         assert low == min(part[name][0] for part in parts) <= 0 <= high == max(part[name][1] for part in parts)
 
 
 def test_nothing_is_measured_on_no_batch() -> None:
-    assert measure(nets.exported("tensorrt")[1], []) == {}
+    assert measure(nets.exported("tensorrt")[1], []) == Measured()
