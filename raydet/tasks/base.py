@@ -39,12 +39,12 @@ class Task(Protocol):
         """Return this batch's share of the global batch's losses, one per loss name."""
         ...
 
-    def draws(self, epoch: int, step: int) -> Sequence[float]:
+    def random_numbers(self, epoch: int, step: int) -> Sequence[float]:
         """Return the random numbers of a step that all its samples share; always as many."""
         ...
 
-    def training_inputs(self, batch: Batch, targets: Any, draws: Sequence[float | Tensor]) -> tuple[Tensor, Any]:
-        """Return `inputs` and targets as they are trained on (mixed up by `draws`, if the configuration says so)."""
+    def training_inputs(self, batch: Batch, targets: Any, random: Sequence[float | Tensor]) -> tuple[Tensor, Any]:
+        """Return `inputs` and targets as they are trained on (mixed up by `random`, if the configuration says so)."""
         ...
 
     def scorer(self, index: Any) -> "Scorer":

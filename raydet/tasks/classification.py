@@ -42,13 +42,13 @@ class Classification(ImageInputs):
         total = losses.classification_loss(outputs, targets, self.cfg.loss.label_smoothing)
         return (total / weight.float()).reshape(1)
 
-    def draws(self, epoch: int, step: int) -> Sequence[float]:
+    def random_numbers(self, epoch: int, step: int) -> Sequence[float]:
         alpha = self.cfg.augment.mixup
         return () if alpha == 0 else (mixup_weight(self.cfg.run.seed, epoch, step, alpha),)
 
-    def training_inputs(self, batch: Batch, targets: Tensor, draws: Sequence[float | Tensor]) -> tuple[Tensor, Tensor]:
+    def training_inputs(self, batch: Batch, targets: Tensor, random: Sequence[float | Tensor]) -> tuple[Tensor, Tensor]:
         images = self.inputs(batch)
-        return mixup(images, targets, *draws) if draws else (images, targets)
+        return mixup(images, targets, *random) if random else (images, targets)
 
     def scorer(self, index: ClassificationIndex) -> "ClassificationScorer":
         return ClassificationScorer(self)

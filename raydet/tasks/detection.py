@@ -62,11 +62,11 @@ class Detection(ImageInputs):
         class_loss, box_loss = class_loss * per_positive, box_loss * per_positive
         return torch.stack([class_loss + self.cfg.loss.box_weight * box_loss, class_loss, box_loss])
 
-    def draws(self, epoch: int, step: int) -> Sequence[float]:
+    def random_numbers(self, epoch: int, step: int) -> Sequence[float]:
         return ()
 
     def training_inputs(
-        self, batch: Batch, targets: Targets, draws: Sequence[float | Tensor]
+        self, batch: Batch, targets: Targets, random: Sequence[float | Tensor]
     ) -> tuple[Tensor, Targets]:
         return self.inputs(batch), targets
 

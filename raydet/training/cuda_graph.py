@@ -59,15 +59,16 @@ class Gradients:
 class Replayed:
     """Work on a global batch that is captured at its first call after the warm-up."""
 
-    def __init__(self, work: Work, capture: Capture = capture_cuda) -> None:
-        self._work, self._capture = work, capture
+    def __init__(self, work: Work, capture: Capture, device: torch.device) -> None:
+        self._work, self._capture, self._device = work, capture, device
         self._steps = 0
         self._room = _BOXES
         self._fixed: list[Batch] = []
         self._replay: Callable[[], None] | None = None
 
     def __call__(self, micro_batches: list[Batch]) -> None:
-        """Do the work on these batches, which are on the device."""
+        """Do the work on these batches."""
+        micro_batches = [batch.to(self._device, non_blocking=True) for batch in micro_batches]
         self._steps += 1
         if self._steps <= WARM_UP:
             _aside(self._work, micro_batches)

@@ -1,4 +1,4 @@
-"""One training step."""
+"""One training step in two forms: `eager_step` runs as it is, `graph_step` is captured in a CUDA graph and replayed."""
 
 import inspect
 from collections.abc import Sequence
@@ -6,14 +6,14 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from raydet.config import Config
 from raydet.data import Batch
 from raydet.distributed import Peers
 from raydet.tasks.base import Task
-from raydet.training.cuda_graph import Capture, Gradients, Replayed, capture_cuda
+from raydet.training.cuda_graph import Capture, Gradients, Replayed, Work, capture_cuda
 from raydet.training.optim import clip_gradients
 from raydet.training.precision import autocast
 from raydet.training.state import State
@@ -24,10 +24,10 @@ _NO_BUFFER_SYNC = {"forward_sync_buffers" if "forward_sync_buffers" in _ARGUMENT
 
 
 class Trainer:
-    """One optimiser step on this worker; holds what is derived from the State and never saved."""
+    """Trains on one global batch after the other; holds what is derived from the State and never saved."""
 
     def __init__(self, cfg: Config, task: Task, state: State, peers: Peers, capture: Capture | None = None) -> None:
-        """Make ready for steps.
+        """Prepare for steps.
 
         Args:
             capture: what captures a step for replaying. None: a CUDA graph if precision.cuda_graph, else nothing.
@@ -37,73 +37,106 @@ class Trainer:
         self.network: nn.Module = torch.compile(state.model) if cfg.precision.compile else state.model  # type: ignore[assignment]
         if capture is None and cfg.precision.cuda_graph:
             capture = capture_cuda
-        self._gradients = None if capture is None else Gradients(self.trained)
-        self._run = self._work if capture is None else Replayed(self._work, capture)
-        self._numbers = _Numbers(None if capture is None else peers.device, state.optimizer)
-        if peers.world > 1 and capture is None:
-            self.network = DistributedDataParallel(
-                self.network,
-                device_ids=[peers.device] if peers.device.type == "cuda" else None,
-                **_NO_BUFFER_SYNC,  # type: ignore[arg-type]  # statistics are averaged at boundaries instead, see Peers.average_buffers
-                gradient_as_bucket_view=True,
-            )
+        self._run: Work
+        if capture is None:
+            self.numbers = StepNumbers(state.optimizer)
+            self._run = self.eager_step
+            if peers.world > 1:
+                self.network = _data_parallel(self.network, peers.device)
+        else:
+            self.numbers = StepNumbers(state.optimizer, peers.device)
+            self._run = Replayed(self.graph_step, capture, peers.device)
+            self.gradients = Gradients(self.trained)
 
     def step(self, micro_batches: list[Batch], lr: float) -> None:
         """Train on one global batch, of which `micro_batches` are this worker's share."""
         state = self.state
         decay = 1.0 if state.average is None else state.average.decay(state.step + 1)
-        self._numbers.set(lr, decay, self.task.draws(state.epoch, state.epoch_steps))
-        if self._gradients is not None:
-            micro_batches = [batch.to(self.peers.device, non_blocking=True) for batch in micro_batches]
+        self.numbers.set(lr, decay, self.task.random_numbers(state.epoch, state.epoch_steps))
         self._run(micro_batches)
         state.step += 1
         state.epoch_steps += 1
 
-    def _work(self, micro_batches: list[Batch]) -> None:
-        """All that the device does in a step. Nothing in here may depend on a number of the host that changes."""
-        state, task = self.state, self.task
-        targets = [task.targets(batch) for batch in micro_batches]
-        weight = self.peers.sum_(torch.stack([task.weight(t) for t in targets]).sum())
+    def eager_step(self, micro_batches: list[Batch]) -> None:
+        """Run a step: losses are divided by the weight of the global batch, so gradients of its parts add up."""
+        targets = [self.task.targets(batch) for batch in micro_batches]
+        weight = self._global_weight(targets)
         for i, (batch, target) in enumerate(zip(micro_batches, targets, strict=True)):
-            with self._no_sync(last=i == len(micro_batches) - 1):
-                state.sums += self._backward(batch, target, weight, add=i > 0)
-        if self._gradients is not None:
-            self.peers.sum_(self._gradients.flat)
-        state.scaler.unscale_(state.optimizer)
-        clip_gradients(self.trained, self.cfg.optim.grad_clip)
-        state.scaler.step(state.optimizer)
-        state.scaler.update()
-        if self._gradients is None:
-            state.optimizer.zero_grad(set_to_none=True)
-        if state.average is not None:
-            state.average.update(self._numbers.decay)
+            with self._no_sync(but_for=i == len(micro_batches) - 1):
+                losses = self._losses(batch, target, weight)
+                # DistributedDataParallel averages gradients, but these losses are shares of a sum.
+                self.state.scaler.scale(losses[0] * self.peers.world).backward()  # type: ignore[no-untyped-call]
+            self.state.sums += losses.detach()
+        self._update()
+        self.state.optimizer.zero_grad(set_to_none=True)
 
-    def _backward(self, batch: Batch, target: Any, weight: torch.Tensor, add: bool) -> torch.Tensor:
-        images_B3HW, target = self.task.training_inputs(batch, target, self._numbers.draws)
+    def graph_step(self, micro_batches: list[Batch]) -> None:
+        """Run the same step so that a graph can capture it.
+
+        Gradients lie in one buffer that never moves, summed over workers at once. Nothing in here may depend on a
+        number of the host that changes.
+        """
+        targets = [self.task.targets(batch) for batch in micro_batches]
+        weight = self._global_weight(targets)
+        for i, (batch, target) in enumerate(zip(micro_batches, targets, strict=True)):
+            losses = self._losses(batch, target, weight)
+            self.gradients.take(self.state.scaler.scale(losses[0]), add=i > 0)
+            self.state.sums += losses.detach()
+        self.peers.sum_(self.gradients.flat)
+        self._update()
+
+    def _global_weight(self, targets: list[Any]) -> Tensor:
+        """Return what the losses of the global batch are divided by: its positives, or its images."""
+        return self.peers.sum_(torch.stack([self.task.weight(target) for target in targets]).sum())
+
+    def _losses(self, batch: Batch, target: Any, weight: Tensor) -> Tensor:
+        """Return the losses of a micro-batch as shares of the global batch's, the one to minimise first."""
+        images_B3HW, target = self.task.training_inputs(batch, target, self.numbers.random)
         seeds_B = batch.seeds_B.to(self.peers.device, non_blocking=True)
         with autocast(self.cfg.precision, self.peers.device):
             outputs = self.network(images_B3HW, seeds_B)
-        losses = self.task.loss(outputs, target, weight)
-        if self._gradients is not None:
-            self._gradients.take(self.state.scaler.scale(losses[0]), add=add)
-        else:
-            # DistributedDataParallel averages gradients, but these losses are shares of a sum.
-            self.state.scaler.scale(losses[0] * self.peers.world).backward()  # type: ignore[no-untyped-call]
-        return losses.detach()
+        return self.task.loss(outputs, target, weight)
 
-    def _no_sync(self, last: bool) -> AbstractContextManager[None]:
+    def _update(self) -> None:
+        """Move the weights along their gradients, then the EMA."""
+        scaler, optimizer, average = self.state.scaler, self.state.optimizer, self.state.average
+        scaler.unscale_(optimizer)
+        clip_gradients(self.trained, self.cfg.optim.grad_clip)
+        scaler.step(optimizer)
+        scaler.update()
+        if average is not None:
+            average.update(self.numbers.decay)
+
+    def _no_sync(self, but_for: bool) -> AbstractContextManager[None]:
+        """Let the last micro-batch of a step alone exchange gradients."""
         wrapped = isinstance(self.network, DistributedDataParallel)
-        return self.network.no_sync() if wrapped and not last else nullcontext()  # type: ignore[operator,no-any-return]
+        return self.network.no_sync() if wrapped and not but_for else nullcontext()  # type: ignore[operator,no-any-return]
 
 
-class _Numbers:
-    """What the schedule says of a step: plain numbers, or tensors on the device that a captured step reads."""
+def _data_parallel(network: nn.Module, device: torch.device) -> DistributedDataParallel:
+    return DistributedDataParallel(
+        network,
+        device_ids=[device] if device.type == "cuda" else None,
+        **_NO_BUFFER_SYNC,  # type: ignore[arg-type]  # statistics are averaged at boundaries instead, see Peers.average_buffers
+        gradient_as_bucket_view=True,
+    )
 
-    def __init__(self, device: torch.device | None, optimizer: torch.optim.Optimizer) -> None:
+
+class StepNumbers:
+    """What differs from step to step besides the batch: plain numbers, or tensors that a captured step reads."""
+
+    def __init__(self, optimizer: torch.optim.Optimizer, device: torch.device | None = None) -> None:
+        """Prepare the optimiser.
+
+        Args:
+            device: where the numbers lie as tensors; None: plain numbers.
+        """
         self._device, self._optimizer = device, optimizer
-        self.decay: float | torch.Tensor = 1.0
-        self.draws: Sequence[float | torch.Tensor] = ()
-        self._lr: torch.Tensor | None = None
+        self.decay: float | Tensor = 1.0
+        """Decay of the EMA."""
+        self.random: Sequence[float | Tensor] = ()
+        """The task's random numbers."""
+        self._lr: Tensor | None = None
         if device is not None:
             self.decay, self._lr = torch.ones((), device=device), torch.zeros((), device=device)
             for group in optimizer.param_groups:
@@ -111,17 +144,17 @@ class _Numbers:
                 if "capturable" in group:
                     group["capturable"] = True
 
-    def set(self, lr: float, decay: float, draws: Sequence[float]) -> None:
-        """Take over the numbers of the next step."""
-        if self._lr is None or not isinstance(self.decay, torch.Tensor):
-            self.decay, self.draws = decay, draws
+    def set(self, lr: float, decay: float, random: Sequence[float]) -> None:
+        """Set the numbers of the next step; `lr` goes to the optimiser."""
+        if self._lr is None or not isinstance(self.decay, Tensor):
+            self.decay, self.random = decay, random
             for group in self._optimizer.param_groups:
                 group["lr"] = lr
             return
         self._lr.fill_(lr)
         self.decay.fill_(decay)
-        if not self.draws:
-            self.draws = [torch.zeros((), device=self._device) for _ in draws]
-        for ours, value in zip(self.draws, draws, strict=True):
-            assert isinstance(ours, torch.Tensor)
+        if not self.random:
+            self.random = [torch.zeros((), device=self._device) for _ in random]
+        for ours, value in zip(self.random, random, strict=True):
+            assert isinstance(ours, Tensor)
             ours.fill_(value)
