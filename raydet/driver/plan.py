@@ -88,9 +88,10 @@ def make_plan(cfg: Config, *, fresh: bool = False) -> Plan:
     loaded: tuple[weights.Report, ...] = ()
     if continues is None:
         _check_weights(cfg)
-        model = build_model(cfg, classes)
-        reports = load_weights(cfg, model)
-        loaded = tuple(replace(r, notes=(*r.notes, *built_otherwise(model, r.path))) for r in reports)
+        if cfg.model.weights is not None or cfg.model.backbone_weights is not None:
+            model = build_model(cfg, classes)
+            reports = load_weights(cfg, model)
+            loaded = tuple(replace(r, notes=(*r.notes, *built_otherwise(model, r.path))) for r in reports)
     images = len(train_index.train_rows(cfg))
     batch = cfg.global_batch
     if batch < cfg.scaling.worker_range[1]:
