@@ -3,8 +3,8 @@
 Where a CPU saturates, and at what, says `raydet.onnx.saturation`. `fit_pairs` makes every pair of neighbouring weights
 fit: a channel that has a larger one gets coarser steps, or the pair is clipped, whichever changes its weights least.
 Weights of coarser steps are rounded again, and each one's error is made up for by those that follow (GPTQ, Frantar et
-al. 2022, arXiv:2210.17323), as far as the layer's inputs on the calibration batches are correlated: of the fitted layers'
-outputs that leaves an error half as large, .25 instead of .46 % rms in a demo classifier.
+al. 2022, arXiv:2210.17323), as far as the layer's inputs on the calibration batches are correlated. That halves the
+error of the fitted layers' outputs: .25 instead of .46 % rms in a demo classifier.
 
 Chosen for speed on both kinds of CPU; figures in docs/benchmarks/quantization_epyc-2core_2026-11-30.md. Given up:
 
