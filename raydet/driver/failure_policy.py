@@ -2,8 +2,9 @@
 
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 
-from raydet.exceptions import LostWorkers, RaydetError, RunFailed
+from raydet.exceptions import RaydetError, RunFailed
 
 _DEFECT = (TypeError, AttributeError, NameError, LookupError, AssertionError, ImportError, NotImplementedError)
 """What no restart cures either, and nobody expects: its traceback must be seen."""
@@ -27,28 +28,42 @@ def _unwrapped(error: BaseException) -> BaseException:
     return error
 
 
-def verdict(causes: Mapping[str, BaseException], trace: str = "") -> BaseException:
-    """Return what to raise: a worker's own error where a restart would meet it again, else LostWorkers.
+@dataclass(frozen=True)
+class FailureDecision:
+    """What to do about a failed attempt."""
+
+    restart: bool
+    """Whether another attempt may get further."""
+    reason: str
+    """One line: who met what."""
+    error: BaseException
+    """What to raise where there is no restart: the worker's own error, or one that says what to change."""
+
+
+def decide(causes: Mapping[str, BaseException], trace: str = "") -> FailureDecision:
+    """Return what to do after workers met `causes`.
 
     Args:
+        causes: who -> what it met, at least one.
         trace: Ray's account of all failures, added to an error that nobody expects.
     """
-    for cause in causes.values():
+    for who, cause in causes.items():
         if _is_final(cause):
-            return cause
-    for cause in causes.values():
+            return FailureDecision(False, describe(who, cause), cause)
+    for who, cause in causes.items():
         if isinstance(cause, _DEFECT):
             cause.add_note(trace)
-            return cause
+            return FailureDecision(False, describe(who, cause), cause)
     for who, cause in causes.items():
         if _is_gpu_out_of_memory(cause):
-            return RunFailed(
+            error = RunFailed(
                 f"{describe(who, cause)}\nThe GPU's memory does not suffice; lower data.batch_size. Where "
                 "optim.batch_size is set the images per step stay the same"
             )
-    # A worker that was killed says more than its peers, who only saw the connection break.
+            return FailureDecision(False, describe(who, cause), error)
+    # A worker that was killed says more than the others, who only saw the connection break.
     who = min(causes, key=lambda who: _is_broken_connection(causes[who]))
-    return LostWorkers(describe(who, causes[who]))
+    return FailureDecision(True, describe(who, causes[who]), causes[who])
 
 
 def _is_final(error: BaseException) -> bool:

@@ -14,7 +14,7 @@ import socket
 import sys
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -22,6 +22,7 @@ from typing import Any
 
 from raydet.config import Config
 from raydet.driver import ray_temp_dir
+from raydet.driver.ray_private import can_grow, propagate_to_train, worker_logs_hidden
 from raydet.driver.resources import check_machine, check_room, cores, per_worker, wanted_address
 from raydet.exceptions import ConfigError, RunFailed
 
@@ -74,7 +75,7 @@ def ray_session(cfg: Config) -> Iterator[Session]:
         if ray.is_initialized():  # the caller's, who also ends it
             yield _session(cfg, logs="those of the Ray that was initialised before")
         else:
-            with _hushed(), _started(cfg) if given is None else _joined(cfg, given) as session:
+            with worker_logs_hidden(), _started(cfg) if given is None else _joined(cfg, given) as session:
                 yield session
 
 
@@ -91,20 +92,6 @@ def check_scaling(cfg: Config) -> None:
 
 def _address_name(cfg: Config) -> str:
     return "scaling.address" if cfg.scaling.address else "RAY_ADDRESS"
-
-
-@contextmanager
-def _hushed() -> Iterator[None]:
-    """Keep Ray from printing: log_to_driver=False still lets it announce dead workers, coloured, on standard output."""
-    from ray._private import worker
-
-    name = "_worker_logs_enabled"
-    before = getattr(worker, name, True)
-    setattr(worker, name, False)
-    try:
-        yield
-    finally:
-        setattr(worker, name, before)
 
 
 @contextmanager
@@ -257,18 +244,9 @@ def _session(cfg: Config, logs: str, own: bool = False) -> Session:
     _pin_address()
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     wanted = per_worker(cfg, nodes, own)
-    if not _grows():
+    if not can_grow():
         check_room(cfg, nodes, wanted)
     return Session(wanted, logs)
-
-
-def _grows() -> bool:
-    """Whether the cluster can add nodes by itself, as far as can be known."""
-    with suppress(ImportError, AttributeError):
-        from ray._private.state import state
-
-        return state.get_max_resources_from_cluster_config() is not None
-    return True
 
 
 def _pin_address() -> None:
@@ -276,9 +254,4 @@ def _pin_address() -> None:
     import ray
 
     os.environ["RAY_ADDRESS"] = ray.get_runtime_context().gcs_address
-    try:
-        from ray.train.v2._internal import constants
-
-        constants.ENV_VARS_TO_PROPAGATE.add("RAY_ADDRESS")
-    except (ImportError, AttributeError):  # private: without it only that cleaner may go astray
-        logging.getLogger(__name__).warning("cannot pin RAY_ADDRESS for Ray Train; placement groups may leak")
+    propagate_to_train("RAY_ADDRESS")

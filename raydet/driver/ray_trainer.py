@@ -9,8 +9,9 @@ from typing import Any
 
 from raydet.config import Config, from_dict, to_dict
 from raydet.distributed import Peers
-from raydet.driver.failure_policy import causes_of, describe, verdict
+from raydet.driver.failure_policy import causes_of, decide, describe
 from raydet.driver.plan import Plan
+from raydet.driver.ray_private import trainer_class
 from raydet.driver.ray_session import Session
 from raydet.exceptions import Cancelled, ConfigError, LostWorkers
 from raydet.io.files import replace_file
@@ -69,7 +70,7 @@ def attempt(plan: Plan, session: Session, cancel: Cancel, work: Work = train) ->
     cfg = plan.cfg
     ray_folder = plan.folder / "ray"
     number = 1 + len(list(ray_folder.glob("attempt_*")))
-    trainer = _trainer_class(cancel)(
+    trainer = trainer_class(cancel.watch)(
         partial(_work, work),
         train_loop_config={"config": to_dict(cfg), "folder": str(plan.folder)},
         torch_config=TorchConfig(timeout_s=int(cfg.scaling.timeout_s)),
@@ -92,33 +93,11 @@ def attempt(plan: Plan, session: Session, cancel: Cancel, work: Work = train) ->
         if cancel.called:
             raise Cancelled(f"{plan.folder} was cancelled") from error
         if isinstance(error, ray.train.TrainingFailedError):
-            raise verdict(causes_of(error), str(error)) from error
+            decision = decide(causes_of(error), str(error))
+            raise (LostWorkers(decision.reason) if decision.restart else decision.error) from error
         if isinstance(error, ray.exceptions.RayError):  # the controller itself is gone
             raise LostWorkers(describe("Ray Train's controller", error)) from error
         raise
-
-
-def _trainer_class(cancel: Cancel) -> Any:
-    """Return Ray's trainer, whose controller `cancel` gets to know.
-
-    Ray 2.60 hands it out in the main thread only, to a handler of Ctrl-C that would stay installed and end the process
-    with code 1 and no word. Python's own raises here, and a search has its trials in another thread.
-    """
-    import ray
-    from ray.train.torch import TorchTrainer
-    from ray.train.v2._internal.constants import get_env_vars_to_propagate
-    from ray.train.v2._internal.execution.controller import TrainController
-
-    class Trainer(TorchTrainer):  # type: ignore[misc]
-        def _initialize_and_run_controller(self, **arguments: Any) -> Any:
-            here = {"ray.io/node-id": ray.get_runtime_context().get_node_id()}
-            runtime = {"env_vars": get_env_vars_to_propagate()}
-            actor: Any = ray.remote(num_cpus=0, label_selector=here, runtime_env=runtime)(TrainController)
-            cancel.watch(actor.remote(**arguments))
-            ray.get(cancel.controller.run.remote())
-            return ray.get(cancel.controller.get_result.remote())
-
-    return Trainer
 
 
 def _work(work: Work, payload: Mapping[str, Any]) -> None:

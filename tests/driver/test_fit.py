@@ -3,7 +3,6 @@
 import io
 import json
 import os
-import pickle
 import re
 import shutil
 import signal
@@ -17,11 +16,10 @@ import pytest
 import torch
 
 from raydet.config import Config, override
-from raydet.driver.failure_policy import causes_of, verdict
 from raydet.driver.fit import fit
 from raydet.driver.plan import make_plan
 from raydet.driver.resources import check_room, per_worker, room
-from raydet.exceptions import ConfigError, DataError, LostWorkers, NonFiniteLoss, RunFailed, StorageFull
+from raydet.exceptions import ConfigError, DataError, StorageFull
 from raydet.runs import checkpoint_store
 from tests.commands import alive, begun, descendants
 
@@ -100,55 +98,6 @@ def test_a_kill_before_or_after_a_save_leaves_no_epoch_out_and_none_twice(
         "16",
         "24",
     ]
-
-
-# --- what failures mean
-
-WORKER_LOST = (
-    "The actor died unexpectedly before finishing this task.\n\tclass_name: RayTrainWorker\n\tpid: 42\n\tip: 10.0.0.7"
-)
-
-
-class ActorDiedError(Exception):
-    """Of the name of Ray's."""
-
-
-def test_a_dead_worker_is_named_and_not_its_peers_broken_connection() -> None:
-    broken = RuntimeError("[gloo] Connection closed by peer")
-    found = verdict({"worker 0": broken, "worker 1": ActorDiedError(WORKER_LOST)})
-    assert isinstance(found, LostWorkers) and str(found).startswith("worker 1 (process 42 on 10.0.0.7) died")
-    assert str(verdict({"worker 0": broken})) == "worker 0 lost the connection to another"
-
-
-@pytest.mark.parametrize(
-    "error",
-    [
-        DataError("cut", rule="IMG-E04", file="a.jpg"),
-        NonFiniteLoss("loss is nan"),
-        StorageFull(Path("/run"), 10, 1),
-        ConfigError("data.root: gone"),
-        TypeError("a defect"),
-    ],
-)
-def test_an_error_that_a_restart_would_meet_again_stays_itself(error: Exception) -> None:
-    travelled = pickle.loads(pickle.dumps(error))
-    found = verdict({"worker 0": RuntimeError("Connection reset by peer"), "worker 1": travelled})
-    assert found is travelled and str(found) == str(error)
-
-
-def test_a_defect_carries_the_workers_traceback() -> None:
-    found = verdict({"worker 0": KeyError("x")}, "Traceback of the worker")
-    assert found.__notes__ == ["Traceback of the worker"]
-
-
-def test_too_little_gpu_memory_is_no_reason_to_try_again() -> None:
-    found = verdict({"worker 0": torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")})
-    assert isinstance(found, RunFailed) and "lower data.batch_size" in str(found)
-
-
-@pytest.mark.parametrize("error", [RuntimeError("NCCL timeout"), OSError(5, "Input/output error"), MemoryError()])
-def test_what_another_attempt_may_cure_is_tried_again(error: Exception) -> None:
-    assert isinstance(verdict({"worker 0": error}), LostWorkers)
 
 
 # --- how much each worker reserves
@@ -278,16 +227,3 @@ def test_a_bad_image_seen_by_one_worker_ends_the_run_with_its_name_and_no_restar
     assert bad.name in str(caught.value) and "IMG-E0" in str(caught.value)
     assert sys.modules["ray"].is_initialized()  # the caller's Ray is the caller's to end
     assert "restart" not in out.getvalue() and len(list((tmp_path / "runs/run/ray").glob("attempt_*"))) == 1
-
-
-@pytest.mark.slow
-def test_causes_are_found_in_what_ray_train_raises(started: None) -> None:
-    from ray.train import ControllerError, WorkerGroupError
-    from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
-
-    bad = DataError("cut", rule="IMG-E04")
-    wrapped = WorkerHealthCheckFailedError("Worker 1", bad)
-    group = pickle.loads(pickle.dumps(WorkerGroupError("two failed", {0: RuntimeError("x"), 1: wrapped})))
-    assert str(causes_of(group)["worker 1"]) == str(bad) and isinstance(verdict(causes_of(group)), DataError)
-    assert list(causes_of(ControllerError(OSError("gone")))) == ["Ray Train's controller"]
-    assert list(causes_of(RuntimeError("else"))) == ["Ray Train's controller"]

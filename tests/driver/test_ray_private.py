@@ -1,0 +1,39 @@
+"""Ray's private names are still there, and do what raydet needs them for."""
+
+import inspect
+
+import pytest
+
+from raydet.driver import ray_private
+
+
+def test_ray_can_be_kept_from_announcing_dead_workers() -> None:
+    from ray._private import worker
+
+    before = worker._worker_logs_enabled
+    with ray_private.worker_logs_hidden():
+        assert worker._worker_logs_enabled is False
+    assert worker._worker_logs_enabled is before and "_worker_logs_enabled" in inspect.getsource(worker)
+
+
+def test_variables_reach_all_processes_of_ray_train(monkeypatch: pytest.MonkeyPatch) -> None:
+    from ray.train.v2._internal import constants
+
+    monkeypatch.setattr(constants, "ENV_VARS_TO_PROPAGATE", set(constants.ENV_VARS_TO_PROPAGATE))
+    monkeypatch.setenv("RAYDET_TEST", "x")
+    ray_private.propagate_to_train("RAYDET_TEST")
+    assert constants.get_env_vars_to_propagate()["RAYDET_TEST"] == "x"
+
+
+def test_the_trainers_controller_can_be_replaced() -> None:
+    from ray.train.torch import TorchTrainer
+
+    made = ray_private.trainer_class(lambda controller: None)
+    assert issubclass(made, TorchTrainer)
+    assert "self._initialize_and_run_controller(" in inspect.getsource(TorchTrainer.__mro__[1])
+
+
+def test_whether_a_cluster_grows_is_asked_of_its_state() -> None:
+    from ray._private.state import state
+
+    assert callable(state.get_max_resources_from_cluster_config)
