@@ -46,9 +46,9 @@ def images_B3HW() -> torch.Tensor:
     "name, side, arguments",
     [
         ("efficientnet_demo", 32, {}),
-        ("efficientnet_demo", 32, {"act": "relu6"}),
+        pytest.param("efficientnet_demo", 32, {"act": "relu6"}, marks=pytest.mark.slow),
         pytest.param("tf_efficientnet_lite0", 33, {}, marks=pytest.mark.slow),
-        ("efficientdet_demo", 128, {}),
+        pytest.param("efficientdet_demo", 128, {}, marks=pytest.mark.slow),
         pytest.param("efficientnet_b0", 64, {}, marks=pytest.mark.slow),
         pytest.param("tf_efficientnet_b0", 64, {}, marks=pytest.mark.slow),
         pytest.param("efficientnet_widese_b0", 64, {}, marks=pytest.mark.slow),
@@ -107,13 +107,8 @@ def test_a_detector_too_has_one_answer_for_an_image_in_any_batch() -> None:
     check_batches(exported(nets.settled("efficientdet_demo", 128), torch.randn(4, 3, 128, 128)), 128)
 
 
-@pytest.mark.parametrize(
-    "skip, floats",
-    [
-        ("se", 14),
-        *(pytest.param(*case, marks=pytest.mark.slow) for case in (("stem", 1), ("depthwise", 7), ("classifier", 0))),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("skip, floats", [("se", 14), ("stem", 1), ("depthwise", 7), ("classifier", 0)])
 def test_only_what_is_skipped_stays_in_floats(skip: str, floats: int, images_B3HW: torch.Tensor) -> None:
     net = nets.classifier()
     proto = exported(net, images_B3HW[:64], skip=(skip,))
@@ -145,6 +140,7 @@ def test_gates_repeated_over_a_row_change_no_answer(monkeypatch: pytest.MonkeyPa
     assert torch.equal(nets.run(repeated, images_B3HW)[0], nets.run(plain, images_B3HW)[0])
 
 
+@pytest.mark.slow
 def test_a_fourth_channel_changes_no_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     net, images_B3HW = nets.exported("onnxruntime")[0], nets.patterns(16, 0)[0]
     four = build(net, images_B3HW, target="onnxruntime")
@@ -154,7 +150,8 @@ def test_a_fourth_channel_changes_no_answer(monkeypatch: pytest.MonkeyPatch) -> 
     assert torch.equal(nets.run(four, images_B3HW)[0], nets.run(three, images_B3HW)[0])
 
 
-@pytest.mark.parametrize("size", [1e-8, pytest.param(0.0, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("size", [1e-8, 0.0])
 def test_a_channel_with_weights_next_to_nothing_keeps_its_bias(size: float) -> None:
     net, images_B3HW = nets.classifier(), nets.patterns(16, 0)[0]
     with torch.no_grad():

@@ -20,7 +20,7 @@ from tests.recording import capture_on_cpu
 
 CHANGES = {"model.image_size": 64, "ema.decay": 0.9, "ema.warmup": True, "optim.batch_size": 4, "data.batch_size": 4}
 KINDS = {
-    "detector": ("demo_detection", {**CHANGES, "optim.name": "sgd", "model.image_size": 128}),
+    "detector": ("demo_detection", {**CHANGES, "optim.name": "sgd", "model.image_size": 64}),
     "classifier": (
         "demo_classification",
         {**CHANGES, "augment.mixup": 0.2, "optim.name": "rmsprop", "optim.eps": 0.1, "model.drop_path": 0.3},
@@ -28,7 +28,7 @@ KINDS = {
     "adamw": ("demo_classification", {**CHANGES, "optim.name": "adamw", "optim.eps": 0.1}),
 }
 RATES = {"detector": 0.01, "classifier": 1e-3, "adamw": 1e-4}
-STEPS = WARM_UP + 3
+STEPS = WARM_UP + 2
 CPU = torch.device("cpu")
 
 
@@ -44,7 +44,7 @@ def trainer(kind: str, capture: Capture | None, changes: dict[str, object] | Non
 
 
 def batch(kind: str, seed: int, size: int = 4, boxes: int = 7) -> Batch:
-    data = synthetic(size, 128 if kind == "detector" else 64, 10, seed)
+    data = synthetic(size, 64, 10, seed)
     detects = kind == "detector"
     return Batch(
         images_B3HW=data.images_B3HW.contiguous(memory_format=torch.channels_last),
