@@ -148,7 +148,7 @@ class Precision:
     loss_scale: float = 65536.0
     """fp16: first loss scale."""
     loss_scale_interval: int = 2000
-    """fp16: steps without overflow after which the loss scale doubles; an overflow halves it."""
+    """fp16: steps without overflow after which the loss scale is multiplied by 2; an overflow halves it."""
 
     def __post_init__(self) -> None:
         positive("precision", self, "loss_scale", "loss_scale_interval")
@@ -172,10 +172,10 @@ class Quantization:
     batches: int = 10
     """Training batches of data.batch_size images that ranges are found on, the same for any number of workers."""
     skip: tuple[str, ...] = ()
-    """What stays in floats: groups (stem, pointwise, depthwise, se, residual, head, classifier, fpn, fusion, towers,
+    """What stays in FP32: groups (stem, pointwise, depthwise, se, residual, head, classifier, fpn, fusion, towers,
     predict) or parts of the model by their dotted name."""
     freeze_bn_after: float | None = None
-    """Keep BatchNorm's statistics as they are after this share of the training, 0 to 1. None: they go on moving."""
+    """Keep BatchNorm's statistics as they are after this share of the training, 0 to 1. None: they keep moving."""
 
     def __post_init__(self) -> None:
         positive("quantization", self, "batches")
