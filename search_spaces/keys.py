@@ -25,7 +25,7 @@ def check_key(key: str, cfg: Config) -> None:
     if key in _NOT_SEARCHED:
         raise ConfigError(f"{key} is not searched: {_NOT_SEARCHED[key]}")
     if key in known and section == "scaling":
-        raise ConfigError(f"{key} is not searched: nothing in scaling changes what is learnt")
+        raise ConfigError(f"{key} is not searched: nothing in scaling changes the trained model")
     if fields:
         raise ConfigError(f"{key} is a section; search its fields, e.g. {fields[0]}")
     if field and known.get(section, "") is None:

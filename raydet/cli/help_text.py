@@ -85,13 +85,13 @@ def settings(cfg: Config) -> list[str]:
     section = ""
     for key, kind in SETTINGS.items():
         name, _, field = key.partition(".")
-        if not field:
-            lines += entry(f"--{key} none", "Switch the section off.", 6)
-            continue
         if name != section:
             section = name
-            off = ". Off here: setting one of its fields switches it on" if getattr(cfg, name) is None else ""
-            lines += ["", *wrapped(f"{name}: {docs.get(name, '').partition('. ')[0].rstrip('.')}{off}.")]
+            off = " Off here: setting one of its fields switches it on." if getattr(cfg, name) is None else ""
+            lines += ["", *wrapped(f"{name}: {docs.get(name, '')}{off}")]
+        if not field:
+            lines += entry(f"--{key} none", "Switch it off.", 6)
+            continue
         lines += entry(f"--{key} {kind.shown()}", f"{docs.get(key, '')} (default: {shown(values[key])})", 6)
     return lines
 

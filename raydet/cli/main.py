@@ -1,6 +1,7 @@
 """The command `raydet`: verbs, settings, exit codes. The only file that ends the process."""
 
 import errno
+import importlib
 import json
 import os
 import signal
@@ -9,9 +10,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from raydet.cli import commands, fit, tune
-from raydet.cli.parser import HelpShown
-from raydet.config import nearest
+from raydet.cli import HelpShown
 from raydet.exceptions import ConfigError, DataError, RaydetError, Refused, StorageFull
 
 DONE, INTERRUPTED, TERMINATED = 0, 130, 143
@@ -36,7 +35,7 @@ a laptop to a cluster.
   raydet evaluate CHECKPOINT [--split val]        score a model on a split
   raydet check RECIPE-or-DATA                     look through a data set
   raydet predict CHECKPOINT IMAGES...             find things in images
-  raydet export CHECKPOINT OUT.onnx               write an ONNX file, FP32 or INT8
+  raydet export CHECKPOINT OUT.onnx               write an ONNX file
   raydet bench step                               time a training step
 
 `raydet VERB --help` shows the flags of a verb, `raydet fit --help` the recipes,
@@ -114,10 +113,14 @@ def run(words: Sequence[str]) -> int:
 
 def _verb(name: str) -> Callable[[list[str]], int | None]:
     if name not in VERBS:
+        from raydet.config import nearest
+
         meant = _OTHER_VERBS.get(name) or next(iter(nearest(name, VERBS, 1)), None)
         hint = f"; did you mean `raydet {meant}`?" if meant else ""
         raise ConfigError(f"no verb {name!r}; there are {', '.join(VERBS)}{hint}")
-    return VERBS[name]
+    module, _, function = VERBS[name].partition(":")
+    verb: Callable[[list[str]], int | None] = getattr(importlib.import_module(f"raydet.cli.{module}"), function)
+    return verb
 
 
 def _say(code: int, message: str, as_json: bool) -> int:
@@ -137,15 +140,12 @@ def exit_code(error: BaseException) -> int | None:
     return None
 
 
-VERBS: dict[str, Callable[[list[str]], int | None]] = {
-    "fit": fit.run,
-    "tune": tune.run,
-    "evaluate": commands.evaluate,
-    "predict": commands.predict,
-    "export": commands.export,
-    "check": commands.check,
-    "bench": commands.bench,
+VERBS = {
+    "fit": "fit:run",
+    "tune": "tune:run",
+    **{verb: f"commands:{verb}" for verb in ("evaluate", "predict", "export", "check", "bench")},
 }
+"""Verb -> module and function; imported when it is called, for `raydet --help` to come at once."""
 
 if __name__ == "__main__":
     main()

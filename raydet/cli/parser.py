@@ -5,12 +5,8 @@ import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from raydet.cli import help_text
+from raydet.cli import HelpShown, help_text
 from raydet.config.arguments import SettingsParser
-
-
-class HelpShown(Exception):
-    """Help was asked for and is printed; the verb is not run."""
 
 
 class VerbParser(SettingsParser):

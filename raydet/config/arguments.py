@@ -88,11 +88,11 @@ class SettingsParser(argparse.ArgumentParser):
             raise ConfigError(f"unexpected word {rest[0]!r}; a setting is written --section.field value{self._see()}")
         values = vars(options)
         changes = {key: SETTINGS[key].read(_words(values.pop(key))) for key in list(values) if key in SETTINGS}
-        for name, kind in self.kinds.items():
-            action = self.flags.get(name)
-            if action is not None and name not in self._repeatable and values[action.dest] is not action.default:
-                value = kind.check(kind.read(_words(values[action.dest])), name)
-                values[action.dest] = list(value) if isinstance(value, tuple) else value
+        for name in self.flags.keys() & self.kinds.keys() - self._repeatable:
+            given, default = values[self.flags[name].dest], self.flags[name].default
+            if given is not default:
+                value = self.kinds[name].check(self.kinds[name].read(_words(given)), name)
+                values[self.flags[name].dest] = list(value) if isinstance(value, tuple) else value
         for action in self.positionals:
             if self.kinds[action.dest].choices:
                 self.kinds[action.dest].check(values[action.dest], action.dest)

@@ -123,7 +123,6 @@ def _union(arms: list[FieldType]) -> FieldType:
     )
 
 
-@cache
 def hints(section: type) -> dict[str, Any]:
     """Return the type hint of each field of a section."""
     return get_type_hints(section)

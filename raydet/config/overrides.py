@@ -27,17 +27,18 @@ def override(cfg: Section, changes: Mapping[str, Any]) -> Section:
     Raises:
         ConfigError: an unknown key (with the nearest ones), a value of the wrong type, or one out of range.
     """
-    return _override(cfg, changes, "", field_types(type(cfg)))
+    return _override(cfg, changes, "", type(cfg))
 
 
-def _override(cfg: Section, changes: Mapping[str, Any], at: str, known: Collection[str]) -> Section:
+def _override(cfg: Section, changes: Mapping[str, Any], at: str, root: Any) -> Section:
+    fields = hints(type(cfg))
     values: dict[str, Any] = {}
     nested: dict[str, dict[str, Any]] = {}
     for key, value in changes.items():
         name, _, rest = key.partition(".")
-        hint = hints(type(cfg)).get(name)
-        if hint is None:
-            raise no_such_field(at + key, known)
+        if name not in fields:
+            raise no_such_field(at + key, field_types(root))
+        hint = fields[name]
         section = section_of(hint)
         if section is None:
             if rest:
@@ -53,8 +54,8 @@ def _override(cfg: Section, changes: Mapping[str, Any], at: str, known: Collecti
             raise ConfigError(f"{at}{name} is a section; set its fields, e.g. {at}{name}.{next(iter(hints(section)))}")
     for name, inner in nested.items():
         section = getattr(cfg, name)
-        section = section_of(hints(type(cfg))[name])() if section is None else section
-        values[name] = _override(section, inner, f"{at}{name}.", known)
+        section = section_of(fields[name])() if section is None else section
+        values[name] = _override(section, inner, f"{at}{name}.", root)
     return replace(cfg, **values)  # type: ignore[type-var]
 
 

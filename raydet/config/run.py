@@ -74,7 +74,7 @@ class Scaling:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Run:
-    """A run's name, place, rhythm and patience."""
+    """Name and folder of a run, seed, checkpoints, evaluations, early stopping."""
 
     name: str = "run"
     """Name of the run's folder: letters, digits, dot, dash and underscore, at most 64."""

@@ -35,7 +35,7 @@ class Loss:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Optim:
-    """How the weights move."""
+    """Optimizer, learning rate and weight decay."""
 
     name: Literal["sgd", "rmsprop", "adamw"] = "sgd"
     """sgd with momentum; rmsprop with momentum, eps outside the root; adamw."""
@@ -69,7 +69,7 @@ class Optim:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Schedule:
-    """How long, and how the learning rate moves; it changes once an epoch unless per_step."""
+    """Number of epochs and course of the learning rate, which changes once an epoch unless per_step."""
 
     name: Literal["cosine", "linear", "step", "constant"] = "cosine"
     """Form of the decay after the warm-up."""
@@ -131,7 +131,7 @@ class Ema:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Precision:
-    """Numbers and memory layout."""
+    """Number format, memory layout, compilation."""
 
     mode: Literal["fp32", "tf32", "bf16", "fp16"] = "fp32"
     """fp32; tf32: fp32 with TF32 products (NVIDIA Ampere on); bf16 and fp16: autocast, fp16 with a loss scale."""
@@ -158,7 +158,7 @@ class Precision:
 class Quantization:
     """INT8 instead of FP32: fake-quantizers in the network, their ranges found before training.
 
-    Weights have a range per output channel, activations one per tensor; both are symmetric round zero.
+    Weights have a range per output channel, activations one per tensor; both are symmetric around zero.
     """
 
     backend: Literal["pytorch-quantization", "modelopt"] = "pytorch-quantization"

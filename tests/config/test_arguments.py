@@ -90,5 +90,5 @@ def test_a_word_of_the_wrong_type_is_named_by_the_config(words: str) -> None:
 
 def test_a_fields_type_is_found_through_optional_sections() -> None:
     assert field_type("quantization.percentile").scalars == field_type("optim.lr").scalars == (float,)
-    with pytest.raises(ConfigError, match="optim.lrr: no such field; did you mean optim.lr"):
+    with pytest.raises(ConfigError, match=r"optim\.lrr: no such field; did you mean optim\.lr\?"):
         field_type("optim.lrr")
