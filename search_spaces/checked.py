@@ -4,10 +4,9 @@ import math
 import zlib
 from collections.abc import Container, Iterator
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 
-from raydet.config import Config, as_flat, nearest, override
-from raydet.config.arguments import field_type
+from raydet.config import Config, as_flat, field_type, nearest, override
 from raydet.exceptions import ConfigError
 from raydet.search_spaces.domains import bounds, holds, spelt, to_changes, to_plain
 from raydet.search_spaces.keys import check_key
@@ -138,8 +137,8 @@ def _tried(space: Space, cfg: Config) -> Iterator[tuple[dict[str, Any], str]]:
 
     inner = _draw(space, 0)
     for key, domain in space.domains.items():
-        kinds = (field_type(key), *get_args(field_type(key)))
-        hint = "; whole numbers are drawn by randint" if int in kinds and isinstance(domain, Float) else ""
+        whole = int in field_type(key).scalars
+        hint = "; whole numbers are drawn by randint" if whole and isinstance(domain, Float) else ""
         for value in (*bounds(domain), inner[key]):
             yield {key: value}, f"{key} from {spelt(domain)}{hint}"
     for number, point in enumerate(space.points, 1):

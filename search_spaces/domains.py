@@ -7,9 +7,9 @@ text in a space, and a list again on its way into the configuration.
 """
 
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any, get_args, get_origin
+from typing import TYPE_CHECKING, Any
 
-from raydet.config.arguments import field_type, parse_changes
+from raydet.config import field_type
 from raydet.exceptions import ConfigError
 
 if TYPE_CHECKING:
@@ -148,11 +148,6 @@ def _plain(value: Any) -> Any:
 def to_changes(params: Mapping[str, Any]) -> dict[str, Any]:
     """Return the values as `override` takes them: text that stands for a list becomes one."""
     return {
-        key: parse_changes([f"--{key}={value}"])[key] if isinstance(value, str) and _is_list(key) else value
+        key: field_type(key).read([value]) if isinstance(value, str) and field_type(key).items else value
         for key, value in params.items()
     }
-
-
-def _is_list(key: str) -> bool:
-    hint = field_type(key)
-    return any(get_origin(arm) is tuple for arm in (hint, *get_args(hint)))

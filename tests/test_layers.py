@@ -69,7 +69,6 @@ def test_imports_point_down() -> None:
             if mine not in ENTRIES and top == "raydet" and theirs in LEVEL and theirs != mine:
                 wrong += [f"{name} imports {other}, which stands above it"] * (LEVEL[theirs] >= LEVEL[mine])
             wrong += [f"{name} must not know Ray"] * (top == "ray" and mine not in RAY)
-            wrong += [f"{name} imports tyro, which is for the command line"] * (top == "tyro" and mine != "cli")
             wrong += [f"{name}: write raydet.{other}; a second copy would load"] * (top in ("ops", "search_spaces"))
     assert not wrong
 
@@ -125,16 +124,16 @@ def loaded(code: str) -> set[str]:
 
 
 def test_import_raydet_loads_nothing_heavy() -> None:
-    assert not loaded("import raydet") & {"torch", "ray", "tyro", "cupy", "numpy", "rich"}
+    assert not loaded("import raydet") & {"torch", "ray", "cupy", "numpy", "rich"}
 
 
 def test_a_recipe_needs_neither_torch_nor_ray() -> None:
-    assert not loaded("import raydet; raydet.recipe('efficientdet_d0_coco')") & {"torch", "ray", "tyro", "numpy"}
+    assert not loaded("import raydet; raydet.recipe('efficientdet_d0_coco')") & {"torch", "ray", "numpy"}
 
 
 @pytest.mark.slow
 def test_what_a_gpu_benchmark_imports_needs_no_more_than_torch() -> None:
-    heavy = {"ray", "tyro", "cupy", "rich", "safetensors", "timm", "effdet", "sklearn", "matplotlib", "optuna"}
+    heavy = {"ray", "cupy", "rich", "safetensors", "timm", "effdet", "sklearn", "matplotlib", "optuna"}
     assert not loaded("import raydet.bench.gpu, raydet.ops, raydet.models, raydet.training.loop") & heavy
 
 

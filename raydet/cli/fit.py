@@ -1,25 +1,33 @@
 """`raydet fit`: its flags, its help, and the configuration that a command line means."""
 
-import argparse
-import io
-from contextlib import redirect_stdout, suppress
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-from raydet.cli.parser import new_parser, parse, print_result
+from raydet.cli import help_text
+from raydet.cli.parser import VerbParser, print_result
 from raydet.config import Config, load, override
 from raydet.exceptions import ConfigError
 
 
 def run(words: list[str]) -> None:
     """Train."""
-    parser = new_parser("fit", "Train. The same command again continues a run, or returns at once from a finished one.")
-    parser.add_argument("recipe", nargs="?", help="where the settings start from; see --help")
-    parser.add_argument("--from", dest="base", metavar="CONFIG", help="start from the config.json of a run instead")
+    parser = VerbParser(
+        "fit",
+        "Train. The same command again continues a run, or returns at once from a finished one.",
+        examples=(
+            "raydet fit demo_classification --schedule.epochs 3 --run.name quick",
+            "raydet fit demo_detection --augment.scale 0.8 1.25 --dry-run",
+        ),
+        more=_help,
+    )
+    parser.add_argument("recipe", nargs="?", help="where the settings start from")
+    parser.add_argument(
+        "--from", dest="base", metavar="CONFIG", help="start from the config.json of a run (default: the recipe)"
+    )
     parser.add_argument("--dry-run", action="store_true", help="show what would be done, and do nothing")
-    options, rest = parse(parser, words)
-    if options.help:
-        return _fit_help(parser, options.first)
-    cfg = config_of(options.recipe, options.base, rest)
+    options, changes = parser.parse(words)
+    cfg = config_of(options.recipe, options.base, changes)
     if options.dry_run:
         from raydet.driver.dry_run import dry_run
 
@@ -35,35 +43,25 @@ def run(words: list[str]) -> None:
     return None
 
 
-def config_of(recipe: str | None, base: str | None, rest: list[str]) -> Config:
-    """Return the configuration that a recipe or a config.json gives with the settings in `rest`."""
+def config_of(recipe: str | None, base: str | None, changes: Mapping[str, Any]) -> Config:
+    """Return the configuration that a recipe or a config.json gives, with `changes`.
+
+    Raises:
+        ConfigError: neither or both are named, there is none of that name, or the changes do not fit.
+    """
     from raydet import recipes
-    from raydet.config.arguments import parse_changes
 
     if (recipe is None) == (base is None):
         raise ConfigError("name a recipe, or --from a run's config.json; `raydet fit --help` lists the recipes")
     cfg = recipes.recipe(recipe) if recipe is not None else load(Path(str(base)))
-    return override(cfg, parse_changes(rest))
+    return override(cfg, changes)
 
 
-def _fit_help(parser: argparse.ArgumentParser, recipe: str | None) -> None:
+def _help(recipe: str | None) -> list[str]:
+    """Return the recipes, or every setting of the one named."""
     from raydet import recipes
 
     if recipe is None:
-        print(parser.format_help())
-        print("recipes:")
-        for name in recipes.RECIPES:
-            print(f"  {name}")
-        return
-    import tyro
-
-    parser.prog = f"raydet fit {recipe}"
-    print(parser.format_help())
-    print(f"settings of {recipe}; a list is written with spaces or commas:")
-    plain = (tyro.conf.FlagConversionOff, tyro.conf.AvoidSubcommands)  # spelt as raydet.config.arguments reads them
-    text = io.StringIO()
-    with suppress(SystemExit), redirect_stdout(text):
-        tyro.cli(Config, default=recipes.recipe(recipe), args=["--help"], use_underscores=True, config=plain)
-    lines = text.getvalue().splitlines()
-    first = next((i for i, line in enumerate(lines) if " model options " in line), 0)  # before that it speaks of itself
-    print("\n".join(lines[first:]))
+        return help_text.commands("recipes", list(recipes.RECIPES))
+    how = f'settings of {recipe}. A list is written with spaces or commas, an empty one as "":'
+    return ["", *help_text.wrapped(how), *help_text.settings(recipes.recipe(recipe))]

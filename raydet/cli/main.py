@@ -1,6 +1,7 @@
 """The command `raydet`: verbs, settings, exit codes. The only file that ends the process."""
 
 import errno
+import importlib
 import json
 import os
 import signal
@@ -9,8 +10,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from raydet.cli import commands, fit, tune
-from raydet.config import nearest
+from raydet.cli import HelpShown
 from raydet.exceptions import ConfigError, DataError, RaydetError, Refused, StorageFull
 
 DONE, INTERRUPTED, TERMINATED = 0, 130, 143
@@ -27,18 +27,33 @@ MOST_LINES = 6
 """An error is no longer than this."""
 
 _ABOUT = """\
-raydet trains EfficientNet classifiers and EfficientDet detectors on Ray, from a laptop to a cluster.
+raydet trains EfficientNet classifiers and EfficientDet detectors on Ray, from
+a laptop to a cluster.
 
-  raydet fit RECIPE [--section.field value ...]      train; the same command again continues
-  raydet tune RECIPE --space lr_wd                   search for better settings, many trials side by side
-  raydet evaluate CHECKPOINT [--split val]           score a checkpoint, or a run's best
-  raydet check RECIPE-or-DATA                        look for what is wrong with a data set
-  raydet predict CHECKPOINT IMAGES... [--out DIR]    find things in images
-  raydet export CHECKPOINT OUT.onnx [--target ...]   write an ONNX file, float or INT8
-  raydet bench step [--vs effdet]                    time a training step
+  raydet fit RECIPE [--section.field value ...]   train, or continue a run
+  raydet tune RECIPE --space lr_wd                search for better settings
+  raydet evaluate CHECKPOINT [--split val]        score a model on a split
+  raydet check RECIPE-or-DATA                     look through a data set
+  raydet predict CHECKPOINT IMAGES...             find things in images
+  raydet export CHECKPOINT OUT.onnx               write an ONNX file
+  raydet bench step                               time a training step
 
-`raydet fit --help` lists recipes, `raydet fit RECIPE --help` every setting with its value and meaning.
+`raydet VERB --help` shows the flags of a verb, `raydet fit --help` the recipes,
+`raydet fit RECIPE --help` every setting with its value and meaning.
+
+Exit codes: 0 done, 1 failed, 2 configuration or usage, 3 refused for safety,
+65 bad data, 75 storage full, 130 Ctrl-C, 143 SIGTERM.
 """
+
+_OTHER_VERBS = {
+    "train": "fit",
+    **dict.fromkeys(("val", "validate", "test", "eval"), "evaluate"),
+    **dict.fromkeys(("detect", "infer", "inference"), "predict"),
+    **dict.fromkeys(("search", "hpo", "sweep"), "tune"),
+    **dict.fromkeys(("convert", "onnx"), "export"),
+    "benchmark": "bench",
+}
+"""What other programs call a verb -> ours."""
 
 
 def main(words: Sequence[str] | None = None) -> None:
@@ -77,6 +92,8 @@ def run(words: Sequence[str]) -> int:
     code: int | None
     try:
         return _verb(words[0])(list(words[1:])) or DONE
+    except HelpShown:
+        return DONE
     except KeyboardInterrupt:
         code, what = (TERMINATED, "terminated") if _received else (INTERRUPTED, "interrupted")
         message = what + _GOES_ON.get(words[0], "")
@@ -96,10 +113,14 @@ def run(words: Sequence[str]) -> int:
 
 def _verb(name: str) -> Callable[[list[str]], int | None]:
     if name not in VERBS:
-        close = nearest(name, VERBS, 1)
-        hint = f"; did you mean {close[0]}?" if close else ""
+        from raydet.config import nearest
+
+        meant = _OTHER_VERBS.get(name) or next(iter(nearest(name, VERBS, 1)), None)
+        hint = f"; did you mean `raydet {meant}`?" if meant else ""
         raise ConfigError(f"no verb {name!r}; there are {', '.join(VERBS)}{hint}")
-    return VERBS[name]
+    module, _, function = VERBS[name].partition(":")
+    verb: Callable[[list[str]], int | None] = getattr(importlib.import_module(f"raydet.cli.{module}"), function)
+    return verb
 
 
 def _say(code: int, message: str, as_json: bool) -> int:
@@ -119,15 +140,12 @@ def exit_code(error: BaseException) -> int | None:
     return None
 
 
-VERBS: dict[str, Callable[[list[str]], int | None]] = {
-    "fit": fit.run,
-    "tune": tune.run,
-    "evaluate": commands.evaluate,
-    "predict": commands.predict,
-    "export": commands.export,
-    "check": commands.check,
-    "bench": commands.bench,
+VERBS = {
+    "fit": "fit:run",
+    "tune": "tune:run",
+    **{verb: f"commands:{verb}" for verb in ("evaluate", "predict", "export", "check", "bench")},
 }
+"""Verb -> module and function; imported when it is called, for `raydet --help` to come at once."""
 
 if __name__ == "__main__":
     main()

@@ -1,10 +1,10 @@
 """`raydet tune`: its flags and its help."""
 
-import argparse
 from typing import Any
 
+from raydet.cli import help_text
 from raydet.cli.fit import config_of
-from raydet.cli.parser import new_parser, parse, print_result
+from raydet.cli.parser import VerbParser, print_result
 from raydet.config import Config, nearest
 from raydet.exceptions import ConfigError
 
@@ -14,25 +14,34 @@ _NOT_OF_A_SEARCH = ("help", "json", "recipe", "base", "space")
 
 def run(words: list[str]) -> None:
     """Search for better settings."""
-    parser = new_parser("tune", "Search for better settings; trial 1 is the recipe. The same command again continues.")
+    parser = VerbParser(
+        "tune",
+        "Search for better settings; trial 1 is the recipe. The same command again continues.",
+        examples=(
+            "raydet tune demo_classification --space lr_wd --num-samples 12 --confirm 2",
+            'raydet tune demo_detection --set "optim.lr=loguniform(1e-3, 1e-1)"',
+            "raydet tune demo_classification --space lr-range-test",
+        ),
+        more=_spaces,
+    )
     parser.add_argument("recipe", nargs="?", help="where the settings start from; see raydet fit --help")
-    parser.add_argument("--from", dest="base", metavar="CONFIG", help="start from a config.json or best.json instead")
+    parser.add_argument(
+        "--from", dest="base", metavar="CONFIG", help="start from a config.json or best.json (default: the recipe)"
+    )
     parser.add_argument("--space", help="what is searched: a name, see below, or a Python file with space(cfg)")
     parser.add_argument("--set", dest="sets", action="append", default=[], metavar="KEY=FUNCTION(...)", help="a range")
     parser.add_argument("--num-samples", type=int, default=20, help="trials, the default included; of pbt at a time")
     parser.add_argument("--algorithm", default="tpe", help="tpe, random or pbt (population based training)")
     parser.add_argument("--scheduler", default="asha", help="asha: stop trials early that do worse; none: never")
     parser.add_argument("--objective", dest="objectives", action="append", default=[], help="latency_ms or size_mb")
-    parser.add_argument("--concurrent", type=int, help="trials at a time; as many as have room by default")
+    parser.add_argument("--concurrent", type=int, help="trials at a time (default: as many as have room)")
     parser.add_argument("--budget", help="wall time for the whole search: 45m, 2h, 1d")
-    parser.add_argument("--confirm", type=int, default=0, help="repeat default and best with so many other seeds")
-    parser.add_argument("--patience", type=int, help="end after so many trials that do not beat the default")
+    parser.add_argument("--confirm", type=int, default=0, help="repeat default and best with N other seeds")
+    parser.add_argument("--patience", type=int, help="end after N trials that do not beat the default")
     parser.add_argument("--warm-start", metavar="FOLDER", help="try the best points of an earlier search first")
     parser.add_argument("--dry-run", action="store_true", help="show what would be tried, and do nothing")
-    options, rest = parse(parser, words)
-    if options.help:
-        return _tune_help(parser)
-    cfg = config_of(options.recipe, options.base, rest)
+    options, changes = parser.parse(words)
+    cfg = config_of(options.recipe, options.base, changes)
     if nearest((options.space or "").replace("-", "_"), ["lr_range_test"], 1):
         return _range_test(options, cfg, parser)
     from raydet.cli.tune_result import as_values, lines
@@ -50,13 +59,13 @@ def run(words: list[str]) -> None:
     return print("\n".join(lines(result)))
 
 
-def _range_test(options: Any, cfg: Config, parser: argparse.ArgumentParser) -> None:
+def _range_test(options: Any, cfg: Config, parser: VerbParser) -> None:
     if options.space.replace("-", "_") != "lr_range_test":
         raise ConfigError(f"no search space {options.space!r}; did you mean lr-range-test?")
-    for action in parser._actions:
+    for flag, action in parser.flags.items():
         name = action.dest
         if name not in _NOT_OF_A_SEARCH and getattr(options, name) != action.default:
-            raise ConfigError(f"{action.option_strings[0]}: lr-range-test is one short run and no search; leave it out")
+            raise ConfigError(f"{flag}: lr-range-test is one short run and no search; leave it out")
     from raydet.tuning.lr_range.run import lr_range_test
 
     found = lr_range_test(cfg)  # says itself what it found
@@ -65,11 +74,10 @@ def _range_test(options: Any, cfg: Config, parser: argparse.ArgumentParser) -> N
         print_result({"optim.lr": found.suggestion, "why": found.why, **places}, True)
 
 
-def _tune_help(parser: argparse.ArgumentParser) -> None:
+def _spaces(recipe: str | None) -> list[str]:
     from raydet.search_spaces import SPACES
 
-    print(parser.format_help())
-    print("spaces:")
-    for name, what in SPACES.items():
-        print(f"  {name:14} {what}")
-    print(f"  {'lr-range-test':14} no search: one short run that suggests a learning rate")
+    lines = ["", "spaces:"]
+    for name, what in {**SPACES, "lr-range-test": "no search: one short run that suggests a learning rate"}.items():
+        lines += help_text.entry(name, what)
+    return lines

@@ -5,7 +5,8 @@ A field's default is written once, here; the string under it is its documentatio
 """
 
 from raydet.config.data import Augment, Data, Model
-from raydet.config.overrides import as_flat, differences, from_dict, load, nearest, override, to_dict
+from raydet.config.near_keys import nearest
+from raydet.config.overrides import as_flat, differences, field_type, from_dict, load, override, to_dict
 from raydet.config.run import Evaluation, Run, Scaling
 from raydet.config.training import Ema, Loss, Optim, Precision, Quantization, Schedule
 from raydet.config.tree import Config
@@ -28,6 +29,7 @@ __all__ = [
     "Schedule",
     "as_flat",
     "differences",
+    "field_type",
     "from_dict",
     "load",
     "nearest",

@@ -113,7 +113,7 @@ class Data:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Augment:
-    """How training images are varied; every draw depends on (run.seed, epoch, sample) only."""
+    """How training images are varied; every random number depends on (run.seed, epoch, sample) only."""
 
     hflip: float = 0.5
     """Probability of a horizontal flip."""

@@ -35,7 +35,7 @@ class Evaluation:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Scaling:
-    """Which machines; nothing here changes what is learnt."""
+    """Machines and workers; nothing here changes what comes out of the training."""
 
     num_workers: int | tuple[int, int] = 1
     """Training workers (processes), or (fewest, most) for an elastic run; 0: train in this process, without Ray."""
@@ -74,7 +74,7 @@ class Scaling:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Run:
-    """A run's name, place, rhythm and patience."""
+    """Name and folder of a run, seed, checkpoints, evaluations, early stopping."""
 
     name: str = "run"
     """Name of the run's folder: letters, digits, dot, dash and underscore, at most 64."""
@@ -87,7 +87,7 @@ class Run:
     checkpoint_epochs: int = 1
     """Epochs between checkpoints; the last epoch is always saved."""
     checkpoint_steps: int | None = None
-    """Also save every so many steps. None: at epoch ends only."""
+    """Also save every N steps. None: at epoch ends only."""
     keep: int = 3
     """Newest checkpoints kept beside the best one."""
     eval_epochs: int = 1

@@ -35,7 +35,7 @@ class Loss:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Optim:
-    """How the weights move."""
+    """Optimizer, learning rate and weight decay."""
 
     name: Literal["sgd", "rmsprop", "adamw"] = "sgd"
     """sgd with momentum; rmsprop with momentum, eps outside the root; adamw."""
@@ -69,7 +69,7 @@ class Optim:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Schedule:
-    """How long, and how the learning rate moves; it changes once an epoch unless per_step."""
+    """Number of epochs and course of the learning rate, which changes once an epoch unless per_step."""
 
     name: Literal["cosine", "linear", "step", "constant"] = "cosine"
     """Form of the decay after the warm-up."""
@@ -131,7 +131,7 @@ class Ema:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Precision:
-    """Numbers and memory layout."""
+    """Number format, memory layout, compilation."""
 
     mode: Literal["fp32", "tf32", "bf16", "fp16"] = "fp32"
     """fp32; tf32: fp32 with TF32 products (NVIDIA Ampere on); bf16 and fp16: autocast, fp16 with a loss scale."""
@@ -148,7 +148,7 @@ class Precision:
     loss_scale: float = 65536.0
     """fp16: first loss scale."""
     loss_scale_interval: int = 2000
-    """fp16: steps without overflow after which the loss scale doubles; an overflow halves it."""
+    """fp16: steps without overflow after which the loss scale is multiplied by 2; an overflow halves it."""
 
     def __post_init__(self) -> None:
         positive("precision", self, "loss_scale", "loss_scale_interval")
@@ -158,7 +158,7 @@ class Precision:
 class Quantization:
     """INT8 instead of FP32: fake-quantizers in the network, their ranges found before training.
 
-    Weights have a range per output channel, activations one per tensor; both are symmetric round zero.
+    Weights have a range per output channel, activations one per tensor; both are symmetric around zero.
     """
 
     backend: Literal["pytorch-quantization", "modelopt"] = "pytorch-quantization"
@@ -172,10 +172,10 @@ class Quantization:
     batches: int = 10
     """Training batches of data.batch_size images that ranges are found on, the same for any number of workers."""
     skip: tuple[str, ...] = ()
-    """What stays in floats: groups (stem, pointwise, depthwise, se, residual, head, classifier, fpn, fusion, towers,
+    """What stays in FP32: groups (stem, pointwise, depthwise, se, residual, head, classifier, fpn, fusion, towers,
     predict) or parts of the model by their dotted name."""
     freeze_bn_after: float | None = None
-    """Keep BatchNorm's statistics as they are after this share of the training, 0 to 1. None: they go on moving."""
+    """Keep BatchNorm's statistics as they are after this share of the training, 0 to 1. None: they keep moving."""
 
     def __post_init__(self) -> None:
         positive("quantization", self, "batches")

@@ -116,7 +116,7 @@ def make_plan(cfg: Config, *, fresh: bool = False) -> Plan:
 def _check_weights(cfg: Config) -> None:
     if cfg.quantization is not None and cfg.model.weights is None:
         raise ConfigError(
-            "model.weights=none: quantization-aware training goes on from a trained model; set model.weights to its "
+            "model.weights=none: quantization-aware training starts from a trained model; set model.weights to its "
             "checkpoint, run folder or file, or quantization to none"
         )
     for key in ("model.weights", "model.backbone_weights"):

@@ -241,7 +241,7 @@ class RunLog:
         except Exception as error:  # whatever a sink does, training goes on (docs/faults.md F24)
             if not any(problem.startswith(f"{name}: ") for problem in self.problems):
                 self.problems.append(f"{name}: {type(error).__name__}: {redact_text(str(error))}")
-                warnings.warn(f"the run goes on without a complete {self.problems[-1]}", RuntimeWarning, stacklevel=4)
+                warnings.warn(f"the run continues without a complete {self.problems[-1]}", RuntimeWarning, stacklevel=4)
             return None
 
 

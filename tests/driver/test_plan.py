@@ -59,7 +59,7 @@ def test_a_job_refuses_relative_paths(key: str, classification: Config, monkeypa
         ({"model.weights": "/no/such"}, "model.weights: no such file or folder"),
         ({"run.storage_path": "s3://bucket"}, "run.storage_path must be a folder"),
         ({"model.anchor_scale": 3.0}, "section model: efficientnet_demo has no field 'anchor_scale'"),
-        ({"quantization.batches": 2}, "model.weights=none: quantization-aware training goes on from a trained model"),
+        ({"quantization.batches": 2}, "model.weights=none: quantization-aware training starts from a trained model"),
         ({"quantization.skip": ("stern",), "model.weights": "."}, "no group or part 'stern'; did you mean stem"),
     ],
 )

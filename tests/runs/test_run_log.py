@@ -226,7 +226,7 @@ def test_a_sink_that_cannot_be_opened_leaves_the_others(
         raise OSError(errno.EACCES, "Permission denied", "s3://key:hunter2secret@bucket")
 
     monkeypatch.setattr(run_log, name, refuse)
-    with pytest.warns(RuntimeWarning, match="goes on without"):
+    with pytest.warns(RuntimeWarning, match="continues without"):
         run = RunLog(tmp_path, "detection")
     run.parameters({"a": 1})
     run.train_step(0, 10, 0, {"train_loss": 1})

@@ -82,7 +82,7 @@ def test_a_range_may_be_written_in_more_ways(line: str, same: str) -> None:
         ("optim.lr=choice({1: 2})", r"is no value of a choice"),
         ("optim.rl=uniform(0, 1)", r"optim\.rl: no such field; did you mean optim\.lr"),
         ("optim=choice(1)", r"optim is a section; search its fields, e\.g\. optim\.name"),
-        ("scaling.num_workers=choice(1, 2)", r"not searched: nothing in scaling changes what is learnt"),
+        ("scaling.num_workers=choice(1, 2)", r"not searched: nothing in scaling changes the trained model"),
         ("run.name=choice(a, b)", r"run\.name is not searched"),
         ("run.seed=randint(1, 9)", r"run\.seed is not searched: a seed that wins is luck"),
     ],

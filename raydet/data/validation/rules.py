@@ -71,7 +71,7 @@ RULES = {
     "IMG-W15": "the same file is in two splits",
     "IMG-W16": "nearly the same image is there more than once",
     "IMG-W17": "nearly the same image is in two splits",
-    "IMG-E18": "a JPEG of so many scans that it would take minutes to decode",
+    "IMG-E18": "a JPEG with too many scans: decoding it would take minutes",
     "IMG-W19": "a JPEG that ends in zeros, as after a failed download",
     "DIR-E01": "a path of the config does not exist",
     "DIR-E02": "a class folder without images",

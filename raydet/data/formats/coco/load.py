@@ -79,7 +79,7 @@ def _check_left(path: Path, columns: Columns, role: Role, faults: Faults) -> Non
             faults.add(rule, f'no record of "{kind}" is usable', file=path)
             raise faults.error()
     if len(columns["boxes"]) == 0 and role == "train":
-        faults.add("COCO-E26", "no annotation with a usable box; nothing can be learnt", file=path)
+        faults.add("COCO-E26", "no annotation with a usable box; there is nothing to train on", file=path)
         raise faults.error()
     if len(columns["boxes"]) == 0:
         faults.add("COCO-W26", f"the {role} split has 0 boxes: AP cannot be computed", file=path)
