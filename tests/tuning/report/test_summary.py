@@ -107,7 +107,7 @@ def test_epochs_of_a_population_are_those_of_all_its_stages(search: Search) -> N
     [
         ("tpe", "asha", "(tpe, early stopping by asha, 2 at a time)"),
         ("random", "none", "(random, no early stopping, 2 at a time)"),
-        ("pbt", "pbt", "(pbt, the worst going on from the weights of the best with changed values, 2 at a time)"),
+        ("pbt", "pbt", "(pbt, the worst continuing from the weights of the best with changed values, 2 at a time)"),
     ],
 )
 def test_how_it_searched_is_told_in_words(search: Search, algorithm: str, scheduler: str, told: str) -> None:
