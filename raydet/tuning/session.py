@@ -26,7 +26,7 @@ from raydet.tuning.trials.rows import Row, Search
 
 if TYPE_CHECKING:
     from raydet.tuning.search.stopping import StopSearch
-    from raydet.tuning.search.trial_queue import Reruns, TrialQueue, TrialSource
+    from raydet.tuning.search.trial_queue import NewTrials, Reruns, TrialQueue
 
 _TRIAL_BYTES = 256 * 2**20
 """Memory that a trial's own actor reserves: it must reserve something, and a CPU would be one less for its workers."""
@@ -206,7 +206,7 @@ class Session:
             print(f"note      room for {most} trials at a time, not {asked}", file=self.out, flush=True)
         return min(most, asked or most, self.setting.num_samples)
 
-    def _tune(self, source: "TrialSource", concurrent: int, scheduler: Any) -> None:
+    def _tune(self, source: "NewTrials | Reruns", concurrent: int, scheduler: Any) -> None:
         """Let Ray Tune run what `source` has."""
         from ray import tune
 

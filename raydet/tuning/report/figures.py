@@ -20,7 +20,6 @@ from raydet.tuning.report.importance import (
     importances,
     kind,
     scored_study,
-    with_all_keys,
 )
 from raydet.tuning.report.results import default_run, pareto
 from raydet.tuning.trials.rows import Row, Search
@@ -30,8 +29,10 @@ if TYPE_CHECKING:
     from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
-_BEST, _DEFAULT, _STOPPED, _CHANCE = "#009E73", "#000000", "#E69F00", "#BBBBBB"
+_BEST, _DEFAULT, _SURE, _CHANCE = "#009E73", "#000000", "#0072B2", "#BBBBBB"
 """Okabe and Ito's colours (jfly.uni-koeln.de/color), which the colour-blind can tell apart."""
+_SIGNS = ((("stopped",), "stopped early", "#E69F00", "v"), (("running", "waiting"), "not ended", "#56B4E9", "s"))
+"""States of trials that have not been trained to their end, their name, colour and marker in the history."""
 _COLOURS = "viridis_r"
 """Optuna's own begin with white."""
 _MOST_KEYS = 6
@@ -78,7 +79,7 @@ def _saved(path: Path, inches: tuple[float, float]) -> Iterator[None]:
 
 def history(search: Search, path: Path) -> bool:
     """Draw scores in order of number, the best so far and the default; False for fewer than two."""
-    rows = with_all_keys(search)
+    rows = _shown(search)
     if len(rows) < 2:
         return False
     from optuna.visualization.matplotlib import plot_optimization_history
@@ -86,9 +87,10 @@ def history(search: Search, path: Path) -> bool:
     with _saved(path, (9, 5)):
         axes = plot_optimization_history(scored_study(search, rows), target_name="trial")
         axes.lines[0].set_label("best so far")
-        stopped = [(row.number, row.score) for row in rows if row.state == "stopped"]
-        if stopped:
-            axes.scatter(*zip(*stopped, strict=True), s=60, color=_STOPPED, marker="v", label="stopped early", zorder=3)
+        for states, label, colour, marker in _SIGNS:
+            some = [(row.number, row.score) for row in rows if row.state in states]
+            if some:
+                axes.scatter(*zip(*some, strict=True), s=60, color=colour, marker=marker, label=label, zorder=3)
         default = default_run(search)
         if default is not None and default.score is not None:
             axes.axhline(default.score, color=_DEFAULT, ls="--", lw=1, label="default (trial 1)")
@@ -101,7 +103,7 @@ def history(search: Search, path: Path) -> bool:
 
 def curves(search: Search, path: Path) -> bool:
     """Draw the learning curves of all trials; False if there is nothing to draw."""
-    rows = [row for row in with_all_keys(search) if row.curve]
+    rows = [row for row in _shown(search) if row.curve]
     if not rows:
         return False
     from optuna.visualization.matplotlib import plot_intermediate_values
@@ -140,7 +142,7 @@ def importance(search: Search, path: Path) -> bool:
     with _saved(path, (7, 1.5 + 0.4 * len(shares))):
         axes = plot_param_importances(scored_study(search, rows), evaluator=evaluator())
         for bar, tick in zip(axes.patches, axes.get_yticklabels(), strict=True):
-            bar.set_color("#0072B2" if tick.get_text() in sure else _CHANCE)
+            bar.set_color(_SURE if tick.get_text() in sure else _CHANCE)
         axes.get_legend().remove()
         few = ": too few to tell much" if len(rows) < MANY else ""
         grey = "" if sure >= set(shares) else "; grey: chance does as well"
@@ -151,7 +153,7 @@ def importance(search: Search, path: Path) -> bool:
 
 def slices(search: Search, path: Path) -> bool:
     """Draw the score over each key's values; False with nothing to draw, or where values change on the way (PBT)."""
-    rows = with_all_keys(search)
+    rows = _shown(search)
     keys = _main_keys(search)
     if len(rows) < 2 or not keys or search.algorithm == "pbt":
         return False
@@ -172,7 +174,7 @@ def slices(search: Search, path: Path) -> bool:
 
 def parallel(search: Search, path: Path) -> bool:
     """Draw each trial as a line over all keys; False with fewer than two keys or trials to compare, or PBT."""
-    rows, keys = with_all_keys(search), _main_keys(search)
+    rows, keys = _shown(search), _main_keys(search)
     if len(rows) < 2 or len(keys) < 2 or search.algorithm == "pbt":
         return False
     from optuna.visualization.matplotlib import plot_parallel_coordinate
@@ -185,6 +187,11 @@ def parallel(search: Search, path: Path) -> bool:
             if axes is colour_bar or colour_bar.get_ylabel() == search.score:
                 _percent(colour_bar.yaxis, search)
     return True
+
+
+def _shown(search: Search) -> list[Row]:
+    """Return the trials that have a score, so far, and a value for each key."""
+    return [row for row in search.rows if row.score is not None and all(key in row.params for key in search.space.keys)]
 
 
 def _main_keys(search: Search) -> list[str]:

@@ -100,13 +100,8 @@ def reservations(search: Search) -> list[str]:
 
 def comparable(search: Search) -> list[Row]:
     """Return the trials that shares follow from; empty where nothing is said."""
-    rows = with_all_keys(search)
+    rows = [row for row in search.ran if all(key in row.params for key in search.space.keys)]
     return [] if len(rows) < FEWEST or search.algorithm == "pbt" else rows
-
-
-def with_all_keys(search: Search) -> list[Row]:
-    """Return the trials that have a lasting score and a value for each key."""
-    return [row for row in search.ran if all(key in row.params for key in search.space.keys)]
 
 
 def scored_study(search: Search, rows: list[Row]) -> "Study":

@@ -2,7 +2,7 @@
 
 Trials themselves are quiet; the driver polls what it knows of them and follows their files for the pace of their steps.
 On a terminal the table fits it: the oldest trials are left out first, but never the default, the best, or one that
-runs; columns go from the right. A failed trial's error also stays above the table, where it can be read to its end.
+runs. A failed trial's error also stays above the table, where it can be read to its end.
 """
 
 import sys
@@ -30,9 +30,8 @@ FORECAST_EVERY_S = 300.0
 
 _STYLES = {"running": "cyan", "waiting": "dim", "stopped": "dim", "diverged": "yellow", "failed": "red"}
 _SHORT = {"weight_decay": "wd", "ema.decay": "ema"}
-_WIDTHS = {"trial": 8, "state": 8, "epochs": 7, "score": 8, "values": 17, "left": 8, "hours": 9}
-"""Characters of each column; values are the one that grows."""
-_GAP = 2
+_COLUMNS = ("trial", "state", "epochs", "score", "values", "left", "hours")
+"""Values get what room is left."""
 _LEAST_ROWS = 3
 
 
@@ -101,32 +100,19 @@ class Show:
 def table(search: Search, left_s: Mapping[int, float], width: int, height: int) -> Table:
     """Return the table of trials, in order of number, that fits `width` columns and `height` lines."""
     titles = {"score": search.score, "hours": f"{search.device}-hours"}
-    names, values_width = fitting(width)
-    view = Table(box=box.SIMPLE_HEAD, padding=(0, _GAP - 1, 0, 0), pad_edge=False, show_edge=False)
-    for name in names:
-        size = values_width if name == "values" else _WIDTHS[name]
+    view = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False, width=width)
+    for name in _COLUMNS:
         right: Literal["left", "right"] = "left" if name in ("state", "values") else "right"
-        view.add_column(Text(titles.get(name, name)), justify=right, width=size, no_wrap=True, overflow="ellipsis")
+        ratio = 1 if name == "values" else None
+        view.add_column(Text(titles.get(name, name)), justify=right, ratio=ratio, no_wrap=True, overflow="ellipsis")
     best, short = search.best, short_names(search.space.keys)
     for row in shown(search, height - 2):
         mark = best is not None and row.number == best.number
         cells = _cells(search, row, left_s.get(row.number), short)
         number = f"best {row.number}" if mark else str(row.number)
         style = "bold green" if mark else _STYLES.get(row.state, "")
-        view.add_row(*(Text(number if name == "trial" else cells[name]) for name in names), style=style)
+        view.add_row(*(Text(number if name == "trial" else cells[name]) for name in _COLUMNS), style=style)
     return view
-
-
-def fitting(width: int) -> tuple[list[str], int]:
-    """Return the columns that `width` characters hold, one at least, and the width of the one of values."""
-    names = list(_WIDTHS)
-    while len(names) > 1 and _needed(names) > width:
-        names.pop()
-    return names, _WIDTHS["values"] + max(0, width - _needed(names))
-
-
-def _needed(names: Sequence[str]) -> int:
-    return sum(_WIDTHS[name] for name in names) + _GAP * (len(names) - 1)
 
 
 def shown(search: Search, lines: int) -> list[Row]:

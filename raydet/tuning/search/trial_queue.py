@@ -5,7 +5,7 @@ same ones, and its trials' ids are new ones), counts a stopped trial as finished
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 from ray.tune.experiment import Trial
 from ray.tune.search.search_algorithm import SearchAlgorithm
@@ -30,31 +30,10 @@ class NextTrial(NamedTuple):
     """Wall time of earlier sessions."""
 
 
-class TrialSource(Protocol):
-    """Where a queue gets its trials, and what it does with what they report."""
-
-    def next(self) -> NextTrial | None:
-        """Return the next trial; None for the time being, or for ever."""
-
-    def has_more(self) -> bool:
-        """Whether `next` will return another one."""
-
-    def report(self, name: str, result: Result, seconds: float) -> None:
-        """Take an evaluation; `seconds` is the trial's wall time so far, all sessions together."""
-
-    def end(self, name: str, result: Result, error: bool, left: bool, seconds: float) -> None:
-        """Take a trial's end.
-
-        Args:
-            error: its process died.
-            left: the search is being left, and with it the trial.
-        """
-
-
 class TrialQueue(SearchAlgorithm):  # type: ignore[misc]
     """Hands the trials of a source to Ray Tune, at most `concurrent` at a time."""
 
-    def __init__(self, source: TrialSource, concurrent: int) -> None:
+    def __init__(self, source: "NewTrials | Reruns", concurrent: int) -> None:
         self.source, self.concurrent = source, concurrent
         self.stopping = False
         """Set where all that runs is to be left as it is."""
@@ -138,7 +117,7 @@ class NewTrials:
         self._unfinished = study.unfinished()
 
     def next(self) -> NextTrial | None:
-        """Return the next trial."""
+        """Return the next trial; None for the time being, or for ever."""
         study = self._study
         with study.lock:
             if self._unfinished:
@@ -158,7 +137,13 @@ class NewTrials:
             self._study.report(int(name), int(result["epoch"]), float(result["score"]), seconds)
 
     def end(self, name: str, result: Result, error: bool, left: bool, seconds: float) -> None:
-        """Record an end, unless the search itself is being left."""
+        """Record an end.
+
+        Args:
+            error: its process died.
+            left: the search is being left, and with it the trial.
+            seconds: the trial's wall time, all sessions together.
+        """
         study, number = self._study, int(name)
         with study.lock:
             if result.get("score") is not None:  # the evaluation that stops a trial comes with its end only

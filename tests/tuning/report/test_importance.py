@@ -28,7 +28,7 @@ def test_shares_add_up_to_one_the_largest_first(many: Search) -> None:
     assert set(shares) == set(many.space.keys)
 
 
-def test_a_key_that_decides_is_told_from_chance_and_few_others_are(many: Search) -> None:
+def test_a_key_that_decides_is_told_apart_from_chance_and_few_others_are(many: Search) -> None:
     found = beyond_chance(many)
     assert "optim.lr" in found and len(found) <= 2
     assert found == beyond_chance(many)

@@ -14,7 +14,6 @@ from raydet.tuning.report.forecast import forecast
 from raydet.tuning.report.live_view import (
     Show,
     below_table,
-    fitting,
     plain_events,
     short_names,
     shown,
@@ -71,11 +70,6 @@ def test_the_table_is_never_wider_than_the_terminal(tmp_path: Path) -> None:
         for width in (20, 50, 80, 300):
             lines = drawn(now, width)
             assert max(map(len, lines)) <= width and lines[0].split()[0] == "trial"
-
-
-def test_columns_go_from_the_right_and_what_is_left_over_goes_to_the_values() -> None:
-    assert fitting(80)[0][-1] == "hours" and fitting(140)[1] == fitting(80)[1] + 60
-    assert [fitting(width)[0][-1] for width in (70, 60, 40, 30, 5)] == ["left", "values", "score", "epochs", "trial"]
 
 
 @pytest.mark.parametrize("height", [5, 10, 30])

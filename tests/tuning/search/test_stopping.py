@@ -39,7 +39,7 @@ def test_a_search_of_one_trial_ends_with_its_failure(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("scores", "default", "told"),
+    ("scores", "default", "said"),
     [
         ([0.4, 0.5, 0.6], "finished", "3 trials have not beaten the default"),
         ([0.4, 0.5, 0.71], "finished", None),
@@ -48,10 +48,10 @@ def test_a_search_of_one_trial_ends_with_its_failure(tmp_path: Path) -> None:
     ],
 )
 def test_a_default_that_nothing_beats_ends_it(
-    tmp_path: Path, scores: list[float], default: Any, told: str | None
+    tmp_path: Path, scores: list[float], default: Any, said: str | None
 ) -> None:
     rows = [row_of(1, default, 0.7), *(row_of(n, "stopped", score) for n, score in enumerate(scores, 2))]
-    assert unbeaten(search(tmp_path, *rows), 3) == told
+    assert unbeaten(search(tmp_path, *rows), 3) == said
 
 
 def test_the_budget_counts_earlier_sessions_and_keeps_time_to_close(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -61,7 +61,7 @@ def test_the_budget_counts_earlier_sessions_and_keeps_time_to_close(monkeypatch:
     assert deadline(100.0, 0.0) == 1000 + 95
 
 
-def test_past_the_budget_all_is_left_and_nothing_is_begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_past_the_budget_all_is_left_and_nothing_is_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     now = [1000.0]
     monkeypatch.setattr(stopping, "clock", lambda: now[0])
     watcher = StopSearch(lambda: search(tmp_path, row_of(1, seconds=60.0)), None, deadline=1100.0)
