@@ -1,6 +1,7 @@
 """What all tests share: one thread, no token or cluster of the user's, toy data sets, small configurations."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -46,6 +47,15 @@ def toy_classification(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from raydet.data.formats.demo.datasets import make_classification
 
     return make_classification(tmp_path_factory.mktemp("toy") / "classification", train=60, val=30)
+
+
+@pytest.fixture(scope="module")
+def shared_ray() -> Iterator[None]:
+    """One local Ray for all tests of a file that ask for it: what raydet starts in this process joins it."""
+    from raydet.driver.ray_session import ray_session
+
+    with ray_session(override(recipe("demo_classification"), {"scaling.num_workers": 1})):
+        yield
 
 
 @pytest.fixture

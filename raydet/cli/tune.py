@@ -32,9 +32,11 @@ def run(words: list[str]) -> None:
     parser.add_argument("--set", dest="sets", action="append", default=[], metavar="KEY=FUNCTION(...)", help="a range")
     parser.add_argument("--num-samples", type=int, default=20, help="trials, the default included; of pbt at a time")
     parser.add_argument("--algorithm", default="tpe", help="tpe, random or pbt (population based training)")
-    parser.add_argument("--scheduler", default="asha", help="asha: stop trials early that do worse; none: never")
+    parser.add_argument("--scheduler", default="asha", help="asha, hyperband: stop trials early that do worse; none")
     parser.add_argument("--objective", dest="objectives", action="append", default=[], help="latency_ms or size_mb")
-    parser.add_argument("--concurrent", type=int, help="trials at a time (default: as many as have room)")
+    parser.add_argument(
+        "--concurrent", type=int, help="trials at a time (default: as many as have room); 1: one seed, the same points"
+    )
     parser.add_argument("--budget", help="wall time for the whole search: 45m, 2h, 1d")
     parser.add_argument("--confirm", type=int, default=0, help="repeat default and best with N other seeds")
     parser.add_argument("--patience", type=int, help="end after N trials that do not beat the default")

@@ -39,7 +39,7 @@ def lines(result: TuneResult) -> list[str]:
         rows.append(f"default   trial 1: {search.score} {score_text(search.score, default.score)}")
     if result.gain is not None:
         rows.append(f"verdict   {result.gain.verdict}")
-    rows += [f"ended     {search.ended}; the same command goes on"] if search.ended else []
+    rows += [f"ended     {search.ended}; the same command continues"] if search.ended else []
     train, *look = commands(search)
     rows += [f"trials    {counted(search)}", f"train it  {train}", f"look at   {result.dir}/summary.md"]
     return rows + [f"          {command}" for command in look]

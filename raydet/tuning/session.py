@@ -1,6 +1,7 @@
 """One session of a search: a Ray, Ray Tune on it, what is shown meanwhile, what is written at the end."""
 
 import signal
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
@@ -18,14 +19,14 @@ from raydet.tuning.report.live_view import Show
 from raydet.tuning.report.results import write
 from raydet.tuning.report.summary import write_summary
 from raydet.tuning.search.interrupts import interrupts
-from raydet.tuning.search.study import Record
+from raydet.tuning.search.study import SearchStudy
 from raydet.tuning.settings import Setting, with_cpus
-from raydet.tuning.trials.folders import donations_of, repeats_of, stages
-from raydet.tuning.trials.rows import Search
+from raydet.tuning.trials.folders import devices, donations_of, repeats_of, run_name, stages
+from raydet.tuning.trials.rows import Row, Search
 
 if TYPE_CHECKING:
-    from raydet.tuning.search.searcher import Again, Feed, Last, Proposals
-    from raydet.tuning.search.stopping import Ends
+    from raydet.tuning.search.stopping import StopSearch
+    from raydet.tuning.search.trial_queue import NewTrials, Reruns, TrialQueue
 
 _TRIAL_BYTES = 256 * 2**20
 """Memory that a trial's own actor reserves: it must reserve something, and a CPU would be one less for its workers."""
@@ -35,18 +36,17 @@ _HEAD = "node:__internal_head__"
 """A resource of which every cluster has 1.0. Ray Train's own actors take some, 0.001 each."""
 
 
-class Driver:
+class Session:
     """One session of a search."""
 
     def __init__(self, setting: Setting, out: TextIO) -> None:
         self.given, self.setting, self.out = setting, reserving(setting), out
-        self.record = Record(self.setting)
-        self.spent = self.record.spent()
+        self.study = SearchStudy(self.setting)
+        self.spent = self.study.spent()
         """Wall time of earlier sessions."""
         self.concurrent = setting.concurrent or 1
-        self.proposals: Proposals | None = None
-        self.last: Last | None = None
-        self.ends: Ends | None = None
+        self.queue: TrialQueue | None = None
+        self.stop: StopSearch | None = None
         self._started = clock()
 
     def run(self) -> Search:
@@ -56,7 +56,7 @@ class Driver:
             KeyboardInterrupt: after that, where it was interrupted.
         """
         try:
-            if self.record.complete() and self.cut_short() is None and not self.unrepeated():
+            if self.study.complete() and self.cut_short() is None and not self.unrepeated():
                 print("finished  nothing left to try", file=self.out, flush=True)
             else:
                 with ray_session(self.setting.cfg), quiet_tune():
@@ -70,14 +70,9 @@ class Driver:
 
     def read(self) -> Search:
         """Return all that is known now; from any thread."""
-        setting, proposals = self.setting, self.proposals
-        with self.record.lock:
-            live = frozenset() if proposals is None else proposals.live_numbers()
-            rows = list(self.record.rows(live))
-            if proposals is not None:
-                rows = [proposals.costed(row) if row.number in live else row for row in rows]
-            if self.last is not None:
-                rows = [self.last.shown(row) for row in rows]
+        setting = self.setting
+        with self.study.lock:
+            rows = [self._now(row) for row in self.study.rows()]
         changing = rows if setting.algorithm == "pbt" else []
         donations = [d for row in changing for d in donations_of(stages(setting, row.number))]
         return Search(
@@ -95,15 +90,29 @@ class Driver:
             repeats=repeats_of(setting),
             donations=tuple(sorted(donations, key=lambda d: (d.epoch, d.number))),
             seconds=self.spent + clock() - self._started,
-            ended=None if self.ends is None else self.ends.reason,
+            ended=None if self.stop is None else self.stop.reason,
+        )
+
+    def _now(self, row: Row) -> Row:
+        """Return the row with what its trial has cost by now, if Ray Tune has it."""
+        name, queue = run_name(row.number), self.queue
+        if queue is None or name not in queue.live:
+            return row
+        seconds = queue.seconds(name)
+        hours = seconds / 3600 * devices(self.setting)
+        return replace(
+            row, seconds=seconds, device_hours=hours, state="running" if name in queue.running() else row.state
         )
 
     def _save(self) -> Search:
         """Write all but the figures: what was spent, best.json, trials.csv."""
-        if self.proposals is not None:
-            self.record.spent(self.spent + clock() - self._started)
-            self.proposals.keep()
         search = self.read()
+        if self.queue is not None:
+            with self.study.lock:
+                self.study.spent(search.seconds)
+                for number in self.study.unfinished():
+                    if run_name(number) in self.queue.live:
+                        self.study.keep(number, self.queue.seconds(run_name(number)))
         write(search)
         return search
 
@@ -123,7 +132,7 @@ class Driver:
         done = {(repeat.number, repeat.seed) for repeat in repeats_of(self.setting)}
         first = self.setting.cfg.run.seed + 1
         return [
-            (number, seed, self.record.params(number))
+            (number, seed, self.study.params(number))
             for seed in range(first, first + self.setting.confirm)
             for number in sorted({1, best.number})
             if (number, seed) not in done
@@ -131,50 +140,62 @@ class Driver:
 
     def _on_ray(self) -> None:
         from raydet.tuning.search.schedulers import make_scheduler
-        from raydet.tuning.search.searcher import Last, Proposals, Repeats
-        from raydet.tuning.search.stopping import Ends, deadline
+        from raydet.tuning.search.stopping import StopSearch, deadline
+        from raydet.tuning.search.trial_queue import NewTrials, NextTrial, Reruns
 
-        self.setting = self.record.setting = placed(self.setting)
+        self.setting = self.study.setting = placed(self.setting)
         self.concurrent = self._room()
         at = deadline(self.setting.budget_s, self.spent)
-        self.ends = Ends(self.read, self.setting.patience, at, self._save)
-        self.ends.feed = self.proposals = Proposals(self.record, self._at_once(), self.ends.may_start)
-        with interrupts(self.ends, self._save), watched(Show(self.read, self.out, self.setting.budget_s).follow):
-            known = [row for row in self.record.rows() if row.state != "failed"]
-            if not self.record.complete() and not self.ends.stop_all():
-                self._tune(self.proposals, make_scheduler(self.setting, known))
-            cut = None if self.ends.over or not self.ends.may_start() else self.cut_short()
+        self.stop = stop = StopSearch(self.read, self.setting.patience, at, self._save)
+        with interrupts(stop, self._save), watched(Show(self.read, self.out, self.setting.budget_s).follow):
+            ended = [row for row in self.study.rows() if row.state not in ("failed", "waiting")]
+            if not self.study.complete() and not stop.stop_all():
+                new = NewTrials(self.study, stop.may_start)
+                self._tune(new, self._at_once(), make_scheduler(self.setting, ended))
+            cut = None if stop.over or not stop.may_start() else self.cut_short()
             if cut is not None:
-                self.last = Last(self.record, cut)
-                self._again(self.last, f"last      trial {cut}, stopped early, is the best: it goes on")
-            wanted = [] if self.ends.over else self.unrepeated()
+                self._finish(cut)
+            wanted = [] if stop.over else self.unrepeated()
             if wanted:
-                repeats = Repeats(wanted, self.concurrent)
-                self._again(repeats, f"repeats   {len(wanted)} runs of default and best with other seeds")
-        if self.ends.interrupted:
-            signal.raise_signal(self.ends.interrupted)  # for whoever answered it before
+                runs = [NextTrial(run_name(number, seed=seed), params) for number, seed, params in wanted]
+                self._rerun(Reruns(runs), f"repeats   {len(wanted)} runs of default and best with other seeds")
+        if stop.interrupted:
+            signal.raise_signal(stop.interrupted)  # for whoever answered it before
             raise KeyboardInterrupt
-        if self.ends.feed.full is not None:
-            path, need, free = self.ends.feed.full
+        if self.queue is not None and self.queue.full is not None:
+            path, need, free = self.queue.full
             raise StorageFull(Path(path), need, free)
 
-    def _again(self, feed: "Again", message: str) -> None:
-        """Let all that `feed` hands out run to its end, and say what went wrong."""
+    def _finish(self, number: int) -> None:
+        """Train a trial that was stopped early to its end."""
+        from raydet.tuning.search.trial_queue import NextTrial, Reruns
+
+        def ended(result: Mapping[str, Any], seconds: float) -> None:
+            with self.study.lock:
+                self.study.end_resumed(number, seconds, bool(result.get("finished")))
+
+        run = NextTrial(run_name(number), self.study.params(number), self.study.seconds(number))
+        self.study.resume(number)
+        self._rerun(Reruns([run], ended), f"last      trial {number}, stopped early, is the best: it continues")
+
+    def _rerun(self, runs: "Reruns", message: str) -> None:
+        """Let all of `runs` run to their end, and say what went wrong."""
         from raydet.tuning.search.schedulers import make_scheduler
 
         print(message, file=self.out, flush=True)
-        self._tune(feed, make_scheduler(replace(self.setting, algorithm="tpe", scheduler="none")))
-        for error in feed.errors:
+        no_stopping = make_scheduler(replace(self.setting, algorithm="tpe", scheduler="none"))
+        self._tune(runs, self.concurrent, no_stopping)
+        for error in runs.errors:
             print(f"failed    {error}", file=self.out, flush=True)
 
     def _at_once(self) -> int:
         """Return how many trials Ray Tune is to have: of PBT all, for it lets them take turns."""
         return self.setting.num_samples if self.setting.algorithm == "pbt" else self.concurrent
 
-    def _reserved(self, feed: "Feed") -> dict[str, float]:
-        """Return what a trial's own actor reserves; where more wait than have room, so much that the others wait."""
+    def _reserved(self, queue: "TrialQueue") -> dict[str, float]:
+        """Return what a trial's own actor reserves; where more wait than have room, enough that these do."""
         most, reserved = self.concurrent, {"memory": float(_TRIAL_BYTES)}
-        return reserved if feed.concurrent <= most else reserved | {_HEAD: (1 / most + 1 / (most + 1)) / 2}
+        return reserved if queue.concurrent <= most else reserved | {_HEAD: (1 / most + 1 / (most + 1)) / 2}
 
     def _room(self) -> int:
         """Return how many trials to train at a time."""
@@ -185,22 +206,22 @@ class Driver:
             print(f"note      room for {most} trials at a time, not {asked}", file=self.out, flush=True)
         return min(most, asked or most, self.setting.num_samples)
 
-    def _tune(self, feed: "Feed", scheduler: Any) -> None:
-        """Let Ray Tune run what `feed` hands out."""
+    def _tune(self, source: "NewTrials | Reruns", concurrent: int, scheduler: Any) -> None:
+        """Let Ray Tune run what `source` has."""
         from ray import tune
 
-        from raydet.tuning.search.searcher import Clocks
+        from raydet.tuning.search.trial_queue import TrialQueue
         from raydet.tuning.trials.trial import Trial
 
-        assert self.ends is not None
-        self.ends.feed = feed
+        assert self.stop is not None
+        self.stop.queue = self.queue = queue = TrialQueue(source, concurrent)
         folder = self.setting.folder / "ray"
         name = f"tune_{1 + len(list(folder.glob('tune_*'))):03d}"
         trainable = tune.with_parameters(Trial, setting=self.setting)
         tuner = tune.Tuner(
-            tune.with_resources(trainable, self._reserved(feed)),
+            tune.with_resources(trainable, self._reserved(queue)),
             tune_config=tune.TuneConfig(
-                search_alg=feed,
+                search_alg=queue,
                 scheduler=scheduler,
                 trial_name_creator=_name,
                 trial_dirname_creator=_name,
@@ -209,9 +230,8 @@ class Driver:
                 name=name,
                 storage_path=str(folder),
                 verbose=0,
-                stop=self.ends,
+                stop=self.stop,
                 failure_config=tune.FailureConfig(max_failures=self.setting.cfg.run.max_failures),
-                callbacks=[Clocks(feed)],
                 checkpoint_config=tune.CheckpointConfig(num_to_keep=4),
             ),
         )

@@ -41,9 +41,9 @@ def parse_budget(text: str) -> float:
 
 
 ALGORITHMS = ("tpe", "random", "pbt")
-SCHEDULERS = ("asha", "none")
+SCHEDULERS = ("asha", "hyperband", "none")
 REDUCTION = 4
-"""Of the trials at a rung one in so many goes on, and the next is as many times later (arXiv:1810.05934, 4 there)."""
+"""Of the trials at a rung one in 4 continues, and the next rung is 4 times later (as in arXiv:1810.05934)."""
 
 _MAY_DIFFER = MAY_CHANGE - {"run.name"}
 """As of a run, but for the name: the record is kept under it."""
@@ -96,26 +96,20 @@ class Setting:
 
     @property
     def grace_epochs(self) -> int:
-        """Epochs before a trial can be stopped: the warm-up, and a sixteenth of the longest trial."""
+        """Epochs before a trial can be stopped: the warm-up, and until the first evaluation."""
         least = max(1, math.ceil(self.cfg.schedule.warmup_epochs), self.cfg.run.eval_after)
-        return min(max(least, math.ceil(self.total_epochs / REDUCTION**2)), self.total_epochs)
-
-    @property
-    def reduction(self) -> int:
-        """Of the trials at a rung one in so many goes on. In short trials, where the first is late, one in 16."""
-        return REDUCTION if self.total_epochs >= REDUCTION * self.grace_epochs else 4 * REDUCTION
-
-    @property
-    def spacing(self) -> float:
-        """How many times later the next rung is: REDUCTION, and less in short trials, so that all have two."""
-        length = self.total_epochs / self.grace_epochs
-        return REDUCTION if length == 1 else min(REDUCTION, math.sqrt(length))
+        return min(least, self.total_epochs)
 
     @property
     def rungs(self) -> tuple[int, ...]:
         """Epochs done at which trials are compared and stopped."""
-        places = (self.grace_epochs * self.spacing**k for k in range(32))
-        return tuple(math.ceil(place - 1e-6) for place in places if place < self.total_epochs - 1e-6)
+        places = (self.grace_epochs * REDUCTION**k for k in range(32))
+        return () if self.scheduler == "none" else tuple(place for place in places if place < self.total_epochs)
+
+    @property
+    def brackets(self) -> int:
+        """Groups of trials that are compared among themselves, the next one from the next rung on."""
+        return len(self.rungs) + 1 if self.scheduler == "hyperband" else 1
 
     @property
     def interval_epochs(self) -> int:
@@ -222,7 +216,7 @@ def _check_warm_start(setting: Setting) -> None:
 
 
 def identity(setting: Setting) -> dict[str, Any]:
-    """Return what search.json holds: all that must stay when a search is taken up again."""
+    """Return what search.json holds: all that must stay when a search continues."""
     return {
         "format": 1,
         "config": to_dict(setting.cfg),
@@ -269,5 +263,5 @@ def _changed(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
 
 
 def with_cpus(setting: Setting, cpus: int) -> Setting:
-    """Return the setting with so many CPUs reserved for each worker."""
+    """Return the setting with `cpus` CPUs reserved for each worker."""
     return replace(setting, cfg=override(setting.cfg, {"scaling.cpus_per_worker": cpus}))

@@ -1,6 +1,7 @@
 """The verb `raydet.tune`: a search over a recipe's documented defaults, where a trial is a `fit` with other values.
 
-Trial 1 is the configuration itself. The same call again goes on where a search was left, by Ctrl-C, a budget or a kill.
+Trial 1 is the configuration itself. The same call again continues where a search was left, by Ctrl-C, a budget or a
+kill.
 """
 
 import sys
@@ -15,7 +16,7 @@ from raydet.driver.ray_session import check_scaling
 from raydet.exceptions import RunFailed
 from raydet.runs.lock import held
 from raydet.tuning.report.results import Gain, best_config, frame, gain
-from raydet.tuning.session import Driver
+from raydet.tuning.session import Session
 from raydet.tuning.settings import Setting, check_identity, make_setting, parse_budget, write_identity
 from raydet.tuning.trials.folders import run_name
 from raydet.tuning.trials.rows import Row, Search
@@ -71,12 +72,13 @@ def tune(
         sets: `KEY=FUNCTION(...)`, e.g. `optim.lr=loguniform(1e-3, 1e-1)`: added to the space, or all of it.
         num_samples: trials, trial 1 included; of pbt the population.
         algorithm: tpe (Optuna's, multivariate), random, or pbt (population based training).
-        scheduler: asha stops trials early that do worse than others did; none trains all to their end.
+        scheduler: asha stops trials early that do worse than others did; hyperband gives some of them longer before
+            they are compared; none trains all to their end.
         objectives: further ones to make small, latency_ms or size_mb; trials are then all trained to their end.
-        concurrent: trials at a time. None: as many as have room.
+        concurrent: trials at a time; one seed gives the same points only with 1. None: as many as have room.
         budget: wall time for the whole search, e.g. "2h"; what then runs is left where it is.
-        confirm: so often the default and the best are repeated, with other seeds.
-        patience: end after so many trials of which none has beaten the default.
+        confirm: other seeds with which the default and the best are repeated.
+        patience: end after this many trials of which none has beaten the default.
         warm_start: folder of an earlier search, whose best points are tried first.
         out: where progress is shown. None: standard error.
 
@@ -104,7 +106,7 @@ def tune(
     with held(setting.folder):
         write_identity(setting)
         print("\n".join([*begins(setting, plan), *_describe(setting)]), file=out, flush=True)
-        found = Driver(setting, out).run()
+        found = Session(setting, out).run()
     return _result(setting, found)
 
 

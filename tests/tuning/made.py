@@ -24,7 +24,7 @@ def made(
     seed: int = 0,
     **fields: Any,
 ) -> Search:
-    """Return a search of so many trials: the lower half stopped early, one in ten failed, huge rates diverged.
+    """Return a search of `trials` trials: the lower half stopped early, one in ten failed, huge rates diverged.
 
     The score depends on optim.lr, where that is searched, and on chance. `fields` are put in place of Search's own.
     """

@@ -5,18 +5,18 @@ from pathlib import Path
 
 import pytest
 
-from raydet.tuning.session import Driver
+from raydet.tuning.session import Session
 from tests.tuning.search.test_study import evaluated, new
 
 
-def driver_of(tmp_path: Path, *trials: tuple[str, tuple[float, ...]]) -> Driver:
-    driver = Driver(new(tmp_path, num_samples=len(trials)), io.StringIO())
+def session_of(tmp_path: Path, *trials: tuple[str, tuple[float, ...]]) -> Session:
+    session = Session(new(tmp_path, num_samples=len(trials)), io.StringIO())
     for state, scores in trials:
-        number = driver.record.propose()
+        number = session.study.ask()
         assert number is not None
-        evaluated(driver.setting, number, *scores)
-        driver.record.end(number, state, seconds=1.0)  # type: ignore[arg-type]
-    return driver
+        evaluated(session.setting, number, *scores)
+        session.study.end(number, state, seconds=1.0)  # type: ignore[arg-type]
+    return session
 
 
 @pytest.mark.parametrize(
@@ -29,13 +29,13 @@ def driver_of(tmp_path: Path, *trials: tuple[str, tuple[float, ...]]) -> Driver:
         ([("finished", (0.1, 0.2, 0.3)), ("diverged", (0.9,))], None),
     ],
 )
-def test_the_best_goes_on_if_it_was_stopped(
+def test_the_best_continues_if_it_was_stopped(
     tmp_path: Path, trials: list[tuple[str, tuple[float, ...]]], number: int | None
 ) -> None:
-    assert driver_of(tmp_path, *trials).cut_short() == number
+    assert session_of(tmp_path, *trials).cut_short() == number
 
 
 def test_where_nothing_is_left_no_ray_is_started(tmp_path: Path) -> None:
-    driver = driver_of(tmp_path, ("finished", (0.1, 0.2, 0.3)), ("stopped", (0.2,)))
-    assert driver.run().best is not None
-    assert "nothing left to try" in driver.out.getvalue()  # type: ignore[attr-defined]
+    session = session_of(tmp_path, ("finished", (0.1, 0.2, 0.3)), ("stopped", (0.2,)))
+    assert session.run().best is not None
+    assert "nothing left to try" in session.out.getvalue()  # type: ignore[attr-defined]

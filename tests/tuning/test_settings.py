@@ -1,4 +1,4 @@
-"""What a search is told, before Ray starts: what is refused, what it is called, what may change when it is repeated."""
+"""A search's settings before Ray starts: what is refused, what it is called, what may change when it is repeated."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -19,10 +19,10 @@ def cfg(tmp_path: Path) -> Config:
 
 
 @pytest.mark.parametrize(
-    ("told", "why"),
+    ("options", "why"),
     [
         ({"algorithm": "tpee"}, "algorithm must be one of tpe, random, pbt, got 'tpee'; did you mean tpe?"),
-        ({"scheduler": "hyperband"}, "scheduler must be one of asha, none"),
+        ({"scheduler": "median"}, "scheduler must be one of asha, hyperband, none"),
         ({"objectives": ["latency"]}, "did you mean latency_ms?"),
         ({"num_samples": 0}, "num_samples must be a whole number from 1, got 0"),
         ({"confirm": -1}, "confirm must be a whole number from 0"),
@@ -35,9 +35,9 @@ def cfg(tmp_path: Path) -> Config:
         ({"sets": ["optim.lr=uniform(0.1, 1)"]}, "optim.lr is 0.003 in this configuration, which is trial 1"),
     ],
 )
-def test_what_cannot_be_is_refused(cfg: Config, told: dict[str, Any], why: str) -> None:
+def test_what_cannot_be_is_refused(cfg: Config, options: dict[str, Any], why: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        make_setting(cfg, "lr", **told)
+        make_setting(cfg, "lr", **options)
     assert why in str(caught.value)
 
 
@@ -49,7 +49,7 @@ def test_pbt_refuses_what_cannot_change_in_the_middle_of_a_run(cfg: Config, text
 
 
 @pytest.mark.parametrize(
-    ("told", "why"),
+    ("options", "why"),
     [
         ({"cfg": "demo_classification"}, "tune needs a Config, e.g. raydet.recipe('demo_classification')"),
         ({"space": 3}, "space must be a name, a file or a dict"),
@@ -58,9 +58,9 @@ def test_pbt_refuses_what_cannot_change_in_the_middle_of_a_run(cfg: Config, text
         ({"space": {"optim": {"lr": 0.1}}}, "nested; write one key, optim.lr"),
     ],
 )
-def test_what_python_gives_wrong_is_told_too(cfg: Config, told: dict[str, Any], why: str) -> None:
+def test_what_python_gives_wrong_is_refused_too(cfg: Config, options: dict[str, Any], why: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        make_setting(**{"cfg": cfg, "space": "lr", **told})
+        make_setting(**{"cfg": cfg, "space": "lr", **options})
     assert why in str(caught.value)
 
 
@@ -99,7 +99,7 @@ def test_the_first_trial_is_the_configuration_itself(cfg: Config) -> None:
 
 @pytest.mark.parametrize(
     ("epochs", "warmup", "eval_after", "grace"),
-    [(3, 0.15, 0, 1), (300, 5, 0, 19), (10, 4, 0, 4), (10, 1, 6, 6), (1, 0, 0, 1)],
+    [(3, 0.15, 0, 1), (300, 4.5, 0, 5), (10, 1, 6, 6), (2, 5, 0, 2)],
 )
 def test_no_trial_is_stopped_in_its_warm_up_or_before_it_is_scored(
     cfg: Config, epochs: int, warmup: float, eval_after: int, grace: int
@@ -109,14 +109,14 @@ def test_no_trial_is_stopped_in_its_warm_up_or_before_it_is_scored(
 
 
 @pytest.mark.parametrize(
-    ("epochs", "rungs", "reduction"),
-    [(1, (), 16), (2, (1, 2), 16), (3, (1, 2), 16), (4, (1, 2), 4), (10, (1, 4), 4), (16, (1, 4), 4), (64, (4, 16), 4)],
+    ("epochs", "scheduler", "rungs", "brackets"),
+    [(1, "asha", (), 1), (3, "asha", (1,), 1), (64, "asha", (1, 4, 16), 1), (64, "hyperband", (1, 4, 16), 4)],
 )
-def test_all_but_the_shortest_trials_are_compared_twice(
-    cfg: Config, epochs: int, rungs: tuple[int, ...], reduction: int
+def test_the_next_rung_is_four_times_later_and_hyperband_s_next_bracket_starts_there(
+    cfg: Config, epochs: int, scheduler: str, rungs: tuple[int, ...], brackets: int
 ) -> None:
-    found = make_setting(override(cfg, {"schedule.epochs": epochs}), "wd")
-    assert (found.rungs, found.reduction) == (rungs, reduction)
+    found = make_setting(override(cfg, {"schedule.epochs": epochs}), "wd", scheduler=scheduler)
+    assert (found.rungs, found.brackets) == (rungs, brackets)
 
 
 def test_the_longest_trial_counts_where_epochs_are_searched(cfg: Config) -> None:
@@ -134,8 +134,8 @@ def test_further_objectives_and_pbt_switch_early_stopping_off(cfg: Config) -> No
 
 @pytest.fixture
 def known(cfg: Config) -> Callable[..., Setting]:
-    def make(changes: dict[str, Any] | None = None, **told: Any) -> Setting:
-        setting = make_setting(override(cfg, changes or {}), told.pop("space", "lr"), **told)
+    def make(changes: dict[str, Any] | None = None, **options: Any) -> Setting:
+        setting = make_setting(override(cfg, changes or {}), options.pop("space", "lr"), **options)
         setting.folder.mkdir(parents=True, exist_ok=True)
         write_identity(setting)
         return setting
@@ -144,20 +144,20 @@ def known(cfg: Config) -> Callable[..., Setting]:
 
 
 @pytest.mark.parametrize(
-    "told",
+    "options",
     [
         {"num_samples": 50},
         {"concurrent": 1, "confirm": 2, "patience": 3, "budget_s": 60.0},
         {"changes": {"scaling.num_workers": 2, "data.workers": 0, "run.max_failures": 9}},
     ],
 )
-def test_what_changes_no_trial_may_be_told_anew(known: Callable[..., Setting], told: dict[str, Any]) -> None:
+def test_what_changes_no_trial_may_be_given_again(known: Callable[..., Setting], options: dict[str, Any]) -> None:
     known()
-    known(**told)
+    known(**options)
 
 
 @pytest.mark.parametrize(
-    ("told", "why"),
+    ("options", "why"),
     [
         ({"changes": {"optim.weight_decay": 0.5}}, "optim.weight_decay was 0.01, now 0.5"),
         ({"changes": {"run.seed": 1}}, "run.seed was 42, now 1"),
@@ -167,11 +167,11 @@ def test_what_changes_no_trial_may_be_told_anew(known: Callable[..., Setting], t
     ],
 )
 def test_another_search_under_the_same_name_is_refused(
-    known: Callable[..., Setting], told: dict[str, Any], why: str
+    known: Callable[..., Setting], options: dict[str, Any], why: str
 ) -> None:
     known({"run.name": "one"})
     with pytest.raises(ConfigError) as caught:
-        known({"run.name": "one", **told.pop("changes", {})}, **told)
+        known({"run.name": "one", **options.pop("changes", {})}, **options)
     assert why in str(caught.value) and "run.name=one is another search" in str(caught.value)
 
 

@@ -1,38 +1,42 @@
-"""The figures of a search, one PNG each; what has nothing to show is not drawn."""
+"""The figures of a search, one PNG each: Optuna's where it has one, with our names, units and trial numbers.
+
+What has nothing to show is not drawn. Trials that were stopped early count with the score they had then.
+"""
 
 import os
-from collections.abc import Callable
+import statistics
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from raydet.io.files import FILE_MODE, make_folder
-from raydet.tuning.report.figure_axes import (
-    BEST,
-    DEFAULT,
-    SIGNS,
-    best_label,
-    label_score,
-    legend_below,
-    limit_scores,
-    make_panels,
-    panels_inches,
-    ring,
-    scale_of,
-    scatter,
-    scored,
-    show_scale,
-    whole_numbers,
+from raydet.tuning.quiet import quiet_optuna
+from raydet.tuning.report.importance import (
+    MANY,
+    beyond_chance,
+    comparable,
+    evaluator,
+    importances,
+    kind,
+    scored_study,
 )
-from raydet.tuning.report.figure_panels import importance, parallel, slices
 from raydet.tuning.report.results import default_run, pareto
 from raydet.tuning.trials.rows import Row, Search
-from raydet.visualization.charts import figure_file
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
+    from matplotlib.figure import Figure
 
-_ROOM = 0.06
-"""Part of a panel's side that a number needs."""
+_BEST, _DEFAULT, _SURE, _CHANCE = "#009E73", "#000000", "#0072B2", "#BBBBBB"
+"""Okabe and Ito's colours (jfly.uni-koeln.de/color), which the colour-blind can tell apart."""
+_SIGNS = ((("stopped",), "stopped early", "#E69F00", "v"), (("running", "waiting"), "not ended", "#56B4E9", "s"))
+"""States of trials that have not been trained to their end, their name, colour and marker in the history."""
+_COLOURS = "viridis_r"
+"""Optuna's own begin with white."""
+_MOST_KEYS = 6
+"""Panels side by side that can be read; of more keys those that matter most."""
 
 
 def draw(search: Search) -> list[Path]:
@@ -54,147 +58,179 @@ def draw(search: Search) -> list[Path]:
     return drawn
 
 
+@contextmanager
+def _saved(path: Path, inches: tuple[float, float]) -> Iterator[None]:
+    """Write the pyplot figure that is drawn inside to `path`; the caller's pyplot stays as it was."""
+    import matplotlib.pyplot as plt
+
+    backend, others = plt.get_backend(), plt.get_fignums()
+    plt.switch_backend("agg")
+    try:
+        with quiet_optuna(), plt.rc_context({"figure.figsize": inches, "text.parse_math": False}):
+            yield
+            for axes in plt.gcf().axes:
+                _readable(axes)
+            plt.gcf().savefig(path, dpi=110, bbox_inches="tight", pil_kwargs={"compress_level": 1})
+    finally:
+        for number in set(plt.get_fignums()) - set(others):
+            plt.close(number)
+        plt.switch_backend(backend)
+
+
 def history(search: Search, path: Path) -> bool:
     """Draw scores in order of number, the best so far and the default; False for fewer than two."""
-    rows = scored(search)
+    rows = _shown(search)
     if len(rows) < 2:
         return False
-    with figure_file(path, (9, 5)) as figure:
-        axes = figure.subplots()
-        floor = limit_scores(axes, search, rows)
-        _best_so_far(axes, search, floor)
+    from optuna.visualization.matplotlib import plot_optimization_history
+
+    with _saved(path, (9, 5)):
+        axes = plot_optimization_history(scored_study(search, rows), target_name="trial")
+        axes.lines[0].set_label("best so far")
+        for states, label, colour, marker in _SIGNS:
+            some = [(row.number, row.score) for row in rows if row.state in states]
+            if some:
+                axes.scatter(*zip(*some, strict=True), s=60, color=colour, marker=marker, label=label, zorder=3)
         default = default_run(search)
         if default is not None and default.score is not None:
-            axes.axhline(max(default.score, floor), color=DEFAULT, lw=1.2, ls="--", label="default (trial 1)", zorder=1)
-        scatter(axes, [row.number for row in rows], rows, floor)
-        failed = [row.number for row in search.rows if row.state == "failed"]
-        if failed:
-            edge = axes.get_xaxis_transform()
-            axes.plot(failed, [0.0] * len(failed), "|", color="#555555", ms=14, mew=2, label="failed", transform=edge)
-        if search.best is not None and search.best.score is not None:
-            ring(axes, search.best.number, search.best.score, BEST, best_label(search))
-        last = max(row.number for row in search.rows)
-        axes.set_xlim(1 - 0.04 * last - 0.2, last * 1.04 + 0.2)
-        whole_numbers(axes.xaxis)
-        axes.set_xlabel("trial")
-        axes.set_title(f"Score of each trial: {len(rows)} of {search.num_samples}", loc="left")
-        legend_below(figure)
+            axes.axhline(default.score, color=_DEFAULT, ls="--", lw=1, label="default (trial 1)")
+        _label(axes, search, "trial", f"Score of each trial: {len(rows)} of {search.num_samples}")
+        _cut_off(axes, search, rows)
+        _whole_numbers(axes.xaxis)
+        axes.legend(bbox_to_anchor=(1.02, 1.0), loc="upper left")
     return True
-
-
-def _best_so_far(axes: "Axes", search: Search, floor: float) -> None:
-    """A line of the highest score up to each trial, of those that count as best: finished ones, if there are any."""
-    rows = [row for row in scored(search) if row.state == "finished"] or scored(search)
-    xs, ys, top = [], [], floor
-    for row in rows:
-        top = max(top, row.score or 0.0)
-        xs.append(row.number)
-        ys.append(top)
-    last = max(row.number for row in search.rows)
-    axes.plot([*xs, last], [*ys, top], drawstyle="steps-post", color=BEST, lw=1.6, label="best so far", zorder=2)
 
 
 def curves(search: Search, path: Path) -> bool:
     """Draw the learning curves of all trials; False if there is nothing to draw."""
-    rows = [row for row in search.rows if row.curve]
+    rows = [row for row in _shown(search) if row.curve]
     if not rows:
         return False
-    with figure_file(path, (9, 5.5)) as figure:
-        axes = figure.subplots()
-        shown: set[str] = set()
-        for row in rows:
-            colour, width, style, label, order = _line_of(search, row, len(rows))
-            epochs, scores = zip(*row.curve, strict=True)
-            if len(epochs) == 1:
-                style, label = "none", f"{label}, one evaluation"
-            ended = style == "none" or row.state in ("stopped", "diverged")
-            axes.plot(
-                epochs,
-                scores,
-                color=colour,
-                lw=width,
-                ls=style,
-                marker=SIGNS.get(row.state, ("o", ""))[0] if ended else None,
-                ms=5 if len(rows) <= 40 else 3,
-                markevery=[len(epochs) - 1],
-                label=None if label in shown else label,
-                zorder=order,
-                solid_capstyle="round",
-            )
-            shown.add(label)
-        whole_numbers(axes.xaxis)
-        label_score(axes, search)
-        axes.set_xlabel("epochs")
-        axes.set_title("Learning curves of all trials", loc="left")
-        legend_below(figure)
+    from optuna.visualization.matplotlib import plot_intermediate_values
+
+    with _saved(path, (9, 5.5)):
+        axes = plot_intermediate_values(scored_study(search, rows))
+        named = {f"Trial{row.number}": row for row in rows}
+        for line in axes.get_lines():
+            _emphasize(line, search, named[str(line.get_label())])
+        _label(axes, search, "epochs", "Learning curves of all trials")
+        _whole_numbers(axes.xaxis)
+        axes.legend(bbox_to_anchor=(1.02, 1.0), loc="upper left")
     return True
 
 
-def _line_of(search: Search, row: Row, trials: int) -> tuple[str, float, str, str, int]:
-    """Return a curve's colour, width, style, name in the legend and place in the pile."""
-    if row == search.best:
-        return BEST, 2.8, "-", best_label(search), 5
-    if row == default_run(search):
-        return DEFAULT, 2.2, "--", "default (trial 1)", 6
-    thin = 1.0 if trials <= 40 else 0.6
-    if row.state == "failed":
-        return "#999999", thin, ":", "failed", 2
-    style = ":" if row.state in ("running", "waiting") else "-"
-    return SIGNS[row.state][1], 1.4 * thin if row.state == "finished" else thin, style, row.state, 3
+def _emphasize(line: Any, search: Search, row: Row) -> None:
+    """Let default and best stand out; the others are too many for a legend."""
+    best = search.best is not None and row.number == search.best.number
+    if best:
+        name = "default, the best" if row.number == 1 else "best"
+        line.set(color=_BEST, linewidth=2.8, label=f"{name} (trial {row.number})", zorder=5)
+    elif row.number == 1 and default_run(search) is not None:
+        line.set(color=_DEFAULT, linewidth=2, linestyle="--", label="default (trial 1)", zorder=6)
+    else:
+        line.set(alpha=0.6, linewidth=1, label=f"_{row.number}")
+
+
+def importance(search: Search, path: Path) -> bool:
+    """Draw each key's share, in grey where chance does as well; False if nothing can be said."""
+    shares = importances(search)
+    if len(shares) < 2:  # of one key it would be all
+        return False
+    from optuna.visualization.matplotlib import plot_param_importances
+
+    rows, sure = comparable(search), beyond_chance(search)
+    with _saved(path, (7, 1.5 + 0.4 * len(shares))):
+        axes = plot_param_importances(scored_study(search, rows), evaluator=evaluator())
+        for bar, tick in zip(axes.patches, axes.get_yticklabels(), strict=True):
+            bar.set_color(_SURE if tick.get_text() in sure else _CHANCE)
+        axes.get_legend().remove()
+        few = ": too few to tell much" if len(rows) < MANY else ""
+        grey = "" if sure >= set(shares) else "; grey: chance does as well"
+        axes.set(xlabel=f"share of each key, from {len(rows)} trials{few}{grey}", ylabel="")
+        axes.set_title("What sets the best third of the trials apart", loc="left")
+    return True
+
+
+def slices(search: Search, path: Path) -> bool:
+    """Draw the score over each key's values; False with nothing to draw, or where values change on the way (PBT)."""
+    rows = _shown(search)
+    keys = _main_keys(search)
+    if len(rows) < 2 or not keys or search.algorithm == "pbt":
+        return False
+    from optuna.visualization.matplotlib import plot_slice
+
+    with _saved(path, (7, 4.2)):
+        first, *others = _all_axes(plot_slice(scored_study(search, rows), params=keys))
+        figure = first.figure
+        figure.suptitle("")
+        _label(first, search, first.get_xlabel(), "Score over each key" + _of_all(search, keys))
+        _cut_off(first, search, rows)
+        for axes in (first, *others):
+            axes.tick_params(axis="x", rotation=30)
+            axes.collections[0].set_cmap(_COLOURS)
+        _whole_numbers(figure.axes[-1].yaxis)  # the colour bar of trials
+    return True
+
+
+def parallel(search: Search, path: Path) -> bool:
+    """Draw each trial as a line over all keys; False with fewer than two keys or trials to compare, or PBT."""
+    rows, keys = _shown(search), _main_keys(search)
+    if len(rows) < 2 or len(keys) < 2 or search.algorithm == "pbt":
+        return False
+    from optuna.visualization.matplotlib import plot_parallel_coordinate
+
+    with _saved(path, (2.0 * (len(keys) + 1), 5)):
+        axes = plot_parallel_coordinate(scored_study(search, rows), params=keys, target_name=search.score)
+        axes.collections[0].set_cmap(_COLOURS)
+        axes.set_title("Each trial's values and score" + _of_all(search, keys))
+        for colour_bar in axes.figure.axes:
+            if axes is colour_bar or colour_bar.get_ylabel() == search.score:
+                _percent(colour_bar.yaxis, search)
+    return True
+
+
+def _shown(search: Search) -> list[Row]:
+    """Return the trials that have a score, so far, and a value for each key."""
+    return [row for row in search.rows if row.score is not None and all(key in row.params for key in search.space.keys)]
+
+
+def _main_keys(search: Search) -> list[str]:
+    shares = importances(search)
+    keys = sorted(search.space.keys, key=lambda key: -shares.get(key, 0.0))
+    return sorted(keys[:_MOST_KEYS], key=search.space.keys.index)
+
+
+def _of_all(search: Search, keys: list[str]) -> str:
+    return "" if len(keys) == len(search.space.keys) else f": {len(keys)} of {len(search.space.keys)} keys"
+
+
+def _all_axes(found: Any) -> "list[Axes]":
+    return list(found) if hasattr(found, "__iter__") else [found]
 
 
 def front(search: Search, path: Path) -> bool:
-    """Draw the score against each further objective, the front in line; False if there is nothing to draw."""
+    """Draw the score against the further objectives, the front in another colour; False if there is nothing to draw."""
     best = pareto(search)
     if not best:
         return False
-    with figure_file(path, (1.5 + 6 * len(search.objectives), 5)) as figure:
-        panels = figure.subplots(1, len(search.objectives), squeeze=False, sharey=True)[0]
-        for axes, name in zip(panels, search.objectives, strict=True):
-            _front(axes, search, name, best)
-        for axes in panels[1:]:
-            axes.set_ylabel("")
-        panels[0].set_title("Score against what it costs; numbers are trials", loc="left")
-        legend_below(figure)
+    import optuna
+    from optuna.trial import create_trial
+    from optuna.visualization.matplotlib import plot_pareto_front
+
+    names = [search.score, *search.objectives]
+    with _saved(path, (7, 5)):
+        study = optuna.create_study(directions=["maximize", *("minimize" for _ in search.objectives)])
+        for row in search.rows:
+            if row.state == "finished" and all(name in row.values for name in search.objectives):
+                study.add_trial(create_trial(values=[row.score or 0.0, *(row.values[n] for n in search.objectives)]))
+        axes = plot_pareto_front(study, target_names=names)
+        if len(names) == 2:
+            for row in best:
+                at = (row.score or 0.0, row.values[names[1]])
+                axes.annotate(str(row.number), at, (6, -10), textcoords="offset points")
+            _percent(axes.xaxis, search)
+        axes.set_title("Score against what it costs" + ("; numbers are trials" if len(names) == 2 else ""))
     return True
-
-
-def _front(axes: "Axes", search: Search, name: str, best: list[Row]) -> None:
-    rows = [row for row in scored(search) if name in row.values]
-    floor = limit_scores(axes, search, rows)
-    at = {row.number: (row.values[name], max(row.score or 0.0, floor)) for row in rows}
-    scatter(axes, [x for x, _ in at.values()], rows, floor)
-    edge = sorted(at[row.number] for row in best)
-    alone = len(search.objectives) == 1  # with several, what is the edge of all is no line in one of them
-    axes.plot(
-        *zip(*edge, strict=True),
-        marker="D",
-        drawstyle="steps-post",
-        lw=1.6 if alone else 0,
-        color=BEST,
-        ms=8,
-        mfc="none",
-        mew=1.8,
-        label="no other is better in all",
-        zorder=4,
-    )
-    default = default_run(search)
-    if default is not None and default.number in at:
-        ring(axes, *at[default.number], DEFAULT, "default (trial 1)")
-    axes.margins(x=0.08)
-    _number(axes, {row.number: at[row.number] for row in best})
-    axes.set_xlabel(f"{name} (less is better)", parse_math=False)
-
-
-def _number(axes: "Axes", at: dict[int, tuple[float, float]]) -> None:
-    """Write trials' numbers beside their points, where there is room for them."""
-    (left, right), (low, high) = axes.get_xlim(), axes.get_ylim()
-    written: list[tuple[float, float]] = []
-    for number, (x, y) in at.items():
-        place = ((x - left) / (right - left), (y - low) / (high - low))
-        if all(abs(place[0] - a) > _ROOM or abs(place[1] - b) > _ROOM for a, b in written):
-            axes.annotate(str(number), (x, y), (7, -12), textcoords="offset points")
-            written.append(place)
 
 
 def schedules(search: Search, path: Path) -> bool:
@@ -203,44 +239,29 @@ def schedules(search: Search, path: Path) -> bool:
     keys = [key for key in search.space.keys if key in changed]
     if not keys:
         return False
-    with figure_file(path, panels_inches(len(keys))) as figure:
-        panels = make_panels(figure, len(keys))
-        for axes, key in zip(panels, keys, strict=True):
+    import matplotlib.pyplot as plt
+
+    with _saved(path, (7, 1 + 2.4 * len(keys))):
+        plt.style.use("ggplot")  # as Optuna's
+        figure: Figure = plt.figure(layout="constrained")
+        for axes, key in zip(figure.subplots(len(keys), squeeze=False, sharex=True)[:, 0], keys, strict=True):
             _schedule(axes, search, key)
-        legend_below(figure)
+        axes.set_xlabel("epochs")
+        figure.axes[0].set_title("Values of each trial; dots: weights taken over from another", loc="left")
+        figure.axes[0].legend(bbox_to_anchor=(1.02, 1.0), loc="upper left")
     return True
 
 
 def _schedule(axes: "Axes", search: Search, key: str) -> None:
-    stages_of = {row.number: _stages(search, row, key) for row in search.rows if row.epochs}
-    scale = scale_of(search, key, [value for stages in stages_of.values() for _, value in stages])
-    taken = []
+    choice, log = kind(search, key) == "choice", kind(search, key).startswith("log")
     for row in search.rows:
-        stages = [
-            (epoch, at) for epoch, value in stages_of.get(row.number, []) if (at := scale.place(value)) is not None
-        ]
-        if not stages:
-            continue
-        colour, width, style, label, order = _line_of(search, row, len(search.rows))
-        xs, ys = zip(*stages, (max(row.epochs, stages[-1][0]), stages[-1][1]), strict=True)
-        known = label in axes.get_legend_handles_labels()[1]
-        axes.plot(
-            xs,
-            ys,
-            drawstyle="steps-post",
-            color=colour,
-            lw=width,
-            ls=style,
-            zorder=order,
-            label=None if known else label,
-        )
-        taken += stages[1:]
-    if taken:
-        axes.plot(*zip(*taken, strict=True), "o", color="#CC79A7", ms=4, lw=0, label="took another's weights", zorder=7)
-    show_scale(axes, scale, "y")
-    whole_numbers(axes.xaxis)
-    axes.set_xlabel("epochs")
-    axes.set_title(key, loc="left", fontsize=10)
+        steps = _stages(search, row, key)
+        epochs, values = zip(*steps, (max(row.epochs, steps[-1][0]), steps[-1][1]), strict=True)
+        shown = [str(value) for value in values] if choice else values
+        (line,) = axes.plot(epochs, shown, drawstyle="steps-post", marker="o", markevery=slice(1, len(steps)))
+        _emphasize(line, search, row)
+    axes.set(ylabel=key, yscale="log" if log else axes.get_yscale())
+    _whole_numbers(axes.xaxis)
 
 
 def _stages(search: Search, row: Row, key: str) -> list[tuple[int, Any]]:
@@ -249,6 +270,50 @@ def _stages(search: Search, row: Row, key: str) -> list[tuple[int, Any]]:
     if not donations:
         return [(0, row.params.get(key))]
     return [(0, donations[0].before.get(key)), *((d.epoch, d.after.get(key)) for d in donations)]
+
+
+def _label(axes: "Axes", search: Search, x: str, title: str) -> None:
+    """Name title and axes."""
+    axes.set(xlabel=x, ylabel=search.score, title="")
+    axes.set_title(title, loc="left")
+    _percent(axes.yaxis, search)
+
+
+def _cut_off(axes: "Axes", search: Search, rows: list[Row]) -> None:
+    """Leave out scores far below the median, of at most half of the trials: they would press the others into a line."""
+    scores = [row.score or 0.0 for row in rows]
+    top, middle = max(scores), statistics.median(scores)
+    floor = middle - 3 * max(top - middle, 0.01 * abs(top))
+    below = sum(score < floor for score in scores)
+    if below:
+        axes.set_ylim(bottom=floor)
+        axes.set_ylabel(f"{search.score}  ({below} lower: not shown)")
+
+
+def _percent(axis: "Axis", search: Search) -> None:
+    """Show shares of images as percent, as the table of epochs does."""
+    from matplotlib.ticker import PercentFormatter
+
+    if search.score.startswith("top"):
+        axis.set_major_formatter(PercentFormatter(1.0, symbol=" %"))
+
+
+def _whole_numbers(axis: "Axis") -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    axis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+
+
+def _readable(axes: "Axes") -> None:
+    """Label logarithmic axes with plain numbers, also within a decade."""
+    from matplotlib.ticker import LogLocator, NullFormatter
+
+    for axis in (axes.xaxis, axes.yaxis):
+        if axis.get_scale() == "log":
+            low, high = sorted(axis.get_view_interval())
+            axis.set_major_locator(LogLocator(subs=(1.0, 3.0) if high / low < 1e3 else (1.0,), numticks=6))
+            axis.set_major_formatter("{x:g}")
+            axis.set_minor_formatter(NullFormatter())
 
 
 FIGURES: dict[str, Callable[[Search, Path], bool]] = {

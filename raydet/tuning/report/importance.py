@@ -12,7 +12,7 @@ chance is at work, hence `beyond_chance`.
 """
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from raydet.search_spaces import spelt
@@ -22,6 +22,8 @@ from raydet.tuning.trials.rows import Row, Search
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
+    from optuna.importance import PedAnovaImportanceEvaluator
+    from optuna.study import Study
     from optuna.trial import FrozenTrial
 
 FEWEST = 4
@@ -38,12 +40,12 @@ def importances(search: Search) -> dict[str, float]:
     Empty with fewer than 4 trials to compare, if all have one score, or if values change while a trial runs (PBT).
     """
     rows = comparable(search)
-    found = next(_ped_anova(search, rows, [_scores(rows)])) if rows else {}
-    total = sum(found.values())
-    if total <= 0:
+    if not rows or search.tied:
         return {}
-    order = {key: i for i, key in enumerate(search.space.keys)}
-    return {key: found[key] / total for key in sorted(found, key=lambda key: (-found[key], order[key]))}
+    (found,) = _separations(search, rows, [[row.score or 0.0 for row in rows]])
+    total = sum(found.values())
+    order = sorted(search.space.keys, key=lambda key: -found[key])
+    return {key: found[key] / total for key in order} if total > 0 else {}
 
 
 def beyond_chance(search: Search) -> set[str]:
@@ -52,12 +54,33 @@ def beyond_chance(search: Search) -> set[str]:
     In at most one of 39 deals may a key do as well, so of keys that do nothing one in twenty is named all the same.
     """
     rows = comparable(search)
-    if not rows:
+    if not rows or search.tied:
         return set()
-    scores = _scores(rows)
+    scores = [row.score or 0.0 for row in rows]
     deals = [random.Random(seed).sample(scores, len(scores)) for seed in range(_DEALS)]
-    found, *dealt = _ped_anova(search, rows, [scores, *deals])
+    found, *dealt = _separations(search, rows, [scores, *deals])
     return {key for key, value in found.items() if sum(one[key] >= value for one in dealt) <= 1}
+
+
+def _separations(search: Search, rows: list[Row], deals: list[list[float]]) -> list[dict[str, float]]:
+    """Return, for each list of scores of these trials, how much each key separates the best third."""
+    with quiet_optuna():
+        study, judge = scored_study(search, rows), evaluator()
+        scores_of = [dict(zip((row.number for row in rows), scores, strict=True)) for scores in deals]
+        found = [judge.evaluate(study, target=_low(scores)) for scores in scores_of]
+    return [{key: float(one.get(key, 0.0)) for key in search.space.keys} for one in found]
+
+
+def _low(scores: Mapping[int, float]) -> "Callable[[FrozenTrial], float]":
+    """Return what gives a trial's score as the evaluator wants it, low for good."""
+    return lambda trial: -scores[trial.number]
+
+
+def evaluator() -> "PedAnovaImportanceEvaluator":
+    """Return what judges the keys."""
+    from optuna.importance import PedAnovaImportanceEvaluator
+
+    return PedAnovaImportanceEvaluator(target_quantile=_BEST)
 
 
 def reservations(search: Search) -> list[str]:
@@ -81,35 +104,30 @@ def comparable(search: Search) -> list[Row]:
     return [] if len(rows) < FEWEST or search.algorithm == "pbt" else rows
 
 
-def _scores(rows: list[Row]) -> list[float]:
-    return [row.score or 0.0 for row in rows]
+def scored_study(search: Search, rows: list[Row]) -> "Study":
+    """Return a study in memory in which each of these trials, stopped ones too, is complete with its best score.
+
+    Numbers are those of the search: Optuna's start at 0, where a failed trial stands, as in all other gaps.
+    """
+    import optuna
+    from optuna.trial import TrialState, create_trial
+
+    study, by_number = optuna.create_study(direction="maximize"), {row.number: row for row in rows}
+    keys = search.space.keys
+    spaces = {key: _distribution(search, key, [row.params[key] for row in rows]) for key in keys}
+    for number in range(max(by_number, default=0) + 1):
+        row = by_number.get(number)
+        if row is None:
+            study.add_trial(create_trial(state=TrialState.FAIL))
+            continue
+        params, curve = {key: row.params[key] for key in keys}, dict(row.curve)
+        study.add_trial(create_trial(params=params, distributions=spaces, value=row.score, intermediate_values=curve))
+    return study
 
 
 def kind(search: Search, key: str) -> str:
     """Return the function that a key is drawn with: choice, uniform, loguniform, quniform, randint or lograndint."""
     return spelt(search.space.domains[key]).partition("(")[0]
-
-
-def _ped_anova(search: Search, rows: list[Row], deals: list[list[float]]) -> Iterator[dict[str, float]]:
-    """Yield, for each list of scores of these trials, how much each key separates the best third."""
-    import optuna
-    from optuna.importance import PedAnovaImportanceEvaluator
-
-    keys = search.space.keys
-    spaces = {key: _distribution(search, key, [row.params[key] for row in rows]) for key in keys}
-    with quiet_optuna():
-        study = optuna.create_study()
-        for row in rows:
-            params = {key: row.params[key] for key in keys}
-            study.add_trial(optuna.trial.create_trial(params=params, distributions=spaces, value=0.0))
-        judge = PedAnovaImportanceEvaluator(target_quantile=_BEST)
-        found = [judge.evaluate(study, target=_low(scores)) for scores in deals]
-    return ({key: float(one.get(key, 0.0)) for key in keys} for one in found)
-
-
-def _low(scores: list[float]) -> "Callable[[FrozenTrial], float]":
-    """Return what tells a trial's score as the evaluator wants it, low for good."""
-    return lambda trial: -scores[trial.number]
 
 
 def _distribution(search: Search, key: str, seen: list[Any]) -> "BaseDistribution":

@@ -2,7 +2,7 @@
 
 Trials themselves are quiet; the driver polls what it knows of them and follows their files for the pace of their steps.
 On a terminal the table fits it: the oldest trials are left out first, but never the default, the best, or one that
-runs; columns go from the right. A failed trial's error also stays above the table, where it can be read to its end.
+runs. A failed trial's error also stays above the table, where it can be read to its end.
 """
 
 import sys
@@ -20,9 +20,9 @@ from rich.text import Text
 from raydet.exceptions import one_line
 from raydet.io.clock import clock
 from raydet.terminal.run_status import duration
-from raydet.tuning.report.forecast import Forecast, Pace, Paces, epochs_of, forecast, hours, line, trial_line
+from raydet.tuning.report.forecast import Forecast, TimeLeft, epochs_of, forecast, hours, line, trial_line
 from raydet.tuning.report.results import score_text
-from raydet.tuning.trials.rows import TOLD, Donation, Row, Search
+from raydet.tuning.trials.rows import STATE_TEXT, Donation, Row, Search
 
 POLL_S = 0.5
 FORECAST_EVERY_S = 300.0
@@ -30,9 +30,8 @@ FORECAST_EVERY_S = 300.0
 
 _STYLES = {"running": "cyan", "waiting": "dim", "stopped": "dim", "diverged": "yellow", "failed": "red"}
 _SHORT = {"weight_decay": "wd", "ema.decay": "ema"}
-_WIDTHS = {"trial": 8, "state": 8, "epochs": 7, "score": 8, "values": 17, "left": 8, "hours": 9}
-"""Characters of each column; values are the one that grows."""
-_GAP = 2
+_COLUMNS = ("trial", "state", "epochs", "score", "values", "left", "hours")
+"""Values get what room is left."""
 _LEAST_ROWS = 3
 
 
@@ -47,7 +46,7 @@ class Show:
             budget_s: the search ends when Search.seconds reaches this.
         """
         self._read, self._out, self._budget_s = read, out, budget_s
-        self._paces = Paces()
+        self._time_left = TimeLeft()
 
     def follow(self, stop: threading.Event) -> None:
         """Show the search until `stop` is set, then how it is at the end. When `out` is gone this ends."""
@@ -57,7 +56,7 @@ class Show:
                 self._follow_terminal(console, stop)
             else:
                 self._follow_plain(stop)
-        except (OSError, ValueError):  # a closed pipe or file: the search goes on unseen
+        except (OSError, ValueError):  # a closed pipe or file: the search continues unseen
             return
 
     def _follow_terminal(self, console: Console, stop: threading.Event) -> None:
@@ -75,62 +74,49 @@ class Show:
                 before = search
 
     def _view(self, search: Search, width: int, height: int) -> RenderableType:
-        paces = self._paces.poll(search)
-        below = below_table(search, forecast(search, paces), self._budget_s, width)
+        left_s = self._time_left.poll(search)
+        below = below_table(search, forecast(search, left_s), self._budget_s, width)
         below = below[: max(2, height - _LEAST_ROWS - 3)]
-        return Group(table(search, paces, width, height - len(below) - 1), *(Text(text) for text in below))
+        return Group(table(search, left_s, width, height - len(below) - 1), *(Text(text) for text in below))
 
     def _follow_plain(self, stop: threading.Event) -> None:
         before: Search | None = None
-        told_at: float | None = None
+        said_at: float | None = None
         stopped = False
         while not stopped:
             stopped = stop.wait(POLL_S)
             search = self._read()
             events = plain_events(before, search)
-            found = forecast(search, self._paces.poll(search))
-            if found is not None and found.most_s and (told_at is None or clock() - told_at >= FORECAST_EVERY_S):
-                told_at = clock()
-                events.append("  ".join([line(found), *_clocks(search, self._budget_s)]))
+            found = forecast(search, self._time_left.poll(search))
+            if found is not None and found.most_s and (said_at is None or clock() - said_at >= FORECAST_EVERY_S):
+                said_at = clock()
+                events.append("  ".join([line(search, found), *_clocks(search, self._budget_s)]))
             if events:
                 self._out.write("".join(f"{event}\n" for event in events))
                 self._out.flush()
             before = search
 
 
-def table(search: Search, paces: Mapping[int, Pace], width: int, height: int) -> Table:
-    """Return the table of trials, in order of number, that fits so many columns and lines."""
+def table(search: Search, left_s: Mapping[int, float], width: int, height: int) -> Table:
+    """Return the table of trials, in order of number, that fits `width` columns and `height` lines."""
     titles = {"score": search.score, "hours": f"{search.device}-hours"}
-    names, values_width = fitting(width)
-    view = Table(box=box.SIMPLE_HEAD, padding=(0, _GAP - 1, 0, 0), pad_edge=False, show_edge=False)
-    for name in names:
-        size = values_width if name == "values" else _WIDTHS[name]
+    view = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False, width=width)
+    for name in _COLUMNS:
         right: Literal["left", "right"] = "left" if name in ("state", "values") else "right"
-        view.add_column(Text(titles.get(name, name)), justify=right, width=size, no_wrap=True, overflow="ellipsis")
+        ratio = 1 if name == "values" else None
+        view.add_column(Text(titles.get(name, name)), justify=right, ratio=ratio, no_wrap=True, overflow="ellipsis")
     best, short = search.best, short_names(search.space.keys)
     for row in shown(search, height - 2):
         mark = best is not None and row.number == best.number
-        cells = _cells(search, row, paces.get(row.number), short)
+        cells = _cells(search, row, left_s.get(row.number), short)
         number = f"best {row.number}" if mark else str(row.number)
         style = "bold green" if mark else _STYLES.get(row.state, "")
-        view.add_row(*(Text(number if name == "trial" else cells[name]) for name in names), style=style)
+        view.add_row(*(Text(number if name == "trial" else cells[name]) for name in _COLUMNS), style=style)
     return view
 
 
-def fitting(width: int) -> tuple[list[str], int]:
-    """Return the columns that so many characters hold, one at least, and the width of the one of values."""
-    names = list(_WIDTHS)
-    while len(names) > 1 and _needed(names) > width:
-        names.pop()
-    return names, _WIDTHS["values"] + max(0, width - _needed(names))
-
-
-def _needed(names: Sequence[str]) -> int:
-    return sum(_WIDTHS[name] for name in names) + _GAP * (len(names) - 1)
-
-
 def shown(search: Search, lines: int) -> list[Row]:
-    """Return the trials that so many lines hold: default, best and running ones, then the newest; some at least."""
+    """Return the trials that `lines` lines hold: default, best and running ones, then the newest; some at least."""
     best, default = search.best, search.default
     first = [row for row in (best, default) if row is not None]
     first += [row for row in search.rows if row.state == "running"]
@@ -138,16 +124,15 @@ def shown(search: Search, lines: int) -> list[Row]:
     return sorted(list(ranked.values())[: max(_LEAST_ROWS, lines)], key=lambda row: row.number)
 
 
-def _cells(search: Search, row: Row, pace: Pace | None, short: Mapping[str, str]) -> dict[str, str]:
-    running = row.state == "running"
-    done = max(row.epochs, int(pace.share * epochs_of(search, row)) if pace is not None else 0)
+def _cells(search: Search, row: Row, left_s: float | None, short: Mapping[str, str]) -> dict[str, str]:
+    left = duration(left_s) if left_s is not None else "starting" if row.epochs == 0 else "-"
     return {
         "state": row.state,
-        "epochs": f"{done}/{epochs_of(search, row)}",
+        "epochs": f"{row.epochs}/{epochs_of(search, row)}",
         "score": "-" if row.score is None else score_text(search.score, row.score),
         "values": one_line(row.error or "failed", 200) if row.state == "failed" else values_text(row.params, short),
-        "left": duration(pace.left_s) if running and pace is not None else "starting" if running else "-",
-        "hours": hours(row.device_hours) if row.device_hours else "-",
+        "left": left if row.state == "running" else "-",
+        "hours": hours(row.device_hours * 3600) if row.device_hours else "-",
     }
 
 
@@ -181,8 +166,8 @@ def below_table(search: Search, found: Forecast | None, budget_s: float | None, 
     if found is None:
         times += ["forecast after the first steps"] if search.ended is None else []
     elif found.most_s:
-        most = f", at most {duration(found.most_s)}" if found.stops_early else ""
-        times += [f"left about {duration(found.left_s)}{most}", trial_line(found)]
+        most = f", at most {duration(found.most_s)}" if found.left_s < found.most_s else ""
+        times += [f"left about {duration(found.left_s)}{most}", trial_line(search, found)]
     return [*_packed([f"trials {counted(search)}", standing(search)], width), *_packed(times, width)]
 
 
@@ -223,7 +208,7 @@ def _clocks(search: Search, budget_s: float | None) -> list[str]:
 
 
 def plain_events(before: Search | None, now: Search) -> list[str]:
-    """Return a line for each trial that has begun, changed or ended since `before`.
+    """Return a line for each trial that has started, changed or ended since `before`.
 
     Args:
         before: None: what has ended did so before this command, and is only counted.
@@ -237,9 +222,9 @@ def plain_events(before: Search | None, now: Search) -> list[str]:
         if before is None and row.state != "running":
             continue
         starts = row.state != "waiting" and (was is None or was.state == "waiting")
-        taken_up = row.epochs > 0 if before is None else was is not None and was.epochs > 0
-        if starts and not (taken_up and now.algorithm == "pbt"):  # which lets all pause at each of its rounds
-            lines.append(_start(now, row, taken_up, short))
+        resumed = row.epochs > 0 if before is None else was is not None and was.epochs > 0
+        if starts and not (resumed and now.algorithm == "pbt"):  # which lets all pause at each of its rounds
+            lines.append(_start(now, row, resumed, short))
         if row.state not in ("waiting", "running") and (was is None or was.state != row.state):
             lines.append(_end(now, row))
     new = now.donations[len(before.donations) :] if before is not None else ()
@@ -251,13 +236,13 @@ def _failures(before: Search | None, now: Search) -> list[str]:
     return [_end(now, row) for row in now.rows if row.state == "failed" and row.number not in known]
 
 
-def _start(search: Search, row: Row, taken_up: bool, short: Mapping[str, str]) -> str:
-    what = f"goes on after epoch {row.epochs}/{epochs_of(search, row)}" if taken_up else "begins"
+def _start(search: Search, row: Row, resumed: bool, short: Mapping[str, str]) -> str:
+    what = f"continues after epoch {row.epochs}/{epochs_of(search, row)}" if resumed else "starts"
     return f"trial {row.number} of {search.num_samples}  {what}  {values_text(row.params, short)}"
 
 
 def _end(search: Search, row: Row) -> str:
-    parts = [f"trial {row.number} of {search.num_samples}", TOLD[row.state]]
+    parts = [f"trial {row.number} of {search.num_samples}", STATE_TEXT[row.state]]
     if row.score is not None and row.state != "failed":
         best = search.best is not None and search.best.number == row.number
         parts.append(f"{search.score} {score_text(search.score, row.score)}" + (", best so far" if best else ""))

@@ -105,7 +105,7 @@ def gain(search: Search) -> Gain | None:
 
 
 def default_run(search: Search) -> Row | None:
-    """Return trial 1, unless it went on from another's weights (PBT): then it is no run of the default any more."""
+    """Return trial 1, unless it continued from another's weights (PBT): then it is no run of the default any more."""
     changed = any(donation.number == 1 for donation in search.donations)
     return None if changed else search.default
 

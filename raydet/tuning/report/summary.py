@@ -1,4 +1,4 @@
-"""One page of Markdown on a search: what came out, whether it is a gain, what it took, and how to go on."""
+"""One page of Markdown on a search: what came out, whether it is a gain, what it took, and how to continue."""
 
 import re
 from collections import Counter
@@ -21,7 +21,7 @@ from raydet.tuning.report.results import (
     percent_text,
     score_text,
 )
-from raydet.tuning.trials.rows import TOLD, Donation, Row, Search
+from raydet.tuning.trials.rows import STATE_TEXT, Donation, Row, Search
 
 _TOP, _ERRORS, _LINEAGE = 10, 20, 20
 _TEXT = 300
@@ -91,7 +91,7 @@ def _result(search: Search) -> list[str]:
         if max(found.best.n, found.default.n) > 1:
             line += f" {_spread(search, found)}"
     if best.state != "finished":
-        line += f" It is {TOLD[best.state]}, after {best.epochs} epochs: no trial is finished."
+        line += f" It is {STATE_TEXT[best.state]}, after {best.epochs} epochs: no trial is finished."
     if search.algorithm == "pbt":
         line += (
             " Its values changed while it trained (lineage.csv); best.json has the last ones, and a run that has these"
@@ -135,7 +135,7 @@ def _use(search: Search) -> list[str]:
 
 def _cost(search: Search) -> list[str]:
     states = Counter(row.state for row in search.rows)
-    counts = ", ".join(f"{states[state]} {described}" for state, described in TOLD.items() if states[state])
+    counts = ", ".join(f"{states[state]} {described}" for state, described in STATE_TEXT.items() if states[state])
     used = sum(row.used_epochs for row in search.rows)
     full = full_epochs(search)
     hours = sum(row.device_hours for row in search.rows)
@@ -151,7 +151,7 @@ def _cost(search: Search) -> list[str]:
 
 def _scheduling(search: Search) -> str:
     if search.algorithm == "pbt":
-        return "the worst going on from the weights of the best with changed values"
+        return "the worst continuing from the weights of the best with changed values"
     return "no early stopping" if search.scheduler == "none" else f"early stopping by {search.scheduler}"
 
 
@@ -197,7 +197,7 @@ def _trials(search: Search, rows: Sequence[Row]) -> str:
         (
             [
                 row.number,
-                TOLD[row.state],
+                STATE_TEXT[row.state],
                 score_text(search.score, row.score),
                 *(row.values.get(name, "-") for name in search.objectives),
                 row.epochs,
@@ -222,7 +222,11 @@ def _lineage(search: Search) -> list[str]:
         return []
     rows = [[d.number, d.epoch, d.donor, _changes(d)] for d in search.donations[:_LINEAGE]]
     more = [f"{len(search.donations) - _LINEAGE} more in lineage.csv."] if len(search.donations) > _LINEAGE else []
-    return ["## Who went on from whose weights", _table(["trial", "epoch", "from trial", "values"], rows), *more]
+    return [
+        "## Which trial continued from whose weights",
+        _table(["trial", "epoch", "from trial", "values"], rows),
+        *more,
+    ]
 
 
 def _changes(donation: Donation) -> str:

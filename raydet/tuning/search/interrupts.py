@@ -9,12 +9,12 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from raydet.tuning.search.stopping import Ends
+    from raydet.tuning.search.stopping import StopSearch
 
 
 @contextmanager
-def interrupts(ends: "Ends", save: Callable[[], Any]) -> Iterator[None]:
-    """Answer the first signal by `ends.interrupted` while the body runs; a second one is answered as before.
+def interrupts(stop: "StopSearch", save: Callable[[], Any]) -> Iterator[None]:
+    """Answer the first signal by `stop.interrupted` while the body runs; a second one is answered as before.
 
     Args:
         save: writes what is known; called where the body cannot come to its end.
@@ -26,7 +26,7 @@ def interrupts(ends: "Ends", save: Callable[[], Any]) -> Iterator[None]:
     done = threading.Event()
 
     def note(number: int, frame: Any) -> None:
-        ends.interrupted = number
+        stop.interrupted = number
         for which, handler in before.items():
             signal.signal(which, handler)
         threading.Thread(target=_leave_a_dead_ray, args=(number, done, save), daemon=True).start()
@@ -46,19 +46,12 @@ def _leave_a_dead_ray(number: int, done: threading.Event, save: Callable[[], Any
 
     Ray Tune waits for it in vain, and Ray itself ends the process after a minute, without a word (ray 2.60).
     """
+    from raydet.tuning.ray_private import local_ray_died
+
     while not done.wait(1.0):
-        if _ray_is_dead():
+        if local_ray_died():
             with suppress(Exception):
                 save()
             print("raydet: terminated with its Ray; the same command continues where it was left", file=sys.stderr)
             sys.stderr.flush()
             os._exit(128 + number)
-
-
-def _ray_is_dead() -> bool:
-    with suppress(ImportError, AttributeError):
-        from ray._private import worker
-
-        node = worker._global_node
-        return node is not None and bool(node.dead_processes())
-    return False

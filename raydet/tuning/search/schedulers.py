@@ -1,6 +1,6 @@
-"""Who decides which trials go on: Ray Tune's ASHA and PBT, made from a Setting."""
+"""Who decides which trials continue: Ray Tune's ASHA, with one bracket or several (hyperband), and PBT."""
 
-import math
+import random
 from collections.abc import Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any
@@ -9,8 +9,8 @@ from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, PopulationBasedTra
 from ray.tune.search.sample import Categorical, Domain, Integer
 
 from raydet.search_spaces.domains import bounds
-from raydet.tuning.search.allowance import Allowance
-from raydet.tuning.settings import Setting
+from raydet.tuning.ray_private import put_in_bracket
+from raydet.tuning.settings import REDUCTION, Setting
 from raydet.tuning.trials.folders import run_name
 from raydet.tuning.trials.rows import Row
 
@@ -19,7 +19,7 @@ def make_scheduler(setting: Setting, rows: Sequence[Row] = ()) -> TrialScheduler
     """Return the scheduler.
 
     Args:
-        rows: trials of an earlier session; ASHA compares with those that have ended, and all have had their epochs.
+        rows: trials of earlier sessions that have ended; ASHA compares new ones with them.
     """
     if setting.algorithm == "pbt":
         return make_pbt(setting)
@@ -27,58 +27,50 @@ def make_scheduler(setting: Setting, rows: Sequence[Row] = ()) -> TrialScheduler
         return FIFOScheduler()
     asha = Asha(setting)
     for row in rows:
-        asha.allowance.spent(row.number, row.epochs)
-        if row.state != "waiting":
-            replay(asha, row)
+        asha.replay(row)
     return asha
 
 
 class Asha(ASHAScheduler):  # type: ignore[misc]
-    """Asynchronous successive halving (arXiv:1810.05934), in the form that stops; trial 1 is never stopped.
+    """Asynchronous successive halving (arXiv:1810.05934) that never stops trial 1, with which all others are compared.
 
-    Trial 1 is what all others are compared with at the end, so it must get there. In Ray's the share that goes on also
-    says how far apart rungs are: of 3 epochs only the first would be one. So its clock runs faster in short trials.
-    And it says nothing of how many epochs that takes; an `Allowance` does.
+    Hyperband (arXiv:1603.06560) is the same with several brackets: each further one compares its trials later by the
+    reduction, and gets fewer of them by as much. A trial's bracket follows from its number.
     """
 
     def __init__(self, setting: Setting) -> None:
-        self._grace, reduction = setting.grace_epochs, setting.reduction
-        self._haste = math.log(reduction) / math.log(setting.spacing)
-        last = max(1.0, self._time(setting.total_epochs))
-        super().__init__("time", "score", "max", max_t=last, grace_period=1, reduction_factor=reduction)
-        self.allowance = Allowance(setting.num_samples, setting.total_epochs, setting.rungs)
-
-    def _time(self, epoch: float) -> float:
-        """Return the time that grows by the reduction from rung to rung, from 1 at the first."""
-        return float((epoch / self._grace) ** self._haste + 1e-9)
+        self._shares = [REDUCTION**-bracket for bracket in range(setting.brackets)]
+        super().__init__(
+            time_attr="epoch",
+            metric="score",
+            mode="max",
+            max_t=setting.total_epochs,
+            grace_period=setting.grace_epochs,
+            reduction_factor=REDUCTION,
+            brackets=setting.brackets,
+        )
 
     def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
-        """Count the trial."""
-        self.allowance.started(int(trial.trial_id))
-        super().on_trial_add(tune_controller, trial)
+        """Give the trial its bracket."""
+        (bracket,) = random.Random(trial.trial_id).choices(range(len(self._shares)), self._shares)
+        put_in_bracket(self, trial.trial_id, bracket)
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: Mapping[str, Any]) -> str:
-        """Return whether the trial goes on."""
-        result = {**result, "time": self._time(result["epoch"])}
+        """Return whether the trial continues."""
         decision: str = super().on_trial_result(tune_controller, trial, result)
-        if trial.trial_id == run_name(1) and not result.get("done"):
-            return str(TrialScheduler.CONTINUE)
-        if decision == TrialScheduler.CONTINUE and not self.allowance.grant(int(trial.trial_id), result["epoch"]):
-            return str(TrialScheduler.STOP)
-        return decision
+        return str(TrialScheduler.CONTINUE) if trial.trial_id == run_name(1) else decision
 
-
-def replay(asha: Asha, row: Row) -> None:
-    """Tell ASHA what a trial of an earlier session has reached: Ray restores a scheduler without its memory."""
-    trial, best = SimpleNamespace(trial_id=run_name(row.number)), 0.0
-    asha.on_trial_add(None, trial)
-    for epoch, score in row.curve:
-        best = max(best, score)
-        asha.on_trial_result(None, trial, {"epoch": epoch, "score": best})
+    def replay(self, row: Row) -> None:
+        """Repeat what a trial of an earlier session reported: Ray keeps no scheduler's memory for the next."""
+        trial, best = SimpleNamespace(trial_id=run_name(row.number)), 0.0
+        self.on_trial_add(None, trial)
+        for epoch, score in row.curve:
+            best = max(best, score)
+            self.on_trial_result(None, trial, {"epoch": epoch, "score": best})
 
 
 def make_pbt(setting: Setting) -> PopulationBasedTraining:
-    """Return population based training (arXiv:1711.09846): the worst quarter goes on from the best, values changed."""
+    """Return population based training (arXiv:1711.09846): the worst quarter continues from the best's weights."""
     domains = setting.space.domains
     few = setting.num_samples < 4
     return PopulationBasedTraining(

@@ -5,18 +5,18 @@ from collections.abc import Callable
 from ray.tune import Stopper
 
 from raydet.io.clock import clock
-from raydet.tuning.search.searcher import Feed, Proposals, Unkept
+from raydet.tuning.search.trial_queue import NewTrials, TrialQueue
 from raydet.tuning.trials.rows import Search
 
 _ALL_FAILED = 3
-"""So many trials that fail, and none that does not, end the search: it is not for their values."""
+"""Where the first 3 trials all fail, the search ends: it is not for their values."""
 _KEEP_S = 10.0
 """How often times are written down."""
 _CLOSING_S = 20.0
 """Time kept of a budget for ending the trials and drawing the figures; at most a twentieth of it."""
 
 
-class Ends(Unkept, Stopper):  # type: ignore[misc]
+class StopSearch(Stopper):  # type: ignore[misc]
     """Asked by Ray Tune all the time; where it says so, all trials are left as they are."""
 
     def __init__(
@@ -29,10 +29,10 @@ class Ends(Unkept, Stopper):  # type: ignore[misc]
         """Take the conditions.
 
         Args:
-            deadline: on `log.clock`.
-            keep: called every so often, to write down what a kill would lose.
+            deadline: on `io.clock.clock`.
+            keep: called every 10 s, to write down what a kill would lose.
         """
-        self.feed: Feed | None = None
+        self.queue: TrialQueue | None = None
         self.interrupted = 0
         """The signal that asks for an end; set from its handler."""
         self.reason: str | None = None
@@ -43,12 +43,18 @@ class Ends(Unkept, Stopper):  # type: ignore[misc]
         self._read, self._patience, self._deadline = read, patience, deadline
         self._next, self._keep, self._keep_at = 0.0, keep, clock() + _KEEP_S
 
+    def __reduce__(self) -> tuple[type, tuple[()]]:
+        """As `TrialQueue`: Ray Tune pickles this, and no snapshot is ever read."""
+        return object, ()
+
     def __call__(self, trial_id: str, result: object) -> bool:
         """Stop no single trial."""
         return False
 
     def stop_all(self) -> bool:
         """Return whether the search ends now."""
+        if self.queue is not None:
+            self.queue.tick()
         if not self.over and self.interrupted:
             self._end("interrupted")
         if not self.over and clock() >= self._next:  # reading all trials takes a while
@@ -57,9 +63,9 @@ class Ends(Unkept, Stopper):  # type: ignore[misc]
             if clock() >= self._keep_at:
                 self._keep_at = clock() + _KEEP_S
                 self._keep()
-        stops = self.over or (self.enough and isinstance(self.feed, Proposals))
-        if stops and self.feed is not None:
-            self.feed.stopping = True
+        stops = self.over or (self.enough and self.queue is not None and isinstance(self.queue.source, NewTrials))
+        if stops and self.queue is not None:
+            self.queue.stopping = True
         return stops
 
     def may_start(self) -> bool:
@@ -73,7 +79,7 @@ class Ends(Unkept, Stopper):  # type: ignore[misc]
 
     def _look(self) -> None:
         """End the search if there is a reason."""
-        if self.feed is not None and self.feed.full is not None:
+        if self.queue is not None and self.queue.full is not None:
             self._end("the disk is full")
         elif self._deadline is not None and clock() > self._deadline:
             self._end("the budget is used up")
@@ -95,7 +101,7 @@ def all_failed(search: Search) -> str | None:
 
 
 def unbeaten(search: Search, patience: int) -> str | None:
-    """Return what to say where the default has ended, and so many others have without beating it."""
+    """Return what to say where the default has ended, and `patience` others have without beating it."""
     default = search.default
     if default is None or default.state not in ("finished", "diverged") or default.score is None:
         return None
@@ -106,7 +112,7 @@ def unbeaten(search: Search, patience: int) -> str | None:
 
 
 def deadline(budget_s: float | None, spent_s: float) -> float | None:
-    """Return the time on `log.clock` at which trials must be left."""
+    """Return the time on `io.clock.clock` at which trials must be left."""
     if budget_s is None:
         return None
     return clock() + budget_s - spent_s - min(_CLOSING_S, budget_s / 20)

@@ -2,14 +2,15 @@
 
 Ray Tune's own snapshots come every so often, so that a killed driver forgets trials; they are unpickled to be read; and
 they leave out what the scheduler knew (ray 2.60). Optuna's journal has every proposal and every end as it happens, a
-trial's metrics.jsonl every evaluation; a search that is taken up is put together from these.
+trial's metrics.jsonl every evaluation; a search that continues is put together from these.
 """
 
 import threading
 from typing import TYPE_CHECKING, Any
 
 from raydet.tuning.quiet import quiet_optuna
-from raydet.tuning.search.sampler import draw
+from raydet.tuning.search.optuna_private import draw_missing, open_trial
+from raydet.tuning.search.sampler import make_sampler
 from raydet.tuning.search.storage import open_storage
 from raydet.tuning.search.warm_start import warm_points
 from raydet.tuning.settings import Setting
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
 
-class Record:
+class SearchStudy:
     """One search's trials; used by the driver only."""
 
     def __init__(self, setting: Setting) -> None:
@@ -33,42 +34,28 @@ class Record:
             self.study = _open_study(setting)
         self._distributions = distributions_of(setting)
         self._ended: dict[int, Row] = {}
-        self._going_on: int | None = None
-        self._mend()
-        for point in [*setting.space.points, *warm_points(setting)]:
-            with quiet_optuna():
-                self.study.enqueue_trial(point, skip_if_exists=True)
+        self._resumed: int | None = None
+        self._repair()
+        enqueue(setting, self.study)
 
-    def propose(self, concurrent: int = 1) -> int | None:
-        """Ask for a new trial and return its number; None if there are as many as are wanted.
-
-        Args:
-            concurrent: trials at a time; so many of the newest are not asked for what is known of them.
-        """
-        from optuna.trial import TrialState
-
+    def ask(self) -> int | None:
+        """Start a new trial and return its number; None if there are as many as are wanted."""
         number = self.asked + 1
         if number > self.setting.num_samples:
             return None
-        if not self.study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
-            self.study.enqueue_trial(draw(self.setting, number, self.basis(concurrent), self._distributions))
         with quiet_optuna():
-            trial = self.study.ask(self._distributions)
-        return trial.number + 1
-
-    def basis(self, concurrent: int) -> tuple[Row, ...]:
-        """Return the trials that the next proposal rests on."""
-        return tuple(self.row(number, frozenset()) for number in range(1, self.asked + 2 - concurrent))
+            self.study.sampler = make_sampler(self.setting, number)
+            return self.study.ask(self._distributions).number + 1
 
     def unfinished(self) -> list[int]:
-        """Return the numbers of the trials that were begun and have not ended."""
+        """Return the numbers of the trials that were started and have not ended."""
         from optuna.trial import TrialState
 
         return [t.number + 1 for t in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))]
 
     @property
     def asked(self) -> int:
-        """How many trials were proposed so far."""
+        """How many trials were started so far."""
         return len(self._asked())
 
     def complete(self) -> bool:
@@ -76,27 +63,23 @@ class Record:
         return self.asked >= self.setting.num_samples and not self.unfinished()
 
     def report(self, number: int, epoch: int, score: float, seconds: float) -> None:
-        """Take down an evaluation; `seconds` is the trial's wall time so far, all sessions together."""
-        from optuna.trial import Trial
-
+        """Record an evaluation; `seconds` is the trial's wall time so far, all sessions together."""
         frozen = self._trial(number)
         if not self.setting.objectives and epoch not in frozen.intermediate_values:
-            Trial(self.study, frozen._trial_id).report(score, epoch)
+            open_trial(self.study, frozen).report(score, epoch)
         self.keep(number, seconds)
 
     def keep(self, number: int, seconds: float) -> None:
-        """Take down a trial's wall time so far, all sessions together."""
+        """Record a trial's wall time so far, all sessions together."""
         self._note(number, seconds=round(seconds, 1))
 
     def end(self, number: int, state: State, *, seconds: float, error: str | None = None, **values: float) -> None:
-        """Take down a trial's end. A diverged one counts as score 0, so that the search learns to keep away."""
+        """Record a trial's end. A diverged one counts as score 0, so that the search learns to keep away."""
         from optuna.trial import TrialState
 
-        row = self.row(number, frozenset())
+        row = self.row(number)
         self._note(number, seconds=round(seconds, 1), error=error, values=values, raydet_state=state)
-        outcome, score = TrialState.COMPLETE, row.score
-        if state == "diverged":
-            score = 0.0
+        outcome, score = TrialState.COMPLETE, 0.0 if state == "diverged" else row.score
         if state == "failed" or score is None or (self.setting.objectives and state != "finished"):
             outcome, score = TrialState.FAIL, None
         elif state == "stopped":
@@ -107,28 +90,31 @@ class Record:
                 number - 1, scores if outcome == TrialState.COMPLETE else None, outcome, skip_if_finished=True
             )
 
-    def take_up(self, number: int) -> None:
+    def resume(self, number: int) -> None:
         """Read a stopped trial's folder again from now on: it is trained to its end after all."""
-        self._going_on = number
+        self._resumed = number
 
-    def went_on(self, number: int, seconds: float, finished: bool) -> None:
-        """Take down what it came to. With the study, for Optuna lets no trial change that has ended."""
-        seconds += self._later(number).get("seconds", 0.0)
-        self.study.set_user_attr(f"later_{number}", {"seconds": round(seconds, 1), "finished": finished})
+    def end_resumed(self, number: int, seconds: float, finished: bool) -> None:
+        """Record what it came to. With the study, for Optuna lets no trial change that has ended."""
+        later = {"seconds": round(seconds - self._seconds(number), 1), "finished": finished}
+        self.study.set_user_attr(f"later_{number}", later)
         self._ended.pop(number, None)
-        self._going_on = None
-
-    def _later(self, number: int) -> dict[str, Any]:
-        return dict(self.study.user_attrs.get(f"later_{number}", {}))
+        self._resumed = None
 
     def params(self, number: int) -> dict[str, Any]:
-        """Return the values that the trial was proposed with, as the space has them; of PBT those it has now."""
+        """Return the trial's values, as the space has them; of PBT those it has now."""
         donations = donations_of(stages(self.setting, number))
         return donations[-1].after if donations else dict(self._trial(number).params)
 
     def seconds(self, number: int) -> float:
-        """Return the trial's wall time so far."""
+        """Return the trial's wall time so far, as recorded."""
+        return self._seconds(number) + float(self._later(number).get("seconds", 0.0))
+
+    def _seconds(self, number: int) -> float:
         return float(self._trial(number).user_attrs.get("seconds", 0.0))
+
+    def _later(self, number: int) -> dict[str, Any]:
+        return dict(self.study.user_attrs.get(f"later_{number}", {}))
 
     def spent(self, seconds: float | None = None) -> float:
         """Return the search's wall time in earlier sessions; first set it, if one is given."""
@@ -136,20 +122,18 @@ class Record:
             self.study.set_user_attr("seconds", round(seconds, 1))
         return float(self.study.user_attrs.get("seconds", 0.0))
 
-    def rows(self, live: frozenset[int] = frozenset()) -> tuple[Row, ...]:
-        """Return all trials; those in `live` are on workers now."""
-        return tuple(self.row(trial.number + 1, live) for trial in self._asked())
+    def rows(self) -> tuple[Row, ...]:
+        """Return all trials that were started; those that have not ended wait."""
+        return tuple(self.row(trial.number + 1) for trial in self._asked())
 
-    def row(self, number: int, live: frozenset[int]) -> Row:
+    def row(self, number: int) -> Row:
         """Return one trial."""
-        if number in self._ended and number != self._going_on:
+        if number in self._ended and number != self._resumed:
             return self._ended[number]
-        trial, later = self._trial(number), self._later(number)
+        trial = self._trial(number)
         notes = trial.user_attrs
-        state: State = notes.get("raydet_state", "running" if number in live else "waiting")
-        if later.get("finished"):
-            state = "finished"
-        runs, seconds = stages(self.setting, number), float(notes.get("seconds", 0.0)) + later.get("seconds", 0.0)
+        state: State = "finished" if self._later(number).get("finished") else notes.get("raydet_state", "waiting")
+        runs, seconds = stages(self.setting, number), self.seconds(number)
         curve, epochs = read_curve(runs[-1], self.setting.score)
         donations = donations_of(runs)
         row = Row(
@@ -180,21 +164,17 @@ class Record:
         return [t for t in self.study.get_trials(deepcopy=False) if t.state != TrialState.WAITING]
 
     def _note(self, number: int, **values: Any) -> None:
-        trial_id = self._trial(number)._trial_id
+        trial = open_trial(self.study, self._trial(number))
         for name, value in values.items():
             if value not in (None, {}):
-                self.study._storage.set_trial_user_attr(trial_id, name, value)
+                trial.set_user_attr(name, value)
 
-    def _mend(self) -> None:
+    def _repair(self) -> None:
         """Put right what a kill left: values that were not all drawn; an end that did not reach the study."""
-        from optuna.trial import Trial
-
         for number in self.unfinished():
             frozen = self._trial(number)
-            trial = Trial(self.study, frozen._trial_id)
             with quiet_optuna():
-                for key in [key for key in self._distributions if key not in frozen.params]:
-                    trial._suggest(key, self._distributions[key])  # what `ask` does for each; it was noted before
+                draw_missing(open_trial(self.study, frozen), self._distributions)
             notes = frozen.user_attrs
             if "raydet_state" in notes:
                 values = notes.get("values") or {}
@@ -212,6 +192,13 @@ def _open_study(setting: Setting) -> "Study":
     )
     study.set_metric_names([setting.score, *setting.objectives])
     return study
+
+
+def enqueue(setting: Setting, study: "Study") -> None:
+    """Have the default and the points that are known to be good tried first, unless they were."""
+    for point in [*setting.space.points, *warm_points(setting)]:
+        with quiet_optuna():
+            study.enqueue_trial(point, skip_if_exists=True)
 
 
 def distributions_of(setting: Setting) -> "dict[str, BaseDistribution]":

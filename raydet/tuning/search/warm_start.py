@@ -8,7 +8,7 @@ from raydet.tuning.search.storage import open_storage
 from raydet.tuning.settings import Setting
 
 _WARM_POINTS = 5
-"""Of an earlier search so many of the best are tried first."""
+"""Points of an earlier search that are tried first, the best ones."""
 
 
 def warm_points(setting: Setting) -> list[dict[str, Any]]:

@@ -9,7 +9,7 @@ from raydet.tuning.settings import Setting
 from raydet.tuning.trials.rows import Donation, Repeat
 
 DONATION = "donation.json"
-"""In a run's folder: whose weights it went on from; written last."""
+"""In a run's folder: whose weights it continued from; written last."""
 
 
 def devices(setting: Setting) -> float:

@@ -9,13 +9,13 @@ from raydet.search_spaces import Space
 
 State = Literal["waiting", "running", "finished", "stopped", "diverged", "failed"]
 """finished: trained to its end. stopped: early, for others did better at the same epoch. diverged: its loss was not
-finite; counts as score 0. failed: see `error`; says nothing of the values. running: on workers now. waiting: begun, or
-about to begin; goes on when the search does."""
+finite; counts as score 0. failed: see `error`; says nothing of the values. running: on workers now. waiting: started,
+or about to start; continues when the search does."""
 
 RAN: tuple[State, ...] = ("finished", "stopped", "diverged")
 """States in which a trial's score says something, and will not change."""
 
-TOLD: dict[State, str] = {
+STATE_TEXT: dict[State, str] = {
     "finished": "finished",
     "stopped": "stopped early",
     "diverged": "diverged",
@@ -82,7 +82,7 @@ class Repeat:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Donation:
-    """PBT: a trial gave up its weights and went on from another's, with changed values."""
+    """PBT: a trial gave up its weights and continued from another's, with changed values."""
 
     number: int
     epoch: int

@@ -77,7 +77,7 @@ class Trial(tune.Trainable):  # type: ignore[misc]
     """Trains the run that the trial's id names; the trial's values are Tune's `config`."""
 
     def setup(self, config: Mapping[str, Any], *, setting: Setting) -> None:
-        """Take down what to do; training starts with the first step, after Tune may have named a donor."""
+        """Record what to do; training starts with the first step, after Tune may have named a donor."""
         number, _, seed = str(self.trial_id).partition("-seed")
         self.number, self.seed = int(number), int(seed) if seed else None
         self.params, self.setting = dict(config), setting
@@ -106,13 +106,13 @@ class Trial(tune.Trainable):  # type: ignore[misc]
             time.sleep(POLL_S)
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
-        """Copy the run's newest checkpoint, for PBT to let another trial go on from; and whose it is."""
+        """Copy the run's newest checkpoint, for PBT to let another trial continue from; and whose it is."""
         epoch = _copy_newest(self._folder(), Path(checkpoint_dir))
         whose = {"number": self.number, "params": self.params, "epoch": epoch}
         Path(checkpoint_dir, "whose.json").write_text(json.dumps(whose))
 
     def load_checkpoint(self, checkpoint_dir: str) -> None:
-        """Go on from another trial's checkpoint; from its own, which its folder has anyway, as without."""
+        """Continue from another trial's checkpoint; from its own, which its folder has anyway, as without."""
         whose = json.loads(Path(checkpoint_dir, "whose.json").read_text())
         self.reported = whose["epoch"]
         if whose["number"] == self.number and whose["params"] == self.params:
@@ -179,7 +179,7 @@ class Trial(tune.Trainable):  # type: ignore[misc]
 
 
 def _copy_newest(folder: Path, into: Path) -> int:
-    """Copy a run's newest checkpoint and its metrics; return the epochs it has. The run goes on, and may remove it."""
+    """Copy a run's newest checkpoint and metrics, which the run may remove meanwhile; return the epochs it has."""
     for _ in range(3):
         newest = checkpoint_store.newest(folder / CHECKPOINTS)
         if newest is None:
@@ -194,7 +194,7 @@ def _copy_newest(folder: Path, into: Path) -> int:
 
 
 def clone(setting: Setting, number: int, donor: Mapping[str, Any], params: Mapping[str, Any], source: Path) -> None:
-    """Make the folder of a trial's next run, which goes on from the donor's checkpoint in `source`.
+    """Make the folder of a trial's next run, which continues from the donor's checkpoint in `source`.
 
     It is a run that was interrupted: `fit` finds its own configuration there, and another's weights.
     """

@@ -116,7 +116,7 @@ def test_the_lineage_tells_who_took_whose_weights(tmp_path: Path) -> None:
         assert float(line["optim.lr after"]) == donation.after["optim.lr"] != donation.before["optim.lr"]
 
 
-def test_one_run_each_is_never_told_as_a_gain(tmp_path: Path) -> None:
+def test_one_run_each_is_never_said_as_a_gain(tmp_path: Path) -> None:
     found = results.gain(two(tmp_path, 0.5, 0.9))
     assert found is not None and found.error is None and not found.repeated
     assert found.verdict.endswith("one run each: may be noise; repeat with --confirm 3")

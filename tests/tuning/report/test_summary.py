@@ -11,6 +11,12 @@ from raydet.tuning.trials.rows import Row, Search, State
 from tests.tuning.made import confirmed, made, population, row_of, weighed
 
 
+@pytest.fixture(autouse=True)
+def few_deals(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What chance does is test_importance's."""
+    monkeypatch.setattr("raydet.tuning.report.importance._DEALS", 9)
+
+
 @pytest.fixture
 def search(tmp_path: Path) -> Search:
     return made(tmp_path / "runs" / "mine", 12)
@@ -39,13 +45,13 @@ def test_the_result_comes_first_with_both_scores(search: Search) -> None:
     assert "better than the default by" in result and "--confirm 3" in result
 
 
-def test_a_repeated_best_is_told_with_runs_and_spread_of_both_sides(search: Search) -> None:
+def test_a_repeated_best_is_said_with_runs_and_spread_of_both_sides(search: Search) -> None:
     result = text(confirmed(search, [0.69, 0.70, 0.71], [0.80, 0.81, 0.82])).split("\n\n")[1]
     assert "n = 4" in result and "n = 3" in result and "without the score that it was chosen by" in result
     assert "81.00 %" in result
 
 
-def test_the_default_as_best_is_told_as_such(tmp_path: Path) -> None:
+def test_the_default_as_best_is_said_as_such(tmp_path: Path) -> None:
     assert "**The default, trial 1, is the best: top1" in text(made(tmp_path / "mine", 1))
 
 
@@ -65,12 +71,12 @@ def test_where_all_scores_are_equal_the_search_is_said_to_tell_nothing(
 
 
 @pytest.mark.parametrize("scores", [(0.5, 0.4), (0.5, 0.5, 0.4), (0.5,)])
-def test_where_scores_differ_or_there_is_one_the_best_is_told(search: Search, scores: tuple[float, ...]) -> None:
+def test_where_scores_differ_or_there_is_one_the_best_is_said(search: Search, scores: tuple[float, ...]) -> None:
     rows = tuple(row_of(n, score=score) for n, score in enumerate(scores, 1))
     assert "**The default, trial 1, is the best: top1 50.00 %.**" in text(replace(search, rows=rows))
 
 
-def test_a_best_that_is_not_finished_is_told_as_such(search: Search) -> None:
+def test_a_best_that_is_not_finished_is_said_as_such(search: Search) -> None:
     rows = (replace(search.rows[0], state="stopped"), *search.rows[1:3])
     rows = tuple(replace(row, state="stopped", curve=row.curve[:2], epochs=2) for row in rows)
     assert "It is stopped early, after 2 epochs: no trial is finished." in text(replace(search, rows=rows))
@@ -91,8 +97,8 @@ def test_an_empty_search_has_a_page(search: Search) -> None:
 
 def test_states_and_epochs_are_counted_for_all_trials(search: Search) -> None:
     page = text(search)
-    for state, told in (("finished", "finished"), ("stopped", "stopped early"), ("failed", "failed")):
-        assert f"{sum(row.state == state for row in search.rows)} {told}" in page
+    for state, said in (("finished", "finished"), ("stopped", "stopped early"), ("failed", "failed")):
+        assert f"{sum(row.state == state for row in search.rows)} {said}" in page
     assert f"{sum(row.epochs for row in search.rows)} epochs of the {12 * search.total_epochs} " in page
     assert "CPU-hours" in page
 
@@ -103,18 +109,18 @@ def test_epochs_of_a_population_are_those_of_all_its_stages(search: Search) -> N
 
 
 @pytest.mark.parametrize(
-    ("algorithm", "scheduler", "told"),
+    ("algorithm", "scheduler", "said"),
     [
         ("tpe", "asha", "(tpe, early stopping by asha, 2 at a time)"),
         ("random", "none", "(random, no early stopping, 2 at a time)"),
-        ("pbt", "pbt", "(pbt, the worst going on from the weights of the best with changed values, 2 at a time)"),
+        ("pbt", "pbt", "(pbt, the worst continuing from the weights of the best with changed values, 2 at a time)"),
     ],
 )
-def test_how_it_searched_is_told_in_words(search: Search, algorithm: str, scheduler: str, told: str) -> None:
-    assert told in text(replace(search, algorithm=algorithm, scheduler=scheduler))
+def test_how_it_searched_is_said_in_words(search: Search, algorithm: str, scheduler: str, said: str) -> None:
+    assert said in text(replace(search, algorithm=algorithm, scheduler=scheduler))
 
 
-def test_the_time_told_is_what_was_spent_searching(search: Search) -> None:
+def test_the_time_said_is_what_was_spent_searching(search: Search) -> None:
     page = text(replace(search, seconds=3723.0))
     assert "1:02:03 spent searching." in page and "from start to end" not in page
 
@@ -140,7 +146,7 @@ def test_what_the_shares_cannot_tell_stands_before_them(search: Search) -> None:
 
 
 @pytest.mark.parametrize("case", ["one key", "few trials", "equal scores", "pbt"])
-def test_where_no_shares_can_be_told_there_is_no_column_for_them(tmp_path: Path, case: str) -> None:
+def test_where_no_shares_can_be_said_there_is_no_column_for_them(tmp_path: Path, case: str) -> None:
     search = made(tmp_path / "mine", 3 if case == "few trials" else 30, space="lr" if case == "one key" else "lr_wd")
     if case == "pbt":
         search = population(tmp_path / "mine")
@@ -196,11 +202,11 @@ def test_text_of_others_stays_text(search: Search, bad: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "told"),
+    ("value", "said"),
     [(None, "none"), (True, "true"), (1e-300, "1e-300"), (123456789.0, "1.23457e+08"), (0.1 + 0.2, "0.3"), (7, "7")],
 )
-def test_values_are_short(value: object, told: str) -> None:
-    assert escaped(value) == told
+def test_values_are_short(value: object, said: str) -> None:
+    assert escaped(value) == said
 
 
 def test_a_long_text_is_cut(search: Search) -> None:
@@ -220,7 +226,7 @@ def test_the_front_is_listed_with_its_objectives(search: Search) -> None:
     assert "## Score against" not in text(search)
 
 
-def test_a_population_is_told_with_its_lineage_and_what_its_best_file_is(tmp_path: Path) -> None:
+def test_a_population_is_said_with_its_lineage_and_what_its_best_file_is(tmp_path: Path) -> None:
     search = population(tmp_path / "mine", 30)
     page = text(search)
     table = next(table for table in tables(page) if "from trial" in table[0])

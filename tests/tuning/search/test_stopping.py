@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 
 from raydet.tuning.search import stopping
-from raydet.tuning.search.searcher import Feed, Proposals, Repeats
-from raydet.tuning.search.stopping import Ends, all_failed, deadline, unbeaten
-from raydet.tuning.search.study import Record
+from raydet.tuning.search.stopping import StopSearch, all_failed, deadline, unbeaten
+from raydet.tuning.search.study import SearchStudy
+from raydet.tuning.search.trial_queue import NewTrials, Reruns, TrialQueue
 from raydet.tuning.trials.rows import Row, Search
 from tests.tuning.made import made, row_of
 from tests.tuning.search.test_study import new
@@ -39,7 +39,7 @@ def test_a_search_of_one_trial_ends_with_its_failure(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("scores", "default", "told"),
+    ("scores", "default", "said"),
     [
         ([0.4, 0.5, 0.6], "finished", "3 trials have not beaten the default"),
         ([0.4, 0.5, 0.71], "finished", None),
@@ -48,10 +48,10 @@ def test_a_search_of_one_trial_ends_with_its_failure(tmp_path: Path) -> None:
     ],
 )
 def test_a_default_that_nothing_beats_ends_it(
-    tmp_path: Path, scores: list[float], default: Any, told: str | None
+    tmp_path: Path, scores: list[float], default: Any, said: str | None
 ) -> None:
     rows = [row_of(1, default, 0.7), *(row_of(n, "stopped", score) for n, score in enumerate(scores, 2))]
-    assert unbeaten(search(tmp_path, *rows), 3) == told
+    assert unbeaten(search(tmp_path, *rows), 3) == said
 
 
 def test_the_budget_counts_earlier_sessions_and_keeps_time_to_close(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -61,36 +61,36 @@ def test_the_budget_counts_earlier_sessions_and_keeps_time_to_close(monkeypatch:
     assert deadline(100.0, 0.0) == 1000 + 95
 
 
-def test_past_the_budget_all_is_left_and_nothing_is_begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_past_the_budget_all_is_left_and_nothing_is_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     now = [1000.0]
     monkeypatch.setattr(stopping, "clock", lambda: now[0])
-    watcher = Ends(lambda: search(tmp_path, row_of(1, seconds=60.0)), None, deadline=1100.0)
-    watcher.feed = feed = Feed(2)
+    watcher = StopSearch(lambda: search(tmp_path, row_of(1, seconds=60.0)), None, deadline=1100.0)
+    watcher.queue = queue = TrialQueue(Reruns([]), 2)
     assert not watcher.stop_all() and watcher.may_start()
     now[0] = 1050.0
     assert not watcher.stop_all() and not watcher.may_start()  # the shortest took 60 s
     now[0] = 1101.0
-    assert watcher.stop_all() and feed.stopping and watcher.reason == "the budget is used up" and watcher.over
+    assert watcher.stop_all() and queue.stopping and watcher.reason == "the budget is used up" and watcher.over
 
 
 def test_a_full_disk_ends_it(tmp_path: Path) -> None:
-    watcher = Ends(lambda: search(tmp_path), None, None)
-    watcher.feed = feed = Feed(2)
-    feed.full = ("/there", 9, 1)
+    watcher = StopSearch(lambda: search(tmp_path), None, None)
+    watcher.queue = queue = TrialQueue(Reruns([]), 2)
+    queue.full = ("/there", 9, 1)
     assert watcher.stop_all() and watcher.reason == "the disk is full" and watcher.over
 
 
 def test_an_interruption_ends_it_at_once(tmp_path: Path) -> None:
-    watcher = Ends(lambda: search(tmp_path), None, None)
+    watcher = StopSearch(lambda: search(tmp_path), None, None)
     watcher.interrupted = 2
     assert watcher.stop_all() and watcher.reason == "interrupted" and watcher.over
 
 
 def test_a_default_that_nothing_beats_may_still_be_repeated(tmp_path: Path) -> None:
-    watcher = Ends(lambda: search(tmp_path, row_of(1, score=0.7), row_of(2, score=0.1)), 1, None)
-    watcher.feed = proposals = Proposals(Record(new(tmp_path, num_samples=3)), 2, watcher.may_start)
+    watcher = StopSearch(lambda: search(tmp_path, row_of(1, score=0.7), row_of(2, score=0.1)), 1, None)
+    watcher.queue = proposals = TrialQueue(NewTrials(SearchStudy(new(tmp_path, num_samples=3)), watcher.may_start), 2)
     assert watcher.stop_all() and proposals.stopping and not watcher.over and not watcher.may_start()
-    watcher.feed = repeats = Repeats([(1, 43, {})], 2)
+    watcher.queue = repeats = TrialQueue(Reruns([]), 2)
     assert not watcher.stop_all() and not repeats.stopping
     watcher.interrupted = 2
     assert watcher.stop_all() and repeats.stopping and watcher.reason == "interrupted"

@@ -1,4 +1,4 @@
-"""A trial without Ray Tune: which evaluations it hands on, how a run's end is told, a clone of a donor's run."""
+"""A trial without Ray Tune: which evaluations it hands on, how a run's end is said, a clone of a donor's run."""
 
 import json
 import shutil
@@ -65,19 +65,19 @@ def test_the_last_evaluation_waits_for_the_run_s_own_end(setting: Setting) -> No
 
 
 @pytest.mark.parametrize(
-    ("error", "told", "diverged"),
+    ("error", "said", "diverged"),
     [
         (NonFiniteLoss("training loss is nan\nin epoch 2"), "training loss is nan in epoch 2", True),
         (DataError("no such file", rule="R"), "DataError: no such file (R)", False),
     ],
 )
-def test_how_a_run_has_failed_is_told_in_one_line(
-    setting: Setting, error: Exception, told: str, diverged: bool
+def test_how_a_run_has_failed_is_said_in_one_line(
+    setting: Setting, error: Exception, said: str, diverged: bool
 ) -> None:
     trial = trial_of(setting, 3)
     trial.run.error = error
     found = trial.step()
-    assert (found["failed"], found["diverged"], found["done"], found["finished"]) == (told, diverged, True, False)
+    assert (found["failed"], found["diverged"], found["done"], found["finished"]) == (said, diverged, True, False)
     assert "score" not in found
 
 
@@ -87,7 +87,7 @@ def test_a_full_disk_is_not_a_failure_of_the_trial(setting: Setting) -> None:
     assert trial.step() == {"epoch": 0, "full": ("/there", 9, 1), "done": True}
 
 
-def test_a_machine_that_does_not_see_the_search_s_folder_is_told(setting: Setting) -> None:
+def test_a_machine_that_does_not_see_the_search_s_folder_is_said(setting: Setting) -> None:
     trial = trial_of(setting, 3)
     trial.run = None
     (setting.folder / "search.json").unlink()
@@ -126,8 +126,8 @@ def test_a_clone_goes_on_from_the_donor_s_weights_with_its_own_values(setting: S
     clone(setting, 2, {"number": 1, "epoch": 1, "params": {"optim.lr": 0.003}}, {"optim.lr": 0.0036}, source)
     folder = stages(setting, 2)[-1]
     assert folder.name == "0002-g1" and load(folder / "config.json").optim.lr == 0.0036
-    told = donations_of(stages(setting, 2))[0]
-    assert (told.donor, told.epoch, told.before, told.after) == (1, 1, {"optim.lr": 0.09}, {"optim.lr": 0.0036})
+    said = donations_of(stages(setting, 2))[0]
+    assert (said.donor, said.epoch, said.before, said.after) == (1, 1, {"optim.lr": 0.09}, {"optim.lr": 0.0036})
     result = fit(override(load(folder / "config.json"), {}), out=(tmp_path / "out").open("w"))
     assert "continue  after epoch 1" in (tmp_path / "out").read_text()
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
@@ -150,10 +150,10 @@ def test_a_trial_restarted_from_the_checkpoint_it_was_given_goes_on_with_its_own
     (tmp_path / "whose.json").write_text(json.dumps(whose))
     trial_of(setting, 3).load_checkpoint(str(tmp_path))
     assert cloned == [3]
-    told = {"number": 3, "epoch": 4, "donor": 1, "before": {"optim.lr": 0.1}, "after": {"optim.lr": 0.01}}
+    said = {"number": 3, "epoch": 4, "donor": 1, "before": {"optim.lr": 0.1}, "after": {"optim.lr": 0.01}}
     folder = setting.folder / "trials" / "0003-g1"
     folder.mkdir(parents=True)
-    (folder / "donation.json").write_text(json.dumps(told))
+    (folder / "donation.json").write_text(json.dumps(said))
     trial_of(setting, 3).load_checkpoint(str(tmp_path))
     assert cloned == [3]
     (tmp_path / "whose.json").write_text(json.dumps(whose | {"epoch": 8}))
