@@ -1,6 +1,7 @@
 """What all tests share: one thread, no token or cluster of the user's, toy data sets, small configurations."""
 
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -24,11 +25,29 @@ _STARTS_RAY = (
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the tests that start Ray; `make test` runs them by themselves, one after the other."""
+    """Mark the tests that start Ray; `make test` runs them one after the other, `shared_ray` last."""
     here = Path(__file__).parent
     for item in items:
         if item.path.relative_to(here).as_posix() in _STARTS_RAY and item.get_closest_marker("slow") is not None:
             item.add_marker(pytest.mark.ray)
+    items.sort(key=_shares_ray)  # a Ray that is there would serve those that are about a Ray of their own
+
+
+def _shares_ray(item: pytest.Item) -> bool:
+    return "shared_ray" in getattr(item, "fixturenames", ())
+
+
+@pytest.fixture(scope="session")
+def shared_ray() -> Iterator[None]:
+    """A local Ray of two CPUs for every test that needs none of its own: raydet uses the one that is there.
+
+    Started as raydet starts its own; a Ray of another test must have ended. Its tests run after all others.
+    """
+    from raydet.driver.ray_session import ray_session
+
+    with ray_session(override(recipe("demo_classification"), {"scaling.num_workers": 2})):
+        os.environ.pop("RAY_ADDRESS")  # as above: only a test that says so joins it as a cluster
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -49,13 +68,41 @@ def toy_classification(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_classification(tmp_path_factory.mktemp("toy") / "classification", train=60, val=30)
 
 
-@pytest.fixture(scope="module")
-def shared_ray() -> Iterator[None]:
-    """One local Ray for all tests of a file that ask for it: what raydet starts in this process joins it."""
-    from raydet.driver.ray_session import ray_session
+@pytest.fixture(scope="session")
+def trained_classifier(toy_classification: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the run of `classification`, killed after its first epoch. To be read or copied, as those below."""
+    from tests.commands import begun
 
-    with ray_session(override(recipe("demo_classification"), {"scaling.num_workers": 1})):
-        yield
+    return begun(_small("demo_classification", toy_classification, tmp_path_factory.mktemp("trained")))
+
+
+@pytest.fixture
+def begun_run(classification: Config, trained_classifier: Path) -> Path:
+    """The run of `classification`, killed after its first epoch."""
+    return Path(shutil.copytree(trained_classifier, Path(classification.run.storage_path) / classification.run.name))
+
+
+@pytest.fixture(scope="session")
+def trained_detector(toy_detection: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a detector's run of one epoch."""
+    cfg = _small("demo_detection", toy_detection, tmp_path_factory.mktemp("trained"))
+    return _one_epoch(override(cfg, {"evaluation.recalibrate_bn": 0}))
+
+
+@pytest.fixture(scope="session")
+def quantized_classifier(
+    trained_classifier: Path, toy_classification: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """The folder of an epoch of quantization-aware training that starts from `trained_classifier`."""
+    cfg = _small("demo_classification", toy_classification, tmp_path_factory.mktemp("trained"))
+    changes = {"model.weights": str(trained_classifier), "quantization.batches": 2, "optim.lr": 1e-4}
+    return _one_epoch(override(cfg, changes))
+
+
+def _one_epoch(cfg: Config) -> Path:
+    from tests.workers import trained
+
+    return trained(override(cfg, {"schedule.epochs": 1}), Path(cfg.run.storage_path) / cfg.run.name)
 
 
 @pytest.fixture

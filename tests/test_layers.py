@@ -1,6 +1,7 @@
 """The house rules, read off the source: who may import whom, what an import may load, what may never be called."""
 
 import ast
+import functools
 import graphlib
 import re
 import subprocess
@@ -37,7 +38,11 @@ def dotted(path: Path) -> str:
 
 
 MODULES = {dotted(path): path for path in FILES}
-TREES = {name: ast.parse(path.read_text(), str(path)) for name, path in MODULES.items()}
+
+
+@functools.cache
+def trees() -> dict[str, ast.Module]:
+    return {name: ast.parse(path.read_text(), str(path)) for name, path in MODULES.items()}
 
 
 def package(name: str) -> str:
@@ -62,7 +67,7 @@ def test_every_package_has_a_layer() -> None:
 
 def test_imports_point_down() -> None:
     wrong = []
-    for name, tree in TREES.items():
+    for name, tree in trees().items():
         mine = package(name)
         for other in imports(ast.walk(tree)):
             top, theirs = other.partition(".")[0], package(other)
@@ -75,7 +80,7 @@ def test_imports_point_down() -> None:
 
 def test_no_module_is_needed_to_load_itself() -> None:
     """No circle of imports at the top of modules, within a package either."""
-    needs = {name: {n for n in imports(iter(tree.body)) if n in MODULES} - {"raydet"} for name, tree in TREES.items()}
+    needs = {name: {n for n in imports(iter(tree.body)) if n in MODULES} - {"raydet"} for name, tree in trees().items()}
     order = graphlib.TopologicalSorter(needs)
     order.prepare()  # raises CycleError, which names the circle
 
@@ -103,7 +108,7 @@ def test_the_house_names_every_package() -> None:
 
 def test_nothing_that_runs_foreign_code_is_called() -> None:
     wrong = []
-    for name, tree in TREES.items():
+    for name, tree in trees().items():
         for node in ast.walk(tree):
             if not isinstance(node, ast.Call):
                 continue

@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 import torch
-from torchvision.ops import box_iou
 
 from raydet.audit.anchor_coverage import at_input, best_iou, coverage
 from raydet.config import Config, override
@@ -15,6 +14,8 @@ from raydet.training.state import resolve_model
 
 @pytest.mark.parametrize("name", ["efficientdet_d0", "efficientdet_d7x", "efficientdet_demo"])
 def test_best_iou_is_the_best_of_all_anchors(name: str) -> None:
+    from torchvision.ops import box_iou  # some seconds, for torch's compiler comes with it
+
     variant = MODELS[name]
     assert isinstance(variant, Variant)
     rng = np.random.default_rng(0)

@@ -130,8 +130,9 @@ def test_classification_folders_are_looked_through(toy_classification: Path) -> 
 
 
 def test_the_command_ends_with_65_for_bad_data_and_0_for_good(
-    shop: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    shop: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("raydet.audit.report.draw_plots", lambda audit, folder: None)  # the tests above and below draw
     out = ["--out", str(tmp_path / "out")]
     assert cli.run(["check", str(shop), *out, "--json"]) == 0
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["ok"]
@@ -256,17 +257,10 @@ def test_many_images_are_looked_at_by_processes_in_order(shop: Path, monkeypatch
 
 
 @pytest.mark.slow
-def test_on_a_cluster_the_images_are_looked_at_by_tasks(shop: Path) -> None:
-    import ray
-
+def test_on_a_cluster_the_images_are_looked_at_by_tasks(shop: Path, shared_ray: None) -> None:
     (shop / "train" / "train_2.jpg").write_bytes(b"")
-    here = looked(shop)
-    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
-    try:
-        there = looked(shop, **{"scaling.address": "auto"})
-    finally:
-        ray.shutdown()
-    assert to_dict(there) == to_dict(here) | {}
+    here, there = looked(shop), looked(shop, **{"scaling.address": "auto"})
+    assert to_dict(there) == to_dict(here)
     assert np.array_equal([one.dhash for one in there.splits[0].seen], [one.dhash for one in here.splits[0].seen])
 
 

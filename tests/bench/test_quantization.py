@@ -77,12 +77,12 @@ def test_what_would_fail_at_the_end_is_refused_at_the_start(tmp_path: Path) -> N
             bench_quantization(["efficientnet_demo"], {}, **how)
 
 
-def test_only_a_quantized_run_of_the_same_model_stands_as_qat(classification: Config, tmp_path: Path) -> None:
-    floats = trained(override(classification, {"schedule.epochs": 1}), tmp_path / "floats")
+def test_only_a_quantized_run_of_the_same_model_stands_as_qat(trained_classifier: Path) -> None:
+    floats = str(trained_classifier)
     with pytest.raises(ConfigError, match="must be a quantized run of efficientnet_demo"):
-        bench_quantization([str(floats)], {}, qat=str(floats))
+        bench_quantization([floats], {}, qat=floats)
     with pytest.raises(ConfigError, match=r"quantization\.bits=4 cannot be compared"):
-        bench_quantization([str(floats)], {"quantization.bits": 4})
+        bench_quantization([floats], {"quantization.bits": 4})
 
 
 def test_other_benchmarks_take_no_checkpoint(capsys: pytest.CaptureFixture[str]) -> None:

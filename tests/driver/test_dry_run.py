@@ -33,10 +33,10 @@ def test_a_dry_run_in_json_is_one_object(classification: Config, capsys: pytest.
     assert values["steps"] == 16 and values["config"]["optim.lr"] == 0.003 and "data.root" in values["changes"]
 
 
-def test_a_dry_run_of_a_finished_run_has_nothing_to_go(classification: Config) -> None:
+def test_a_dry_run_of_a_finished_run_has_nothing_to_go(classification: Config, begun_run: Path) -> None:
     from raydet.driver.fit import fit
 
-    fit(override(classification, {"schedule.epochs": 2}))
+    fit(classification)
     values = dry_run(classification, quiet=True)
     assert (values["steps"], values["steps_to_go"]) == (16, 0)
 

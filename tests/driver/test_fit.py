@@ -9,50 +9,58 @@ import signal
 import sys
 import tempfile
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
-from raydet.config import Config, override
-from raydet.driver.fit import fit
+from raydet.config import Config, load, override
+from raydet.driver.fit import Result, fit
 from raydet.driver.plan import make_plan
 from raydet.driver.resources import check_room, per_worker, room
 from raydet.exceptions import ConfigError, DataError, StorageFull
 from raydet.runs import checkpoint_store
-from tests.commands import alive, begun, descendants
+from tests.commands import alive, descendants
 
 # --- without Ray
 
 
-def test_fit_returns_metrics_best_last_folder_and_config(classification: Config, tmp_path: Path) -> None:
-    out = io.StringIO()
-    result = fit(classification, out=out)
-    assert result.dir == tmp_path / "runs" / "run" and result.config.model.num_classes == 10
+@pytest.fixture(scope="module")
+def finished(trained_classifier: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Result, str]:
+    """A run of two epochs and what was shown of it."""
+    cfg = override(load(trained_classifier / "config.json"), {"run.storage_path": str(tmp_path_factory.mktemp("runs"))})
+    return fit(cfg, out=(out := io.StringIO())), out.getvalue()
+
+
+def test_fit_returns_metrics_best_last_folder_and_config(finished: tuple[Result, str]) -> None:
+    result, shown = finished
+    assert result.dir == Path(result.config.run.storage_path) / "run" and result.config.model.num_classes == 10
     assert result.last.name == "step_00000016" and result.best.parent == result.last.parent
     best = checkpoint_store.read(result.best)
     assert result.metrics == best.metrics and 0 <= result.metrics["top1"] <= 1
     assert json.loads((result.dir / "result.json").read_text())["step"] == 16
-    assert re.search(r"epoch 1/2 .*\nepoch 2/2 ", out.getvalue())
+    assert re.search(r"epoch 1/2 .*\nepoch 2/2 ", shown)
 
 
-def test_the_same_call_again_returns_the_same_result_without_training(classification: Config) -> None:
-    first = fit(classification, out=io.StringIO())
+def test_the_same_call_again_returns_the_same_result_without_training(finished: tuple[Result, str]) -> None:
+    first, _ = finished
     before = {path: path.stat().st_mtime_ns for path in first.dir.rglob("*") if path.is_file() and path.name != ".lock"}
     out = io.StringIO()
-    assert fit(classification, out=out) == first and "nothing left to train" in out.getvalue()
+    assert fit(first.config, out=out) == first and "nothing left to train" in out.getvalue()
     assert {path: path.stat().st_mtime_ns for path in before} == before
 
 
-def test_a_finished_run_whose_last_checkpoint_is_damaged_is_trained_to_its_end_again(classification: Config) -> None:
-    first = fit(classification, out=io.StringIO())
-    weights = {k: v.clone() for k, v in checkpoint_store.read(first.last).tensors("model").items()}
-    (first.last / "model.safetensors").write_bytes(b"")
+def test_a_finished_run_whose_last_checkpoint_is_damaged_is_trained_to_its_end_again(
+    classification: Config, finished: tuple[Result, str]
+) -> None:
+    first, _ = finished
+    weights = checkpoint_store.read(first.last).tensors("model")
+    folder = Path(shutil.copytree(first.dir, Path(classification.run.storage_path) / "run"))
+    (folder / "checkpoints" / first.last.name / "model.safetensors").write_bytes(b"")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         again = fit(classification, out=(out := io.StringIO()))
-    assert again.last == first.last
+    assert again.last == folder / "checkpoints" / first.last.name
     assert re.findall(r"^epoch (\d)/2  train loss", out.getvalue(), re.MULTILINE) == ["2"]
     assert all(torch.equal(v, weights[k]) for k, v in checkpoint_store.read(again.last).tensors("model").items())
 
@@ -65,12 +73,9 @@ def test_no_room_for_a_checkpoint_ends_the_run_as_itself(
         fit(classification, out=io.StringIO())
 
 
-def test_progress_shows_each_epoch_once_when_a_run_is_taken_up(classification: Config) -> None:
-    cfg = override(classification, {"schedule.epochs": 3})
-    begun(cfg)
-    out = io.StringIO()
-    fit(cfg, out=out)
-    assert re.findall(r"^epoch (\d)/3  train loss", out.getvalue(), re.MULTILINE) == ["2", "3"]
+def test_progress_shows_each_epoch_once_when_a_run_is_taken_up(classification: Config, begun_run: Path) -> None:
+    fit(classification, out=(out := io.StringIO()))
+    assert re.findall(r"^epoch (\d)/2  train loss", out.getvalue(), re.MULTILINE) == ["2"]
     assert "continue  after epoch 1, step 8" in out.getvalue()
 
 
@@ -78,7 +83,6 @@ def test_progress_shows_each_epoch_once_when_a_run_is_taken_up(classification: C
 def test_a_kill_before_or_after_a_save_leaves_no_epoch_out_and_none_twice(
     moment: str, classification: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    cfg = override(classification, {"schedule.epochs": 3})
     real, calls = getattr(checkpoint_store, moment), []
 
     def killed(*arguments: object) -> object:
@@ -89,15 +93,10 @@ def test_a_kill_before_or_after_a_save_leaves_no_epoch_out_and_none_twice(
 
     monkeypatch.setattr(checkpoint_store, moment, killed)
     with pytest.raises(InterruptedError):
-        fit(cfg, out=io.StringIO())
-    folder = fit(cfg, out=io.StringIO()).dir
-    assert [json.loads(line)["step"] for line in (folder / "metrics.jsonl").read_text().splitlines()] == [8, 16, 24]
-    assert [line.split(",")[1] for line in (folder / "results.csv").read_text().splitlines()] == [
-        "step",
-        "8",
-        "16",
-        "24",
-    ]
+        fit(classification, out=io.StringIO())
+    folder = fit(classification, out=io.StringIO()).dir
+    assert [json.loads(line)["step"] for line in (folder / "metrics.jsonl").read_text().splitlines()] == [8, 16]
+    assert [line.split(",")[1] for line in (folder / "results.csv").read_text().splitlines()] == ["step", "8", "16"]
 
 
 # --- how much each worker reserves
@@ -196,26 +195,9 @@ def test_a_ray_of_its_own_trains_quietly_and_leaves_nothing(
     os.rmdir(os.environ["RAY_TMPDIR"])
 
 
-@pytest.fixture(scope="module")
-def started() -> Iterator[None]:
-    """A Ray with two CPUs that the tests' process is already connected to."""
-    import ray
-
-    folder = tempfile.mkdtemp(prefix="rd", dir="/tmp")
-    context = pytest.MonkeyPatch()
-    context.delenv("RAY_ADDRESS", raising=False)
-    context.setenv("PYTHONPATH", str(Path(__file__).resolve().parents[2]))
-    quiet = {"include_dashboard": False, "log_to_driver": False, "logging_level": "ERROR"}
-    ray.init(address="local", num_cpus=2, object_store_memory=200 * 2**20, _temp_dir=folder, **quiet)
-    yield
-    ray.shutdown(wait_for_processes=True)
-    context.undo()
-    shutil.rmtree(folder, ignore_errors=True)
-
-
 @pytest.mark.slow
 def test_a_bad_image_seen_by_one_worker_ends_the_run_with_its_name_and_no_restart(
-    classification: Config, toy_classification: Path, tmp_path: Path, started: None
+    classification: Config, toy_classification: Path, tmp_path: Path, shared_ray: None
 ) -> None:
     root = Path(shutil.copytree(toy_classification, tmp_path / "data"))
     bad = sorted((root / "train").rglob("*.jpg"))[8]  # none of the 32 that are looked at before Ray starts

@@ -71,8 +71,7 @@ def test_what_cannot_be_trained_is_refused(
     assert not (tmp_path / "runs").exists()
 
 
-def test_a_run_is_taken_up_where_it_was_left(classification: Config) -> None:
-    begun(classification)
+def test_a_run_is_taken_up_where_it_was_left(classification: Config, begun_run: Path) -> None:
     plan = make_plan(classification)
     assert plan.continues is not None and (plan.continues.epoch, plan.continues.step) == (1, 8)
     assert not plan.finished and "continue  after epoch 1, step 8, from step_00000008" in describe_start(plan)
@@ -89,9 +88,10 @@ def test_the_number_of_workers_may_change_and_the_global_batch_stays(classificat
             assert load(plan.folder / "config.json") == plan.cfg
 
 
-def test_weights_are_looked_for_only_by_a_run_that_starts(classification: Config, tmp_path: Path) -> None:
-    first = begun(override(classification, {"run.name": "first"}))
-    weights = Path(shutil.copytree(next((first / "checkpoints").iterdir()), tmp_path / "weights"))
+def test_weights_are_looked_for_only_by_a_run_that_starts(
+    classification: Config, trained_classifier: Path, tmp_path: Path
+) -> None:
+    weights = Path(shutil.copytree(next((trained_classifier / "checkpoints").iterdir()), tmp_path / "weights"))
     cfg = override(classification, {"model.weights": str(weights)})
     assert make_plan(cfg).loaded[0].loaded
     begun(cfg)
@@ -110,36 +110,30 @@ def test_a_network_that_is_not_built_as_its_weights_were_is_told(detection: Conf
     assert make_plan(relu6).loaded[0].notes == ("the weights were trained with model.act=silu, the model has relu6",)
 
 
-def test_weights_of_a_damaged_checkpoint_are_refused(classification: Config) -> None:
-    first = begun(override(classification, {"run.name": "first"}))
-    path = next((first / "checkpoints").glob("step_*")) / "model.safetensors"
+def test_weights_of_a_damaged_checkpoint_are_refused(classification: Config, begun_run: Path) -> None:
+    path = next((begun_run / "checkpoints").glob("step_*")) / "model.safetensors"
     data = bytearray(path.read_bytes())
     data[-3] ^= 1
     path.write_bytes(data)
     with pytest.raises(CheckpointError, match=r"model\.safetensors"):
-        make_plan(override(classification, {"run.name": "second", "model.weights": str(first)}))
+        make_plan(override(classification, {"run.name": "second", "model.weights": str(begun_run)}))
 
 
-def test_a_setting_that_changes_what_is_learnt_is_refused_by_name(classification: Config) -> None:
-    folder = begun(classification)
-    before = (folder / "config.json").read_bytes()
+def test_a_setting_that_changes_what_is_learnt_is_refused_by_name(classification: Config, begun_run: Path) -> None:
+    before = (begun_run / "config.json").read_bytes()
     with pytest.raises(ConfigError) as caught:
         make_plan(override(classification, {"optim.lr": 0.5, "run.seed": 7}))
     assert "optim.lr was 0.003, now 0.5; run.seed was 42, now 7" in str(caught.value)
-    assert (folder / "config.json").read_bytes() == before
+    assert (begun_run / "config.json").read_bytes() == before
 
 
-@pytest.mark.parametrize(
-    "changes", [{"data.workers": 1}, {"run.keep": 9}, {"run.max_failures": 0}, {"scaling.cpus_per_worker": 1}]
-)
-def test_a_setting_that_changes_nothing_learnt_may_differ(changes: dict[str, object], classification: Config) -> None:
-    begun(classification)
-    make_plan(override(classification, changes))
+def test_settings_that_change_nothing_learnt_may_differ(classification: Config, begun_run: Path) -> None:
+    changes = {"data.workers": 1, "run.keep": 9, "run.max_failures": 0, "scaling.cpus_per_worker": 1}
+    assert make_plan(override(classification, changes)).continues is not None
 
 
-def test_a_moved_run_is_still_the_run(classification: Config, tmp_path: Path) -> None:
-    folder = begun(classification)
-    shutil.move(folder, tmp_path / "moved")
+def test_a_moved_run_is_still_the_run(classification: Config, begun_run: Path, tmp_path: Path) -> None:
+    shutil.move(begun_run, tmp_path / "moved")
     plan = make_plan(override(classification, {"run.storage_path": str(tmp_path), "run.name": "moved"}))
     assert plan.continues is not None
 
@@ -183,9 +177,8 @@ def test_what_lay_there_before_stays_when_a_run_fails(classification: Config, tm
     assert [path.name for path in (tmp_path / "runs").iterdir()] == ["other"]
 
 
-def test_a_run_that_fails_while_it_trains_stays(classification: Config) -> None:
-    folder = begun(classification)
-    assert (folder / "log.json").exists() and (folder / "checkpoints").is_dir()
+def test_a_run_that_fails_while_it_trains_stays(trained_classifier: Path) -> None:
+    assert (trained_classifier / "log.json").exists() and (trained_classifier / "checkpoints").is_dir()
 
 
 @pytest.mark.parametrize("path", ["/proc/nothing", "/etc/hostname"])
@@ -230,11 +223,10 @@ def test_a_claim_ends_with_its_process_even_if_a_forked_child_lives_on(classific
         release.set()
 
 
-def test_a_result_is_strict_json_and_marks_the_end(classification: Config) -> None:
-    folder = begun(classification)
-    assert read_result(folder) is None
-    write_result(folder, 8, {"top1": 0.5, "AP": float("nan")})
-    assert read_result(folder) == {"step": 8, "metrics": {"top1": 0.5, "AP": None}}
+def test_a_result_is_strict_json_and_marks_the_end(classification: Config, begun_run: Path) -> None:
+    assert read_result(begun_run) is None
+    write_result(begun_run, 8, {"top1": 0.5, "AP": float("nan")})
+    assert read_result(begun_run) == {"step": 8, "metrics": {"top1": 0.5, "AP": None}}
     assert make_plan(classification).finished
-    (folder / "result.json").write_text("{")
+    (begun_run / "result.json").write_text("{")
     assert not make_plan(classification).finished

@@ -10,28 +10,10 @@ import torch
 from PIL import Image
 
 import raydet
-from raydet.config import Config, override
+from raydet.config import Config
 from raydet.exceptions import CheckpointError, ConfigError
 from raydet.inference.predict import Classes, Detections
 from raydet.runs import checkpoint_store
-from tests.workers import trained
-
-
-@pytest.fixture(scope="module")
-def detector(toy_detection: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return _run("demo_detection", toy_detection, tmp_path_factory.mktemp("detector"))
-
-
-@pytest.fixture(scope="module")
-def classifier(toy_classification: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return _run("demo_classification", toy_classification, tmp_path_factory.mktemp("classifier"))
-
-
-def _run(name: str, root: Path, folder: Path) -> Path:
-    changes = {"data.root": str(root), "data.workers": 0, "schedule.epochs": 1, "scaling.num_workers": 0}
-    changes |= {"run.storage_path": str(folder), "run.name": "run", "evaluation.recalibrate_bn": 0}
-    changes |= {"model.image_size": 64} if name == "demo_detection" else {}
-    return trained(override(raydet.recipe(name), changes), folder / "run")
 
 
 def last_metrics(run: Path) -> dict[str, float]:
@@ -39,35 +21,37 @@ def last_metrics(run: Path) -> dict[str, float]:
     return row
 
 
-def test_evaluate_gives_what_the_run_wrote_down(detector: Path, classifier: Path) -> None:
-    figures = raydet.evaluate(detector)
-    written = last_metrics(detector)
+def test_evaluate_gives_what_the_run_wrote_down(trained_detector: Path, trained_classifier: Path) -> None:
+    figures = raydet.evaluate(trained_detector)
+    written = last_metrics(trained_detector)
     for name in ("eval_loss", "AP", "AP50", "AP75", "AR100"):
         assert figures[name] == pytest.approx(written[name], rel=1e-6, abs=1e-9), name
-    assert raydet.evaluate(classifier)["top1"] == pytest.approx(last_metrics(classifier)["top1"])
+    assert raydet.evaluate(trained_classifier)["top1"] == pytest.approx(last_metrics(trained_classifier)["top1"])
 
 
-def test_both_judges_give_the_same_figures(detector: Path) -> None:
-    one, other = (raydet.evaluate(detector, {"evaluation.backend": b}) for b in ("faster", "pycocotools"))
+def test_both_judges_give_the_same_figures(trained_detector: Path) -> None:
+    one, other = (raydet.evaluate(trained_detector, {"evaluation.backend": b}) for b in ("faster", "pycocotools"))
     names = [name for name in one if name.startswith(("AP", "AR"))]
     assert len(names) >= 12
     np.testing.assert_allclose([one[n] for n in names], [other[n] for n in names], rtol=0, atol=1e-9)
 
 
-def test_a_checkpoint_and_its_run_are_the_same_source(detector: Path) -> None:
-    newest = checkpoint_store.newest(detector / "checkpoints")
+def test_a_checkpoint_and_its_run_are_the_same_source(trained_detector: Path) -> None:
+    newest = checkpoint_store.newest(trained_detector / "checkpoints")
     assert newest is not None
-    assert raydet.evaluate(newest.path)["AP"] == raydet.evaluate(detector)["AP"]
+    assert raydet.evaluate(newest.path)["AP"] == raydet.evaluate(trained_detector)["AP"]
 
 
-def test_another_split_can_be_scored(detector: Path) -> None:
-    on_train = raydet.evaluate(detector, split="train")
-    assert on_train["eval_loss"] != raydet.evaluate(detector)["eval_loss"]
+def test_another_split_can_be_scored(trained_detector: Path) -> None:
+    on_train = raydet.evaluate(trained_detector, split="train")
+    assert on_train["eval_loss"] != raydet.evaluate(trained_detector)["eval_loss"]
 
 
-def test_predict_draws_and_writes_coco_results(detector: Path, toy_detection: Path, tmp_path: Path) -> None:
+def test_predict_draws_and_writes_coco_results(trained_detector: Path, toy_detection: Path, tmp_path: Path) -> None:
     images = sorted((toy_detection / "val").glob("*.jpg"))[:3]
-    found = raydet.predict(detector, images, {"evaluation.score_threshold": 0.0}, score_threshold=0.0, out=tmp_path)
+    found = raydet.predict(
+        trained_detector, images, {"evaluation.score_threshold": 0.0}, score_threshold=0.0, out=tmp_path
+    )
     assert [type(answer) for answer in found] == [Detections] * 3
     for answer, path in zip(found, images, strict=True):
         width, height = Image.open(path).size
@@ -80,24 +64,28 @@ def test_predict_draws_and_writes_coco_results(detector: Path, toy_detection: Pa
     assert len(rows) == 300 and set(rows[0]) == {"image_id", "category_id", "bbox", "score"}
 
 
-def test_predict_classifies(classifier: Path, toy_classification: Path, tmp_path: Path) -> None:
-    (answer,) = raydet.predict(classifier, [sorted((toy_classification / "val").rglob("*.jpg"))[0]], out=tmp_path)
+def test_predict_classifies(trained_classifier: Path, toy_classification: Path, tmp_path: Path) -> None:
+    (answer,) = raydet.predict(
+        trained_classifier, [sorted((toy_classification / "val").rglob("*.jpg"))[0]], out=tmp_path
+    )
     assert isinstance(answer, Classes) and len(answer.names) == 5
     assert answer.probabilities_K.sum() <= 1 + 1e-6 and (np.diff(answer.probabilities_K) <= 0).all()
 
 
-def test_images_of_one_name_do_not_overwrite_each_other(detector: Path, toy_detection: Path, tmp_path: Path) -> None:
+def test_images_of_one_name_do_not_overwrite_each_other(
+    trained_detector: Path, toy_detection: Path, tmp_path: Path
+) -> None:
     source = sorted((toy_detection / "val").glob("*.jpg"))[0]
     for folder in ("a", "b"):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "x.jpg").write_bytes(source.read_bytes())
-    raydet.predict(detector, [tmp_path / "a", tmp_path / "b"], out=tmp_path / "out")
+    raydet.predict(trained_detector, [tmp_path / "a", tmp_path / "b"], out=tmp_path / "out")
     assert len(list((tmp_path / "out").glob("*.png"))) == 2
 
 
-def test_a_turned_image_keeps_its_boxes_inside(detector: Path, tmp_path: Path) -> None:
+def test_a_turned_image_keeps_its_boxes_inside(trained_detector: Path, tmp_path: Path) -> None:
     Image.fromarray(np.full((40, 300, 3), 200, np.uint8)).save(tmp_path / "wide.png")
-    (answer,) = raydet.predict(detector, [tmp_path / "wide.png"], score_threshold=0.0)
+    (answer,) = raydet.predict(trained_detector, [tmp_path / "wide.png"], score_threshold=0.0)
     assert isinstance(answer, Detections) and (answer.boxes_K4[:, 3] <= 40).all()
 
 
@@ -109,13 +97,13 @@ def test_a_turned_image_keeps_its_boxes_inside(detector: Path, tmp_path: Path) -
         ("efficientdet_d0_coco", ["x.jpg"], "model.weights"),
     ],
 )
-def test_what_is_not_there_is_named(detector: Path, source: str | None, images: list[str], said: str) -> None:
+def test_what_is_not_there_is_named(trained_detector: Path, source: str | None, images: list[str], said: str) -> None:
     with pytest.raises(ConfigError, match=said):
-        raydet.predict(source or detector, images)
+        raydet.predict(source or trained_detector, images)
 
 
-def test_a_damaged_checkpoint_is_refused(detector: Path, tmp_path: Path) -> None:
-    newest = checkpoint_store.newest(detector / "checkpoints")
+def test_a_damaged_checkpoint_is_refused(trained_detector: Path, tmp_path: Path) -> None:
+    newest = checkpoint_store.newest(trained_detector / "checkpoints")
     assert newest is not None
     copy = tmp_path / newest.path.name
     copy.mkdir()
@@ -126,22 +114,24 @@ def test_a_damaged_checkpoint_is_refused(detector: Path, tmp_path: Path) -> None
         raydet.evaluate(copy)
 
 
-def test_data_with_other_classes_is_refused(detector: Path, toy_classification: Path, toy_detection: Path) -> None:
+def test_data_with_other_classes_is_refused(
+    trained_detector: Path, toy_classification: Path, toy_detection: Path
+) -> None:
     other = json.loads((toy_detection / "annotations" / "instances_val.json").read_text())
     other["categories"][3]["name"] = "drei"
     path = toy_detection / "annotations" / "instances_other.json"
     path.write_text(json.dumps(other))
     with pytest.raises(ConfigError, match="'3' for the model and 'drei'"):
-        raydet.evaluate(detector, {"data.val": f"annotations/{path.name}", "data.val_images": "val"})
+        raydet.evaluate(trained_detector, {"data.val": f"annotations/{path.name}", "data.val_images": "val"})
 
 
 @pytest.mark.parametrize(("key", "value"), [("model.name", "efficientdet_d0"), ("model.act", "relu6")])
-def test_what_a_checkpoint_was_trained_with_cannot_change(key: str, value: str, detector: Path) -> None:
+def test_what_a_checkpoint_was_trained_with_cannot_change(key: str, value: str, trained_detector: Path) -> None:
     with pytest.raises(ConfigError, match=rf"{key} cannot change"):
-        raydet.evaluate(detector, {key: value})
+        raydet.evaluate(trained_detector, {key: value})
 
 
-def test_foreign_weights_are_scored_through_a_recipe(detector: Path, classification: Config, tmp_path: Path) -> None:
+def test_foreign_weights_are_scored_through_a_recipe(classification: Config, tmp_path: Path) -> None:
     cfg = classification
     from raydet.training.state import build_model, resolve_model
 
@@ -152,8 +142,8 @@ def test_foreign_weights_are_scored_through_a_recipe(detector: Path, classificat
     assert 0 <= figures["top1"] <= 1 and figures["eval_loss"] == pytest.approx(2.3, abs=0.3)
 
 
-def test_a_run_whose_only_checkpoint_is_damaged_says_so(detector: Path, tmp_path: Path) -> None:
-    shutil.copytree(detector, tmp_path / "run")
+def test_a_run_whose_only_checkpoint_is_damaged_says_so(trained_detector: Path, tmp_path: Path) -> None:
+    shutil.copytree(trained_detector, tmp_path / "run")
     for path in (tmp_path / "run" / "checkpoints").glob("step_*"):
         (path / "MANIFEST.json").write_text("{}")
     told = pytest.raises(CheckpointError, match="only damaged checkpoints")

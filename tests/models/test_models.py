@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from raydet import models
+from tests.models.on_meta import on_meta
 
 # DEFAULTS B1, B3 and B2: parameters with 1000 and with 90 classes.
 CLASSIFIERS = {
@@ -75,20 +76,13 @@ def test_the_counts_cover_every_model_but_the_demos():
     assert set(models.MODELS) - set(COUNTS) == {"efficientnet_demo", "efficientdet_demo"}
 
 
-@pytest.mark.parametrize("name", COUNTS)
-def test_model_has_the_documented_number_of_parameters(name):
-    model = _on_meta(name)
-    assert sum(p.numel() for p in model.parameters()) == COUNTS[name]
-    assert model.name == name
+def test_models_have_the_documented_number_of_parameters():
+    assert {name: sum(p.numel() for p in _on_meta(name).parameters()) for name in COUNTS} == COUNTS
+    assert all(_on_meta(name).name == name for name in COUNTS)
 
 
-@pytest.mark.parametrize("name", DIGESTS)
-def test_keys_shapes_and_order_of_a_state_dict_are_those_of_saved_ones(name):
-    assert _digest(_on_meta(name).state_dict()) == DIGESTS[name]
-
-
-def test_every_model_has_its_digest():
-    assert set(DIGESTS) == set(models.MODELS)
+def test_keys_shapes_and_order_of_state_dicts_are_those_of_saved_ones():
+    assert {name: _digest(_on_meta(name).state_dict()) for name in models.MODELS} == DIGESTS
 
 
 @pytest.mark.parametrize("name", ["efficientnet_demo", "efficientdet_demo"])
@@ -96,17 +90,17 @@ def test_an_activation_leaves_no_trace_in_a_state_dict(name):
     assert _digest(models.build(name, act="relu6").state_dict()) == _digest(models.build(name).state_dict())
 
 
-@pytest.mark.parametrize("name", [name for name in models.MODELS if models.is_detector(name)])
-def test_the_pyramid_divides_every_default_image_size(name):
-    assert models.default_image_size(name) % 2 ** models.MODELS[name].max_level == 0
+def test_the_pyramid_divides_every_default_image_size():
+    for name in filter(models.is_detector, models.MODELS):
+        assert models.default_image_size(name) % 2 ** models.MODELS[name].max_level == 0, name
 
 
-@pytest.mark.parametrize("name", [name for name in LITE if name.startswith("efficientnet")])
-@pytest.mark.parametrize("prefix", ["", "tf_"])
-def test_lite_weights_want_the_pixels_that_timm_gives_them(prefix, name):
+def test_lite_weights_want_the_pixels_that_timm_gives_them():
     timm = pytest.importorskip("timm")
-    theirs, ours = timm.get_pretrained_cfg(prefix + name), models.MODELS[prefix + name]
-    assert (ours.mean, ours.std) == (theirs.mean, theirs.std)
+    for lite in (name for name in LITE if name.startswith("efficientnet")):
+        for name in (lite, f"tf_{lite}"):
+            theirs, ours = timm.get_pretrained_cfg(name), models.MODELS[name]
+            assert (ours.mean, ours.std) == (theirs.mean, theirs.std), name
 
 
 def test_default_image_sizes():
@@ -155,7 +149,7 @@ def test_a_none_for_an_unknown_field_is_refused_too():
     [("efficientnet_b0", 1e-5, 0.1), ("tf_efficientnet_b0", 1e-3, 0.1), ("efficientnet_widese_b0", 1e-3, 0.01)],
 )
 def test_batch_norm_constants_of_the_variants(name, eps, momentum):
-    with torch.device("meta"):
+    with on_meta():
         model = models.build(name)
         changed = models.build(name, bn_eps=0.5, bn_momentum=0.25)
     assert {(m.eps, m.momentum) for m in _norms(model)} == {(eps, momentum)}
@@ -163,7 +157,7 @@ def test_batch_norm_constants_of_the_variants(name, eps, momentum):
 
 
 def test_nvidias_detector_by_field():
-    with torch.device("meta"):
+    with on_meta():
         plain = models.build("efficientdet_d0")
         nvidia = models.build("efficientdet_d0", bn_eps=1e-3, bn_momentum=0.01)
     assert {(m.eps, m.momentum) for m in _norms(plain)} == {(1e-5, 0.1), (1e-3, 0.01)}
@@ -172,7 +166,7 @@ def test_nvidias_detector_by_field():
 
 @functools.cache
 def _on_meta(name):
-    with torch.device("meta"):
+    with on_meta():
         return models.build(name)
 
 

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from itertools import product
 from typing import Any
 
 import pytest
@@ -133,25 +134,21 @@ def very_different(b: int, a: int, c: int) -> Tensor:
     return torch.where(torch.arange(a)[:, None] * c <= torch.arange(b)[:, None, None] * 9, normal(b, a, c), -INF)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize(
     "make",
     [normal, with_odd_numbers, very_different, lambda *s: normal(*s).round(), lambda *s: torch.full(s, -4.6),
      lambda *s: torch.full(s, NAN), lambda *s: torch.full(s, -INF)],
     ids=["normal", "odd numbers", "very different", "ties", "all equal", "all NaN", "all -inf"],
 )  # fmt: skip
-@pytest.mark.parametrize(
-    ("shape", "top_k"), [((3, 500, 7), 100), ((2, 400, 1), 30), ((64, 11, 3), 40), ((1, 1, 5), 3), ((2, 90, 4), 1)]
-)
-def test_the_best_pairs_are_exact(
-    way: None, shape: tuple[int, int, int], top_k: int, make: Callable[..., Tensor], dtype: torch.dtype
-) -> None:
+def test_the_best_pairs_are_exact(way: None, make: Callable[..., Tensor]) -> None:
     torch.manual_seed(0)
-    logits_BAC = make(*shape).to(dtype)
-    for least in (detection._LEAST, -3.0):
+    shapes = [((3, 500, 7), 100), ((2, 400, 1), 30), ((64, 11, 3), 40), ((1, 1, 5), 3), ((2, 90, 4), 1)]
+    dtypes = [torch.float32, torch.bfloat16, torch.float16]
+    for (shape, top_k), dtype, least in product(shapes, dtypes, [detection._LEAST, -3.0]):
+        logits_BAC = make(*shape).to(dtype)
         found = detection._best_pairs(logits_BAC, top_k, least)
         for one, other in zip(found, sorted_pairs(logits_BAC, top_k, least), strict=True):
-            assert torch.equal(one, other)
+            assert torch.equal(one, other), (shape, dtype, least)
 
 
 def test_both_ways_of_selection_find_the_same(monkeypatch: pytest.MonkeyPatch) -> None:

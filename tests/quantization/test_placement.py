@@ -1,9 +1,9 @@
 """Where fake-quantizers stand, what can be left out, and that a float checkpoint still fits."""
 
+import copy
 from collections import Counter
 
 import pytest
-import torch
 from torch import nn
 
 from raydet import models
@@ -12,6 +12,7 @@ from raydet.exceptions import ConfigError
 from raydet.models.bifpn import Fuse
 from raydet.models.layers import Add, Multiply
 from raydet.quantization import GROUPS, is_quantized, placements, quantize, quantizers
+from tests.models.on_meta import on_meta
 
 NAMES = [
     "efficientnet_demo",
@@ -35,7 +36,7 @@ def expected(model: nn.Module) -> int:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_place_of_a_model_gets_its_quantizers(name: str) -> None:
-    with torch.device("meta"):
+    with on_meta():
         model = models.build(name)
         wanted = expected(model)
         quantize(model, Quantization())
@@ -43,7 +44,7 @@ def test_every_place_of_a_model_gets_its_quantizers(name: str) -> None:
 
 
 def test_b0_has_as_many_quantizers_as_nvidias() -> None:
-    with torch.device("meta"):
+    with on_meta():
         model = models.build("efficientnet_b0")
         quantize(model, Quantization())
     kinds = Counter(name.rpartition(".")[2] for name in quantizers(model))
@@ -59,9 +60,10 @@ def test_b0_has_as_many_quantizers_as_nvidias() -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_parameters_stay_the_same_objects_under_the_same_keys(name: str) -> None:
-    model = models.build(name, 3)
-    before = {**dict(model.named_parameters()), **dict(model.named_buffers())}
-    quantize(model, Quantization())
+    with on_meta():
+        model = models.build(name, 3)
+        before = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+        quantize(model, Quantization())
     after = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     assert all(after[key] is value for key, value in before.items())
     assert all(key.endswith("_amax") for key in set(after) - set(before))
@@ -74,12 +76,15 @@ def test_layers_keep_the_class_they_had_as_a_base() -> None:
     assert all(isinstance(model.get_submodule(name), cls) for name, cls in before.items())
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name.endswith("demo") else pytest.mark.slow) for name in NAMES]
+)
 def test_each_group_can_be_left_out(name: str) -> None:
-    with torch.device("meta"):
-        groups = {placed.group for placed in placements(models.build(name))}
+    with on_meta():
+        plain = models.build(name)
+        groups = {placed.group for placed in placements(plain)}
         for group in groups:
-            model = models.build(name)
+            model = copy.deepcopy(plain)
             done = {placed.group for placed in quantize(model, Quantization(skip=(group,)))}
             assert done == groups - {group}
             left = [p for p in placements(model) if p.group == group]

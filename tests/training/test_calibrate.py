@@ -23,17 +23,15 @@ from tests.workers import newest, run_workers, trained
 
 
 @pytest.fixture(params=["classification", "detection"])
-def floats(request: pytest.FixtureRequest, tmp_path: Path) -> Config:
-    """The configuration of a float run that is done, in tmp_path/floats."""
-    cfg: Config = request.getfixturevalue(request.param)
-    cfg = override(cfg, {"schedule.epochs": 1, "run.checkpoint_epochs": 1})
-    trained(cfg, tmp_path / "floats")
-    return cfg
+def qat(request: pytest.FixtureRequest) -> Config:
+    """The configuration of two epochs of quantization-aware training that start from a float run."""
+    floats = {"classification": "trained_classifier", "detection": "trained_detector"}[request.param]
+    return integers(request.getfixturevalue(request.param), request.getfixturevalue(floats))
 
 
-def integers(cfg: Config, tmp_path: Path, **changes: object) -> Config:
+def integers(cfg: Config, weights: Path, **changes: object) -> Config:
     named = {key.replace("__", "."): value for key, value in changes.items()}
-    start = {"model.weights": str(tmp_path / "floats"), "quantization.batches": 2, "schedule.epochs": 2}
+    start = {"model.weights": str(weights), "quantization.batches": 2, "schedule.epochs": 2}
     return override(cfg, start | {"optim.lr": 1e-4, "evaluation.recalibrate_bn": 0} | named)
 
 
@@ -42,13 +40,12 @@ def ranges(folder: Path, file: str = "model") -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.slow
-def test_a_quantized_run_keeps_the_ranges_it_began_with(floats: Config, tmp_path: Path) -> None:
-    cfg = integers(floats, tmp_path)
-    folder = trained(cfg, tmp_path / "qat")
+def test_a_quantized_run_keeps_the_ranges_it_began_with(qat: Config, tmp_path: Path) -> None:
+    folder = trained(qat, tmp_path / "qat")
     saved = ranges(folder)
-    assert len(saved) == len(quantizers(build_model(make_plan(cfg).cfg, newest_classes(folder))))
+    assert len(saved) == len(quantizers(build_model(make_plan(qat).cfg, newest_classes(folder))))
     assert all(x.isfinite().all() and (x > 0).all() for x in saved.values())
-    begun = ranges(trained(override(cfg, {"schedule.epochs": 1}), tmp_path / "shorter"))
+    begun = ranges(trained(override(qat, {"schedule.epochs": 1}), tmp_path / "shorter"))
     assert all(torch.equal(begun[key], value) for key, value in saved.items())
     assert all(torch.equal(x, saved[key]) for key, x in ranges(folder, "ema").items())
 
@@ -58,8 +55,8 @@ def newest_classes(folder: Path) -> int:
 
 
 @pytest.mark.slow
-def test_a_quantized_run_resumed_equals_an_undisturbed_one(floats: Config, tmp_path: Path) -> None:
-    cfg = integers(floats, tmp_path, quantization__freeze_bn_after=0.5)
+def test_a_quantized_run_resumed_equals_an_undisturbed_one(qat: Config, tmp_path: Path) -> None:
+    cfg = override(qat, {"quantization.freeze_bn_after": 0.5})
     whole = newest(trained(cfg, tmp_path / "whole"))
     trained(cfg, tmp_path / "parts", stop_after=1)
     parts = newest(trained(cfg, tmp_path / "parts"))
@@ -69,9 +66,8 @@ def test_a_quantized_run_resumed_equals_an_undisturbed_one(floats: Config, tmp_p
         assert all(torch.equal(x, theirs[key]) for key, x in whole.tensors(file).items())
 
 
-def test_norms_stop_moving_after_their_share_of_the_training(classification: Config, tmp_path: Path) -> None:
-    trained(override(classification, {"schedule.epochs": 1}), tmp_path / "floats")
-    cfg = integers(classification, tmp_path, quantization__freeze_bn_after=0.25, run__log_steps=1)
+def test_norms_stop_moving_after_their_share_of_the_training(classification: Config, trained_classifier: Path) -> None:
+    cfg = integers(classification, trained_classifier, quantization__freeze_bn_after=0.25, run__log_steps=1)
     cfg = make_plan(cfg).cfg
     index = open_split(cfg, "train")
     loader = TrainLoader(cfg, index)
@@ -108,10 +104,11 @@ def test_a_step_trains_weights_and_no_range(classification: Config) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("method", ["max", "percentile"])
-def test_ranges_do_not_depend_on_the_number_of_workers(method: str, classification: Config, tmp_path: Path) -> None:
+def test_ranges_do_not_depend_on_the_number_of_workers(
+    method: str, classification: Config, trained_classifier: Path, tmp_path: Path
+) -> None:
     changes = {"schedule.epochs": 1, "data.batch_size": 4, "optim.batch_size": 8, "ema.decay": None}
-    trained(override(classification, changes), tmp_path / "floats")
-    cfg = integers(classification, tmp_path, quantization__calibration=method, quantization__batches=3)
+    cfg = integers(classification, trained_classifier, quantization__calibration=method, quantization__batches=3)
     cfg = override(cfg, changes)
     one = ranges(trained(cfg, tmp_path / "one"))
     run_workers(make_plan(override(cfg, {"scaling.num_workers": 2})).cfg, tmp_path / "two", 2)
@@ -119,41 +116,36 @@ def test_ranges_do_not_depend_on_the_number_of_workers(method: str, classificati
 
 
 @pytest.mark.slow
-def test_a_float_checkpoint_is_scored_in_integers_when_asked(floats: Config, tmp_path: Path) -> None:
-    plain = evaluate.evaluate(tmp_path / "floats")
-    eight = evaluate.evaluate(tmp_path / "floats", {"quantization.bits": 8, "quantization.batches": 2})
+@pytest.mark.parametrize("floats", ["trained_classifier", "trained_detector"])
+def test_a_float_checkpoint_is_scored_in_integers_when_asked(floats: str, request: pytest.FixtureRequest) -> None:
+    folder = request.getfixturevalue(floats)
+    plain = evaluate.evaluate(folder)
+    eight = evaluate.evaluate(folder, {"quantization.bits": 8, "quantization.batches": 2})
     assert plain["eval_loss"] != eight["eval_loss"]
     assert abs(plain["eval_loss"] - eight["eval_loss"]) < 0.2 * plain["eval_loss"]
 
 
-def test_a_quantized_source_has_all_ranges_and_is_not_quantized_otherwise(
-    classification: Config, tmp_path: Path
-) -> None:
-    trained(override(classification, {"schedule.epochs": 1}), tmp_path / "floats")
-    trained(integers(classification, tmp_path, schedule__epochs=1), tmp_path / "qat")
-    source = open_source(tmp_path / "qat", {})
+def test_a_quantized_source_has_all_ranges_and_is_not_quantized_otherwise(quantized_classifier: Path) -> None:
+    source = open_source(quantized_classifier, {})
     assert not uncalibrated(source.model) and quantizers(source.model)
-    kept = newest(tmp_path / "qat").tensors("ema")
+    kept = newest(quantized_classifier).tensors("ema")
     assert all(torch.equal(x, kept[key]) for key, x in source.model.state_dict().items())
     for change in ({"quantization.bits": 4}, {"quantization": None}):
         with pytest.raises(ConfigError, match="quantization cannot change"):
-            open_source(tmp_path / "qat", change)
+            open_source(quantized_classifier, change)
 
 
 @pytest.mark.slow
 def test_a_quantized_run_can_start_from_a_quantized_one_and_takes_its_ranges(
-    classification: Config, tmp_path: Path
+    classification: Config, quantized_classifier: Path, tmp_path: Path
 ) -> None:
-    trained(override(classification, {"schedule.epochs": 1}), tmp_path / "floats")
-    first = trained(integers(classification, tmp_path, schedule__epochs=1), tmp_path / "qat")
-    again = integers(classification, tmp_path, schedule__epochs=1, model__weights=str(first), quantization__batches=1)
-    second = trained(again, tmp_path / "again")
-    assert all(torch.equal(x, ranges(first)[key]) for key, x in ranges(second).items())
+    again = integers(classification, quantized_classifier, schedule__epochs=1, quantization__batches=1)
+    second, first = ranges(trained(again, tmp_path / "again")), ranges(quantized_classifier)
+    assert all(torch.equal(x, first[key]) for key, x in second.items())
 
 
-def test_ranges_are_in_the_file_format_of_every_checkpoint(classification: Config, tmp_path: Path) -> None:
-    trained(override(classification, {"schedule.epochs": 1}), tmp_path / "floats")
-    saved = ranges(trained(integers(classification, tmp_path, schedule__epochs=1), tmp_path / "qat"))
+def test_ranges_are_in_the_file_format_of_every_checkpoint(classification: Config, quantized_classifier: Path) -> None:
+    saved = ranges(quantized_classifier)
     stem: nn.Module = build_model(classification, 10).conv_stem
     assert saved["conv_stem.weight_quantizer._amax"].shape == (stem.weight.shape[0], 1, 1, 1)
     assert saved["conv_stem.input_quantizer._amax"].shape == ()

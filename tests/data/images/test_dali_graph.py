@@ -1,5 +1,6 @@
 """DALI's graph, run on the CPU, shows what Pillow shows: every operation, every window, whatever is in the batch."""
 
+import functools
 import io
 from typing import Any
 
@@ -38,8 +39,12 @@ def whole(seed: int, operations: tuple[Operation, ...] = ()) -> Work:
     return Work(file(seed, (SIZE, SIZE)), view, (SIZE, SIZE), operations)
 
 
+built = functools.cache(build)
+"""A graph takes half a second to build and any number of batches."""
+
+
 def by_graph(made_for: Shape, works: list[Work]) -> Pixels:
-    pipeline = build(made_for)
+    pipeline = built(made_for)
     feed(pipeline, made_for, works)
     pipeline.schedule_run()
     (images,) = pipeline.share_outputs()
@@ -150,7 +155,7 @@ def test_exif_does_not_turn() -> None:
 
 def test_batches_of_any_length_come_back_in_order() -> None:
     made_for = shape()
-    pipeline, plain = build(made_for), [whole(i) for i in range(8)]
+    pipeline, plain = built(made_for), [whole(i) for i in range(8)]
     expected = by_pillow(made_for, plain)
     for works in ([plain[:8], plain[:1]], [plain[3:5]], [plain[7:], plain[:7]]):
         for part in works:

@@ -19,18 +19,21 @@ from tests.data.makers import load_content as load
 from tests.data.makers import parse_coco, truth, write_coco
 from tests.data.malformed import MALFORMED, SWAPPED, Edit, annotation, boxes, category, every, image, rename
 
-NAMES = [f"{rule}-{i}" for i, (rule, _, _) in enumerate(MALFORMED)]
-
 
 def named(path_faults: Any, rule: str) -> list[str | None]:
     return [e.record for fault in path_faults if fault.rule == rule for e in fault.examples]
 
 
-@pytest.mark.parametrize(("rule", "record", "edit"), MALFORMED, ids=NAMES)
-def test_malformed_record_is_found_by_rule_and_named(tmp_path: Path, rule: str, record: str | None, edit: Edit) -> None:
+def test_malformed_records_are_found_by_rule_and_named(tmp_path: Path, subtests: pytest.Subtests) -> None:
+    for i, (rule, record, edit) in enumerate(MALFORMED):
+        with subtests.test(f"{rule}, row {i} of the table"):
+            check_malformed(tmp_path / str(i), rule, record, edit)
+
+
+def check_malformed(folder: Path, rule: str, record: str | None, edit: Edit) -> None:
     content = truth()
     edit(content)
-    _, faults = parse_coco(tmp_path, content)
+    _, faults = parse_coco(folder, content)
     found = [fault for fault in faults if fault.rule == rule]
     assert found
     assert record is None or record in named(faults, rule)
@@ -38,23 +41,28 @@ def test_malformed_record_is_found_by_rule_and_named(tmp_path: Path, rule: str, 
     severe = rule[-3] == "E"
     if severe:
         with pytest.raises(DataError) as caught:
-            load(tmp_path, content)
+            load(folder, content)
         assert caught.value.rule in {fault.rule for fault in faults if fault.severe}
         assert "instances_train.json" in str(caught.value)
         assert len(str(caught.value).splitlines()) <= 6
         assert caught.value.faults is not None
     elif not faults.errors:
-        assert any(f"({rule})" in line for line in load(tmp_path, content).warnings)
+        assert any(f"({rule})" in line for line in load(folder, content).warnings)
 
 
-@pytest.mark.parametrize(("rule", "record", "edit"), MALFORMED, ids=NAMES)
-def test_fault_is_found_among_two_others_too(tmp_path: Path, rule: str, record: str | None, edit: Edit) -> None:
+def test_faults_are_found_among_two_others_too(tmp_path: Path, subtests: pytest.Subtests) -> None:
+    for i, (rule, record, edit) in enumerate(MALFORMED):
+        with subtests.test(f"{rule}, row {i} of the table"):
+            check_among_others(tmp_path / str(i), rule, record, edit)
+
+
+def check_among_others(folder: Path, rule: str, record: str | None, edit: Edit) -> None:
     content = truth(40)
     edit(content)
     if isinstance(content.get("annotations"), list):
         content["annotations"].append({"id": 9001, "image_id": 10, "category_id": 1, "bbox": [1], "area": 1})
     content["images"].append({"id": 9002, "file_name": "https://x.org/a.jpg", "width": 80, "height": 60})
-    _, faults = parse_coco(tmp_path, content)
+    _, faults = parse_coco(folder, content)
     assert [fault for fault in faults if fault.rule == rule]
     assert record is None or record in named(faults, rule)
     assert "image 9002" in named(faults, "COCO-E28")
@@ -213,7 +221,7 @@ PLACES = places(truth())[1:]
 
 
 @settings(
-    max_examples=250, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=100, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(edits=st.lists(st.tuples(st.sampled_from(PLACES), VALUES), min_size=1, max_size=4))
 def test_mutated_files_end_in_an_index_that_holds_or_a_data_error(
