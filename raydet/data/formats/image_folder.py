@@ -1,6 +1,7 @@
 """A folder of class folders (ImageFolder) as an index of packed arrays: root/cat/1.jpg is an image of class "cat"."""
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -10,8 +11,11 @@ from raydet.data.columns import Texts
 from raydet.data.formats.index import ClassificationIndex
 from raydet.data.images.decode import EXTENSIONS
 from raydet.data.storage.files import Folder
+from raydet.data.storage.object_store import Remote
 from raydet.data.validation.faults import SHOWN, Example, Faults
 from raydet.exceptions import DataError
+
+_EXPECTED = "Expected one folder of images per class, e.g. train/cat/1.jpg."
 
 
 def load_folder(
@@ -26,37 +30,70 @@ def load_folder(
     Raises:
         DataError: no such folder, no class folders, or a class without images.
     """
-    root, faults = Path(root), Faults()
+    root = Path(root)
     folders, loose = _class_folders(root)
-    held: dict[str, list[str]] = {}
+    images: dict[str, list[str]] = {}
     others: list[str] = []
     for name in folders:
-        held[name], rest = _files(root, name)
+        images[name], rest = _files(root, name)
         others += rest
-    empty = [name for name in folders if not held[name]]
-    _count(faults, root, "DIR-E02", "class folders", "hold no image", empty)
-    _count(faults, root, "DIR-W05", "files", "no images, left out", others)
-    _count(faults, root, "DIR-W08", "images", "in no class folder, left out", loose)
-    faults.looked_at("class folders", len(folders), len(empty), root)
+    return _index(Folder(root, trusted=True), images, others, loose, on_bad=on_bad, max_bad=max_bad)
+
+
+def load_remote_folder(
+    root: Remote, name: str, *, on_bad: Literal["fail", "skip"] = "fail", max_bad: float = 0.01
+) -> ClassificationIndex:
+    """Return the index of the class folders in `name` below an address, from one listing; else as `load_folder`."""
+    tree = root if name in ("", ".") else root.child(name)
+    paths = sorted(path for path in tree.walk("") if not path.startswith("."))
+    images: dict[str, list[str]] = {path.partition("/")[0]: [] for path in paths if "/" in path}
+    others, loose = [], []
+    for path in paths:
+        folder, slash, _ = path.partition("/")
+        if slash:
+            (images[folder] if _is_image(path) else others).append(path)
+        elif _is_image(path):
+            loose.append(path)
+    if not images:
+        hint = f"{_EXPECTED} {root.place} holds {root.listing()}."
+        raise DataError("holds no class folders", file=tree.place, rule="DIR-E03", hint=hint)
+    return _index(tree, dict(sorted(images.items())), others, loose, on_bad=on_bad, max_bad=max_bad)
+
+
+def _index(
+    tree: Folder | Remote,
+    images: Mapping[str, list[str]],
+    others: list[str],
+    loose: list[str],
+    *,
+    on_bad: Literal["fail", "skip"],
+    max_bad: float,
+) -> ClassificationIndex:
+    """Return the index of class folders -> images, with what is wrong with them and the files that are left out."""
+    place, faults = tree.place, Faults()
+    empty = [name for name, inside in images.items() if not inside]
+    for rule, kind, what, names in (
+        ("DIR-E02", "class folders", "hold no image", empty),
+        ("DIR-W05", "files", "no images, left out", others),
+        ("DIR-W08", "images", "in no class folder, left out", loose),
+    ):
+        if names:
+            hint = f"Remove them, or add images ({' '.join(EXTENSIONS)})." if rule == "DIR-E02" else None
+            shown = [Example(name) for name in names[:SHOWN]]
+            faults.add(rule, what, file=place, kind=kind, count=len(names), examples=shown, hint=hint)
+    faults.looked_at("class folders", len(images), len(empty), place)
     faults.check(skip=on_bad == "skip", max_bad=max_bad)
-    class_names = [name for name in folders if held[name]]
+    class_names = [name for name, inside in images.items() if inside]
     if not class_names:
-        raise DataError("no class folder holds an image", file=root, rule="DIR-E03")
-    labels = np.repeat(np.arange(len(class_names), dtype=np.int32), [len(held[name]) for name in class_names])
-    names = Texts.pack([image for name in class_names for image in held[name]])
+        raise DataError("no class folder holds an image", file=place, rule="DIR-E03")
+    labels = np.repeat(np.arange(len(class_names), dtype=np.int32), [len(images[name]) for name in class_names])
+    paths = Texts.pack([path for name in class_names for path in images[name]])
     warnings = [faults.said(fault) for fault in faults]
-    return ClassificationIndex(str(root), Folder(root, trusted=True), names, labels, class_names, warnings, faults)
+    return ClassificationIndex(place, tree, paths, labels, class_names, warnings, faults)
 
 
-def _count(faults: Faults, root: Path, rule: str, kind: str, what: str, names: list[str]) -> None:
-    if names:
-        hint = f"Remove them, or add images ({' '.join(EXTENSIONS)})." if rule == "DIR-E02" else None
-        shown = [Example(name) for name in names[:SHOWN]]
-        faults.add(rule, what, file=root, kind=kind, count=len(names), examples=shown, hint=hint)
-
-
-def _is_image(name: str) -> bool:
-    return name.lower().endswith(EXTENSIONS) and not name.startswith(".")
+def _is_image(path: str) -> bool:
+    return path.lower().endswith(EXTENSIONS) and not path.rpartition("/")[2].startswith(".")
 
 
 def _class_folders(root: Path) -> tuple[list[str], list[str]]:
@@ -68,8 +105,7 @@ def _class_folders(root: Path) -> tuple[list[str], list[str]]:
         raise DataError(error.strerror or str(error), file=root, rule="DIR-E01") from None
     names = [name for name, folder in visible if folder]
     if not names:
-        hint = "Expected one folder of images per class, e.g. train/cat/1.jpg."
-        raise DataError("holds no class folders", file=root, rule="DIR-E03", hint=hint)
+        raise DataError("holds no class folders", file=root, rule="DIR-E03", hint=_EXPECTED)
     return names, [name for name, folder in visible if not folder and _is_image(name)]
 
 

@@ -5,21 +5,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal, TypedDict
 
-import numpy as np
-
 from raydet.config import Config
 from raydet.config.data import Data
-from raydet.data.columns import Texts, spread_over
+from raydet.data.columns import spread_over
 from raydet.data.formats.coco.load import load_coco
-from raydet.data.formats.image_folder import load_folder
+from raydet.data.formats.image_folder import load_folder, load_remote_folder
 from raydet.data.formats.index import ClassificationIndex, DetectionIndex
 from raydet.data.formats.parquet.load import load_parquet
 from raydet.data.formats.yolo.load import load_yolo
-from raydet.data.images.decode import EXTENSIONS
 from raydet.data.storage.address import is_remote, parse
 from raydet.data.storage.files import Files, Folder
 from raydet.data.storage.object_store import Remote
-from raydet.data.validation.faults import SHOWN, Example, Faults
 from raydet.exceptions import DataError
 
 Split = Literal["train", "val", "test"]
@@ -59,7 +55,9 @@ def open_split(cfg: Config, split: Split) -> DetectionIndex | ClassificationInde
         return _by_own_names(cfg, split, remote or Folder(_root(data.root)), chosen)
     assert name is not None
     if remote is not None:
-        return _remote_folder(cfg, remote, name) if data.format == "folder" else _remote_coco(cfg, split, remote, name)
+        if data.format == "coco":
+            return _remote_coco(cfg, split, remote, name)
+        return load_remote_folder(remote, name, on_bad=data.on_bad, max_bad=data.max_bad)
     root = _root(data.root)
     place = _existing(root / name, f"data.{split}")
     if data.format == "folder":
@@ -117,37 +115,6 @@ def _fetched(root: Remote, name: str, field: str) -> Path:
             raise
         hint = f"{root.place} holds {root.listing()}."
         raise DataError(f"{error.what} ({field})", file=error.file, rule=error.rule, hint=hint) from None
-
-
-def _remote_folder(cfg: Config, root: Remote, name: str) -> ClassificationIndex:
-    """The class folders below an address, from one listing of it; faults as `load_folder` counts them."""
-    tree = root if name in ("", ".") else root.child(name)
-    everything = [path for path in tree.walk("") if not path.startswith(".")]
-    found = sorted((p for p in everything if p.lower().endswith(EXTENSIONS)), key=lambda p: (p.partition("/")[0], p))
-    names = [path for path in found if "/" in path]
-    folders = sorted({path.partition("/")[0] for path in everything if "/" in path})
-    class_names = sorted({path.partition("/")[0] for path in names})
-    if not class_names:
-        hint = f"Expected one folder of images per class, e.g. train/cat/1.jpg. {root.place} holds {root.listing()}."
-        raise DataError("holds no class folders", file=tree.place, rule="DIR-E03", hint=hint)
-    faults = Faults()
-    empty = [folder for folder in folders if folder not in class_names]
-    others = [path for path in everything if "/" in path and not path.lower().endswith(EXTENSIONS)]
-    loose = [path for path in found if "/" not in path]
-    for rule, kind, what, which in (
-        ("DIR-E02", "class folders", "hold no image", empty),
-        ("DIR-W05", "files", "no images, left out", others),
-        ("DIR-W08", "images", "in no class folder, left out", loose),
-    ):
-        if which:
-            shown = [Example(path) for path in which[:SHOWN]]
-            faults.add(rule, what, file=tree.place, kind=kind, count=len(which), examples=shown)
-    faults.looked_at("class folders", len(folders), len(empty), tree.place)
-    faults.check(skip=cfg.data.on_bad == "skip", max_bad=cfg.data.max_bad)
-    of_N = np.array([path.partition("/")[0] for path in names])
-    labels = np.searchsorted(np.array(class_names), of_N).astype(np.int32)
-    said = [faults.said(fault) for fault in faults]
-    return ClassificationIndex(tree.place, tree, Texts.pack(names), labels, class_names, said, faults)
 
 
 def _root(root: str) -> Path:
