@@ -4,6 +4,7 @@ import importlib.metadata
 import os
 import platform
 import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -92,30 +93,12 @@ def _gpus() -> list[str]:
 
 
 def git_commit(root: Path) -> str | None:
-    """Return the commit that the checkout at `root` stands on, read from its files; None where there is none."""
-    try:
-        folder = root / ".git"
-        if folder.is_file():  # a work tree or submodule: the file names the real folder
-            folder = (root / folder.read_text(encoding="utf-8").removeprefix("gitdir:").strip()).resolve()
-        head = (folder / "HEAD").read_text(encoding="utf-8").strip()
-        name = head.removeprefix("ref:").strip()
-        return _commit_or_none(head if name == head else _resolve(folder, name))
-    except (OSError, UnicodeDecodeError):
+    """Return the commit that the checkout at `root` stands on; None where there is none, or no git."""
+    if not (root / ".git").exists():  # a folder above may be someone else's checkout
         return None
-
-
-def _resolve(folder: Path, name: str) -> str:
-    shared = folder / "commondir"
-    folders = [folder, folder / shared.read_text(encoding="utf-8").strip()] if shared.is_file() else [folder]
-    for place in folders:
-        if (place / name).is_file():
-            return (place / name).read_text(encoding="utf-8").strip()
-        packed = place / "packed-refs"
-        for line in packed.read_text(encoding="utf-8").splitlines() if packed.is_file() else []:
-            if line.endswith(f" {name}"):
-                return line.split()[0]
-    return ""
-
-
-def _commit_or_none(text: str) -> str | None:
-    return text if re.fullmatch(r"[0-9a-f]{40}([0-9a-f]{24})?", text) else None
+    command = ["git", "-C", str(root), "rev-parse", "--verify", "HEAD"]
+    try:
+        found = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return found.stdout.strip() or None

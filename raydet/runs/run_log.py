@@ -169,17 +169,6 @@ class RunLog:
             step = epoch * steps_per_epoch + batch_index + 1
             self._try("TensorBoard", self._events.write, {f"step/{k}": v for k, v in values.items()}, step, _stamp())
 
-    def eval_step(self, epoch: int, steps: int, batch_index: int, data: Mapping[str, object]) -> None:
-        """Write an evaluation step's figures.
-
-        Args:
-            epoch: counts from 0, as in `train_step`.
-            steps: batches of the whole evaluation.
-            batch_index: counts from 0.
-        """
-        middle = steps if self._detects else self._steps_per_epoch  # as NVIDIA's two examples have it
-        self._dllog((epoch, middle, batch_index), nvidia(self._task, values_of(data)))
-
     def epoch(self, epoch: int, step: int, metrics: Mapping[str, object]) -> None:
         """Write an epoch's figures everywhere and wait until they are on the disk.
 

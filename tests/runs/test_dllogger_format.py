@@ -109,12 +109,11 @@ def test_verbosity_filters_as_dllogger_does(tmp_path: Path) -> None:
 
 def test_steps_are_nvidias_for_each_task(tmp_path: Path) -> None:
     for task, expected in (
-        ("detection", [[2, 50, 7], [2, 9, 3], [2], []]),
-        ("classification", [[2, 7], [2, 50, 3], [2], []]),
+        ("detection", [[2, 50, 7], [2], []]),
+        ("classification", [[2, 7], [2], []]),
     ):
         run = RunLog(tmp_path / task, task)
         run.train_step(2, 50, 7, {})
-        run.eval_step(2, 9, 3, {})
         run.epoch(3, 150, {})
         run.summary({})
         steps = [r["step"] for r in logs(tmp_path / task)]

@@ -98,20 +98,17 @@ def test_looking_at_the_environment_loads_neither_torch_nor_ray() -> None:
     assert shown.stdout.strip() == "[]", shown.stderr
 
 
-def test_the_commit_is_read_from_the_checkouts_files(tmp_path: Path) -> None:
-    commit = "0123456789abcdef0123456789abcdef01234567"
-    git = tmp_path / ".git"
+def test_the_commit_is_the_checkouts_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def git(*words: str) -> str:
+        identity = ["-c", "user.name=x", "-c", "user.email=x@example.com"]
+        return subprocess.run(["git", *identity, *words], cwd=tmp_path, capture_output=True, text=True).stdout.strip()
+
     assert environment_module.git_commit(tmp_path) is None
-    (git / "refs" / "heads").mkdir(parents=True)
-    (git / "HEAD").write_text("ref: refs/heads/main\n")
+    git("init")
     assert environment_module.git_commit(tmp_path) is None
-    (git / "packed-refs").write_text(f"# pack-refs\n{commit} refs/heads/main\n")
-    assert environment_module.git_commit(tmp_path) == commit
-    (git / "refs" / "heads" / "main").write_text(commit[::-1] + "\n")
-    assert environment_module.git_commit(tmp_path) == commit[::-1]
-    (git / "HEAD").write_text(commit + "\n")
-    assert environment_module.git_commit(tmp_path) == commit
-    tree = tmp_path / "tree"
-    tree.mkdir()
-    (tree / ".git").write_text(f"gitdir: {git}\n")
-    assert environment_module.git_commit(tree) == commit
+    git("commit", "--allow-empty", "-m", "first")
+    assert environment_module.git_commit(tmp_path) == git("rev-parse", "HEAD") != ""
+    (tmp_path / "site-packages").mkdir()  # installed inside of someone else's checkout
+    assert environment_module.git_commit(tmp_path / "site-packages") is None
+    monkeypatch.setenv("PATH", "")
+    assert environment_module.git_commit(tmp_path) is None

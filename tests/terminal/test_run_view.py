@@ -257,7 +257,7 @@ def test_a_classifier_shows_its_own_figures(tmp_path: Path) -> None:
     run.train_step(0, 20, 9, data)
     board.poll()
     assert run_view.plain_step(board).startswith("epoch 1/2  step 10/20  loss 2.5000  512 images/s  waits for data 25%")
-    run.eval_step(0, 5, 0, {run_log.EVAL_LOSS: 1.0})
+    run.train_step(0, 20, 19, data)
     board.poll()
     assert run_view.plain_step(board).startswith("epoch 1/2  evaluating")
     run.epoch(1, 20, {run_log.TRAIN_LOSS: 2.0, run_log.TOP1: 0.7612, run_log.TOP5: 0.934, run_log.EVAL_LOSS: 1.1})
@@ -265,6 +265,7 @@ def test_a_classifier_shows_its_own_figures(tmp_path: Path) -> None:
     assert run_view.plain_epoch(board, row).startswith(
         "epoch 1/2  train loss 2.0000  top1 % 76.12  eval loss 1.1000  top5 % 93.40"
     )
+    assert run_view.plain_step(board).startswith("epoch 1/2  step 20/20")
 
 
 @pytest.mark.parametrize("task", ["detection", "classification"])
