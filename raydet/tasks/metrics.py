@@ -67,8 +67,6 @@ class AveragePrecision:
     """The twelve of FIGURES."""
     per_class: dict[str, float]
     """Class name -> its AP; the label stands behind a name that two classes share."""
-    per_class_ap50: dict[str, float]
-    """Class name -> its AP at IoU 0.5."""
 
 
 def average_precision(
@@ -100,7 +98,6 @@ def average_precision(
     return AveragePrecision(
         {name: _figure(name, precision, recall) for name in FIGURES},
         {name: _mean(precision[:, :, i, 0, 2]) for i, name in enumerate(names)},
-        {name: _mean(precision[0, :, i, 0, 2]) for i, name in enumerate(names)},
     )
 
 

@@ -40,7 +40,7 @@ _S3_VARIABLES = (
     *("AWS_ACCESS_KEY_ID", "AWS_PROFILE", "AWS_WEB_IDENTITY_TOKEN_FILE"),
     *("AWS_CONTAINER_CREDENTIALS_RELATIVE_URI", "AWS_CONTAINER_CREDENTIALS_FULL_URI"),
 )
-_TOLD_BYTES = 64 << 20
+_LARGE_BYTES = 64 << 20
 """Fetching larger files shows progress."""
 
 _Result = TypeVar("_Result")
@@ -154,7 +154,7 @@ class Remote:
                 for start in range(0, size, _CHUNK):
                     part = min(_CHUNK, size - start)
                     target.write(self._tried(url, lambda s=start, n=part: self._part(path, s, n)))  # type: ignore[misc]
-                    if size >= _TOLD_BYTES:
+                    if size >= _LARGE_BYTES:
                         _tell(url, start + part, size)
             except BaseException:
                 Path(target.name).unlink(missing_ok=True)
