@@ -66,8 +66,8 @@ def export(words: list[str]) -> None:
         "Write a trained model, FP32 or quantized, as an ONNX file checked against PyTorch.",
         examples=(
             "raydet export runs/demo_classification digits.onnx",
-            "raydet export runs/demo_detection boxes.onnx --target tensorrt --nms",
-            "raydet export runs/demo_classification int8.onnx --quantization.bits 8",
+            "raydet export runs/demo_detection boxes.onnx --nms --images 64",
+            "raydet export runs/demo_detection boxes.onnx --target tensorrt",
         ),
     )
     parser.add_argument("checkpoint", help="a checkpoint, a run's folder, or a recipe with foreign model.weights")
