@@ -99,6 +99,7 @@ def odd_searches(folder: Path) -> dict[str, Search]:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("which", odd_searches(Path("x")))
 def test_no_figure_fails_on_an_odd_search(tmp_path: Path, which: str) -> None:
     search = odd_searches(tmp_path)[which]
@@ -151,6 +152,7 @@ def test_bad_trials_do_not_press_the_good_ones_into_a_line(
         assert axes.get_ylim()[0] > 0.8 and axes.get_ylabel() == "top1  (2 lower: not shown)"
 
 
+@pytest.mark.slow
 def test_keys_are_shown_under_their_names_log_ones_with_plain_numbers(drawn: "list[Figure]", tmp_path: Path) -> None:
     search = made(tmp_path / "mine", 12)
     assert slices(search, tmp_path / "x.png") and parallel(search, tmp_path / "x.png")
@@ -168,6 +170,7 @@ def test_of_many_keys_those_that_matter_most_are_shown(drawn: "list[Figure]", tm
     assert drawn[-1].axes[0].get_title(loc="left") == f"Score over each key: 6 of {len(search.space.keys)} keys"
 
 
+@pytest.mark.slow
 def test_bars_are_grey_where_chance_does_as_well(drawn: "list[Figure]", tmp_path: Path) -> None:
     assert importance(made(tmp_path / "mine", 30), tmp_path / "x.png")
     (axes,) = drawn[-1].axes
