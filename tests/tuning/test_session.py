@@ -35,6 +35,7 @@ def test_the_best_continues_if_it_was_stopped(
     assert session_of(tmp_path, *trials).cut_short() == number
 
 
+@pytest.mark.slow
 def test_where_nothing_is_left_no_ray_is_started(tmp_path: Path) -> None:
     session = session_of(tmp_path, ("finished", (0.1, 0.2, 0.3)), ("stopped", (0.2,)))
     assert session.run().best is not None

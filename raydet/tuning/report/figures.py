@@ -90,7 +90,8 @@ def history(search: Search, path: Path) -> bool:
         for states, label, colour, marker in _SIGNS:
             some = [(row.number, row.score) for row in rows if row.state in states]
             if some:
-                axes.scatter(*zip(*some, strict=True), s=60, color=colour, marker=marker, label=label, zorder=3)
+                xs, ys = zip(*some, strict=True)
+                axes.scatter(xs, ys, s=60, color=colour, marker=marker, label=label, zorder=3)
         default = default_run(search)
         if default is not None and default.score is not None:
             axes.axhline(default.score, color=_DEFAULT, ls="--", lw=1, label="default (trial 1)")
@@ -143,7 +144,7 @@ def importance(search: Search, path: Path) -> bool:
         axes = plot_param_importances(scored_study(search, rows), evaluator=evaluator())
         for bar, tick in zip(axes.patches, axes.get_yticklabels(), strict=True):
             bar.set_color(_SURE if tick.get_text() in sure else _CHANCE)
-        axes.get_legend().remove()
+        axes.legend().remove()
         few = ": too few to tell much" if len(rows) < MANY else ""
         grey = "" if sure >= set(shares) else "; grey: chance does as well"
         axes.set(xlabel=f"share of each key, from {len(rows)} trials{few}{grey}", ylabel="")
@@ -214,12 +215,14 @@ def front(search: Search, path: Path) -> bool:
     if not best:
         return False
     import optuna
+    from optuna.study import StudyDirection
     from optuna.trial import create_trial
     from optuna.visualization.matplotlib import plot_pareto_front
 
     names = [search.score, *search.objectives]
     with _saved(path, (7, 5)):
-        study = optuna.create_study(directions=["maximize", *("minimize" for _ in search.objectives)])
+        minimize = [StudyDirection.MINIMIZE] * len(search.objectives)
+        study = optuna.create_study(directions=[StudyDirection.MAXIMIZE, *minimize])
         for row in search.rows:
             if row.state == "finished" and all(name in row.values for name in search.objectives):
                 study.add_trial(create_trial(values=[row.score or 0.0, *(row.values[n] for n in search.objectives)]))

@@ -32,6 +32,8 @@ _STYLES = {"running": "cyan", "waiting": "dim", "stopped": "dim", "diverged": "y
 _SHORT = {"weight_decay": "wd", "ema.decay": "ema"}
 _COLUMNS = ("trial", "state", "epochs", "score", "values", "left", "hours")
 """Values get what room is left."""
+_NARROW = 64
+"""Characters below which time left and cost are left out."""
 _LEAST_ROWS = 3
 
 
@@ -101,7 +103,8 @@ def table(search: Search, left_s: Mapping[int, float], width: int, height: int) 
     """Return the table of trials, in order of number, that fits `width` columns and `height` lines."""
     titles = {"score": search.score, "hours": f"{search.device}-hours"}
     view = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False, width=width)
-    for name in _COLUMNS:
+    columns = _COLUMNS if width >= _NARROW else _COLUMNS[:5]
+    for name in columns:
         right: Literal["left", "right"] = "left" if name in ("state", "values") else "right"
         ratio = 1 if name == "values" else None
         view.add_column(Text(titles.get(name, name)), justify=right, ratio=ratio, no_wrap=True, overflow="ellipsis")
@@ -111,7 +114,7 @@ def table(search: Search, left_s: Mapping[int, float], width: int, height: int) 
         cells = _cells(search, row, left_s.get(row.number), short)
         number = f"best {row.number}" if mark else str(row.number)
         style = "bold green" if mark else _STYLES.get(row.state, "")
-        view.add_row(*(Text(number if name == "trial" else cells[name]) for name in _COLUMNS), style=style)
+        view.add_row(*(Text(number if name == "trial" else cells[name]) for name in columns), style=style)
     return view
 
 

@@ -43,6 +43,7 @@ def test_it_leaves_a_table_a_figure_and_a_suggestion_and_says_so(
     assert lines[3][1] == f"optim.lr {result.suggestion:g}; configured is 0.003"
 
 
+@pytest.mark.slow
 def test_without_a_training_to_mock_it_trains(classification: Config, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sweep, "STEPS", 12)
     result = lr_range_test(classification, io.StringIO())
@@ -50,6 +51,7 @@ def test_without_a_training_to_mock_it_trains(classification: Config, monkeypatc
     assert 10 <= len(lr_N) <= 12 and 1.5 < loss_N[0] < 4
 
 
+@pytest.mark.slow
 def test_another_test_under_the_same_name_replaces_it_whatever_was_changed(
     classification: Config, made_up: list[list[float]]
 ) -> None:
@@ -61,6 +63,7 @@ def test_another_test_under_the_same_name_replaces_it_whatever_was_changed(
     assert '"dropout": 0.5' in (second.table.parent / "config.json").read_text()
 
 
+@pytest.mark.slow
 def test_a_test_that_fails_leaves_no_result_of_an_earlier_one(
     classification: Config, made_up: list[list[float]]
 ) -> None:
@@ -76,6 +79,7 @@ def test_a_test_that_fails_leaves_no_result_of_an_earlier_one(
     assert not result.table.exists() and not result.figure.exists()
 
 
+@pytest.mark.slow
 def test_a_training_under_its_name_is_left_alone(classification: Config) -> None:
     cfg = override(classification, {"schedule.epochs": 1})
     folder = fit(override(cfg, {"run.name": "run-lr-range"}), out=io.StringIO()).dir
@@ -90,6 +94,7 @@ def test_the_longest_name_still_gives_one(classification: Config, made_up: list[
     assert result.table.parent.name == "n" * 55 + "-lr-range"
 
 
+@pytest.mark.slow
 def test_where_nothing_can_be_said_the_figure_is_drawn_all_the_same(
     classification: Config, made_up: list[list[float]]
 ) -> None:

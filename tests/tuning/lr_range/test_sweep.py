@@ -1,7 +1,7 @@
 """The learning-rate range test: on a parabola whose limit is known, on made curves, and on toy data."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,7 +19,6 @@ from raydet.training.state import State
 from raydet.training.step import Trainer
 from raydet.tuning.lr_range import sweep
 from raydet.tuning.lr_range.sweep import Floats, ramp, ran_away, range_test, read, smoothed, suggest
-from tests.workers import run_workers
 
 CURVATURE = 10.0
 """Of the steepest direction: gradient descent leaves the parabola from a rate of 2 / CURVATURE on."""
@@ -229,10 +228,10 @@ def test_the_table_has_rate_loss_and_smoothed_loss_of_each_step(
 ) -> None:
     short(monkeypatch)
     cfg = make_plan(override(request.getfixturevalue(kind), {"run.name": "other"})).cfg
-    told: list[dict[str, float]] = []
-    range_test(cfg, tmp_path, Peers(), told.append)
+    said: list[dict[str, float]] = []
+    range_test(cfg, tmp_path, Peers(), said.append)
     lr_N, loss_N, mean_N = read(tmp_path / sweep.TABLE)
-    assert told == [{"steps": float(len(lr_N))}] and 10 <= len(lr_N) <= 20
+    assert said == [{"steps": float(len(lr_N))}] and 10 <= len(lr_N) <= 20
     assert lr_N[0] == pytest.approx(sweep.LOWEST * cfg.optim.lr, rel=1e-4)
     assert mean_N == pytest.approx(smoothed(loss_N), rel=1e-4, nan_ok=True)
     assert (tmp_path / sweep.TABLE).stat().st_mode & 0o777 == 0o640
@@ -256,7 +255,7 @@ def test_the_rates_of_the_table_are_optim_lr_and_those_of_the_steps_are_scaled_b
 
 
 @pytest.mark.parametrize("losses", [[math.nan], [1.0] * 5 + [math.inf]])
-def test_a_loss_that_is_not_finite_from_the_start_is_told_with_what_to_look_at(
+def test_a_loss_that_is_not_finite_from_the_start_is_said_with_what_to_look_at(
     losses: list[float], classification: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sweep, "ramp", lambda trainer, batches, lr_N: losses)
@@ -264,21 +263,3 @@ def test_a_loss_that_is_not_finite_from_the_start_is_told_with_what_to_look_at(
     with pytest.raises(NonFiniteLoss, match=r"the loss is (nan|inf) at step \d already, .* look at the data"):
         range_test(cfg, tmp_path, Peers(), lambda metrics: None)
     assert not (tmp_path / sweep.TABLE).exists()
-
-
-def _few_steps(cfg: Config, folder: Path, peers: Peers, tell: Callable[[dict[str, float]], None]) -> None:
-    sweep.STEPS = 24
-    range_test(cfg, folder, peers, tell)
-
-
-@pytest.mark.slow
-def test_two_workers_find_what_one_finds(classification: Config, tmp_path: Path) -> None:
-    """24 steps are three epochs. BatchNorm's statistics are per worker, so they are frozen."""
-    changes = {"model.freeze_bn": True, "optim.lr": 1e-4, "optim.name": "sgd"}
-    cfg = make_plan(override(classification, changes)).cfg
-    run_workers(cfg, tmp_path / "one", 1, _few_steps)
-    run_workers(cfg, tmp_path / "two", 2, _few_steps)
-    one, two = (read(tmp_path / name / sweep.TABLE) for name in ("one", "two"))
-    assert len(one[0]) > 12
-    assert two[1][:12] == pytest.approx(one[1][:12], rel=1e-4)
-    assert len(two[0]) == len(one[0])

@@ -83,28 +83,28 @@ def test_an_error_while_drawing_leaves_the_old_file_and_no_other(
 
 
 def odd_searches(folder: Path) -> dict[str, Search]:
-    search = made(folder / "mine", 12)
-    one_state = {state: tuple(replace(row, state=state) for row in search.rows) for state in ("stopped", "waiting")}
+    search = made(folder / "mine", 12, space="lr")
     fixed = made(folder / "mine", 6, space=None, sets=["optim.lr=choice(0.003)", "ema.decay=choice(none, 0.99)"])
-    wide = replace(search.rows[1], params=search.rows[1].params | {"optim.lr": 1e30, "ema.decay": "$x_{1$" * 50})
+    names = made(folder / "mine", 4, space=None, sets=["optim.lr=uniform(0.001, 0.1)", "ema.decay=choice(none, 0.99)"])
+    wide = replace(names.rows[1], params={"optim.lr": 1e30, "ema.decay": "$x_{1$" * 50})
     return {
         "three trials": made(folder / "mine", 3),
-        **{f"all {state}": replace(search, rows=rows) for state, rows in one_state.items()},
-        "one score": replace(search, rows=tuple(replace(row, curve=((1, 0.5),)) for row in search.rows)),
-        "huge scores": replace(search, rows=tuple(row_of(r.number, score=1e6, params=r.params) for r in search.rows)),
+        "one score and none finished": replace(
+            search, rows=tuple(replace(row, state="stopped", curve=((1, 0.5),)) for row in search.rows)
+        ),
         "choices only, one constant": fixed,
-        "values outside the range": replace(search, rows=(*search.rows[:1], wide, *search.rows[2:])),
-        "trials that lack a key": replace(search, rows=(*search.rows[:4], replace(search.rows[4], params={}))),
-        "twelve keys": made(folder / "mine", 6, space="qat", of="demo_classification_qat"),
+        "values outside the range, none": replace(
+            names, rows=(names.rows[0], wide, replace(names.rows[2], params={}), names.rows[3])
+        ),
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("which", odd_searches(Path("x")))
 def test_no_figure_fails_on_an_odd_search(tmp_path: Path, which: str) -> None:
     search = odd_searches(tmp_path)[which]
-    for figure in (history, curves, slices, parallel):
-        assert figure(search, tmp_path / "x.png"), figure
-    importance(search, tmp_path / "x.png")
+    found = names(draw(search))
+    assert {"history", "curves", "slices"} <= set(found) and ("parallel" in found) == (len(search.space.keys) > 1)
 
 
 def test_values_that_change_on_the_way_are_not_compared_but_drawn_as_schedules(tmp_path: Path) -> None:
@@ -152,6 +152,7 @@ def test_bad_trials_do_not_press_the_good_ones_into_a_line(
         assert axes.get_ylim()[0] > 0.8 and axes.get_ylabel() == "top1  (2 lower: not shown)"
 
 
+@pytest.mark.slow
 def test_keys_are_shown_under_their_names_log_ones_with_plain_numbers(drawn: "list[Figure]", tmp_path: Path) -> None:
     search = made(tmp_path / "mine", 12)
     assert slices(search, tmp_path / "x.png") and parallel(search, tmp_path / "x.png")
@@ -163,12 +164,13 @@ def test_keys_are_shown_under_their_names_log_ones_with_plain_numbers(drawn: "li
 
 
 def test_of_many_keys_those_that_matter_most_are_shown(drawn: "list[Figure]", tmp_path: Path) -> None:
-    search = made(tmp_path / "mine", 30, space="qat", of="demo_classification_qat")
+    search = made(tmp_path / "mine", 12, space="qat", of="demo_classification_qat")
     assert slices(search, tmp_path / "x.png")
     assert len(drawn[-1].axes) == 6 + 1 and "optim.lr" in [axes.get_xlabel() for axes in drawn[-1].axes]
     assert drawn[-1].axes[0].get_title(loc="left") == f"Score over each key: 6 of {len(search.space.keys)} keys"
 
 
+@pytest.mark.slow
 def test_bars_are_grey_where_chance_does_as_well(drawn: "list[Figure]", tmp_path: Path) -> None:
     assert importance(made(tmp_path / "mine", 30), tmp_path / "x.png")
     (axes,) = drawn[-1].axes
