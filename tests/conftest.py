@@ -17,18 +17,18 @@ os.environ.pop("RAY_ADDRESS", None)  # so that no test joins a cluster of the us
 
 
 _STARTS_RAY = (
-    *("audit/test_check.py", "bench/test_bench.py", "cli/test_main.py", "driver/test_fit.py", "test_examples.py"),
-    *("driver/test_ray_temp_dir.py", "test_job.py", "test_kill.py", "test_readme.py", "test_predecessors_faults.py"),
+    *("cli/test_main.py", "driver/test_fit.py", "test_job.py", "test_kill.py"),
     *("tuning/lr_range/test_run.py", "tuning/test_tune.py", "tuning/trials/test_trial.py"),
 )
-"""Files whose slow tests start Ray, or `raydet fit` as a process: one at a time, for each wants all cores."""
+"""Files whose slow tests start a Ray of their own, or `raydet fit` as a process: each wants all cores."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the tests that start Ray; `make test` runs them one after the other, `shared_ray` last."""
+    """Mark the tests that need a Ray; `make test` runs them one after the other, `shared_ray` last."""
     here = Path(__file__).parent
     for item in items:
-        if item.path.relative_to(here).as_posix() in _STARTS_RAY and item.get_closest_marker("slow") is not None:
+        listed = item.path.relative_to(here).as_posix() in _STARTS_RAY and item.get_closest_marker("slow") is not None
+        if listed or _shares_ray(item):
             item.add_marker(pytest.mark.ray)
     items.sort(key=_shares_ray)  # a Ray that is there would serve those that are about a Ray of their own
 

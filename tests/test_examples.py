@@ -1,10 +1,9 @@
-"""Every script in examples/ runs to its end on toy data, in its own process, as a user would start it."""
+"""Every script in examples/ runs to its end on toy data, with the words a user would give it."""
 
 import csv
 import json
-import os
-import subprocess
-import sys
+import runpy
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -25,12 +24,20 @@ DETECTOR = (
 CLASSIFIER = f"{QUICK} --model.name efficientnet_demo --model.image_size 32 --data.batch_size 8 --optim.batch_size 8"
 
 
-def run_script(name: str, *words: str, cwd: Path) -> str:
-    env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, str(ROOT / "examples" / name), *words]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=env, timeout=300)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+Run = Callable[..., str]
+
+
+@pytest.fixture
+def run_script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Run a script of examples/ in tmp_path, in this process; return what it prints."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(name: str, *words: str) -> str:
+        monkeypatch.setattr("sys.argv", [name, *words])
+        runpy.run_path(str(ROOT / "examples" / name), run_name="__main__")
+        return capsys.readouterr().out
+
+    return run
 
 
 def settings(text: str, runs: Path) -> list[str]:
@@ -38,20 +45,20 @@ def settings(text: str, runs: Path) -> list[str]:
 
 
 @pytest.mark.slow
-def test_fit_coco(toy_detection: Path, tmp_path: Path) -> None:
+def test_fit_coco(toy_detection: Path, tmp_path: Path, run_script: Run) -> None:
     places = ("annotations/instances_train.json", "annotations/instances_val.json")
-    out = run_script("fit_coco.py", str(toy_detection), *places, *settings(DETECTOR, tmp_path), cwd=tmp_path)
+    out = run_script("fit_coco.py", str(toy_detection), *places, *settings(DETECTOR, tmp_path))
     assert out.startswith("AP ") and read_result(tmp_path / "fit_coco") is not None
 
 
 @pytest.mark.slow
-def test_fit_imagefolder(toy_classification: Path, tmp_path: Path) -> None:
-    out = run_script("fit_imagefolder.py", str(toy_classification), *settings(CLASSIFIER, tmp_path), cwd=tmp_path)
+def test_fit_imagefolder(toy_classification: Path, tmp_path: Path, run_script: Run) -> None:
+    out = run_script("fit_imagefolder.py", str(toy_classification), *settings(CLASSIFIER, tmp_path))
     assert out.startswith("top-1 ") and read_result(tmp_path / "fit_imagefolder") is not None
 
 
 @pytest.mark.slow
-def test_own_dataset(toy_detection: Path, tmp_path: Path) -> None:
+def test_own_dataset(toy_detection: Path, tmp_path: Path, run_script: Run) -> None:
     truth = json.loads((toy_detection / "annotations" / "instances_train.json").read_text())
     names = {image["id"]: image["file_name"] for image in truth["images"]}
     with (tmp_path / "boxes.csv").open("w", newline="") as file:
@@ -61,15 +68,15 @@ def test_own_dataset(toy_detection: Path, tmp_path: Path) -> None:
             x, y, w, h = box["bbox"]
             table.writerow([names[box["image_id"]], x, y, x + w, y + h, f"digit {box['category_id'] - 1}"])
     images = str(toy_detection / "train")
-    out = run_script("own_dataset.py", "boxes.csv", images, *settings(DETECTOR, tmp_path / "runs"), cwd=tmp_path)
+    out = run_script("own_dataset.py", "boxes.csv", images, *settings(DETECTOR, tmp_path / "runs"))
     assert out.startswith("AP50 ") and read_result(tmp_path / "runs" / "own_dataset") is not None
 
 
 @pytest.mark.slow
-def test_own_recipe(toy_detection: Path, tmp_path: Path) -> None:
+def test_own_recipe(toy_detection: Path, tmp_path: Path, run_script: Run) -> None:
     places = f"--data.root {toy_detection} --data.train annotations/instances_train.json"
     words = settings(f"{places} --data.val annotations/instances_val.json {DETECTOR}", tmp_path)
-    out = run_script("own_recipe.py", *words, cwd=tmp_path)
+    out = run_script("own_recipe.py", *words)
     assert out.startswith("AP ") and read_result(tmp_path / "tiles_d1") is not None
 
 
@@ -86,19 +93,19 @@ def test_examples_are_short() -> None:
 
 
 @pytest.mark.slow
-def test_int8(toy_classification: Path, tmp_path: Path) -> None:
+def test_int8(toy_classification: Path, tmp_path: Path, run_script: Run) -> None:
     small = f"--data.root {toy_classification} --data.workers 0 --scaling.num_workers 0 --schedule.epochs 1"
     floats = fit(override(recipe("demo_classification"), parse_changes(settings(small, tmp_path / "runs"))))
     words = [str(floats.dir), "demo_classification_qat", "int8.onnx", *settings(small, tmp_path / "runs")]
-    out = run_script("int8.py", *words, cwd=tmp_path)
+    out = run_script("int8.py", *words)
     assert out.startswith("without training: {'quantization.") and "of the float file: {" in out
     assert (tmp_path / "int8.onnx").is_file()
 
 
 @pytest.mark.slow
-def test_search(toy_classification: Path, tmp_path: Path) -> None:
+def test_search(toy_classification: Path, tmp_path: Path, run_script: Run, shared_ray: None) -> None:
     tiny = "--schedule.epochs 1 --schedule.warmup_epochs 0 --data.workers 0"
     more = ["--num-samples", "2", "--data.root", str(toy_classification)]
-    out = run_script("search.py", "demo_classification", *more, *settings(tiny, tmp_path), cwd=tmp_path)
+    out = run_script("search.py", "demo_classification", *more, *settings(tiny, tmp_path))
     assert "best: trial" in out and "trained once more: {" in out
     assert read_result(tmp_path / "demo_classification-lr_wd-best") is not None

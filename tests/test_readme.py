@@ -1,17 +1,17 @@
 """Every command of the README is run as it stands there, but for places, time and size."""
 
 import json
-import os
 import re
 import shlex
 import shutil
 import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 
+from raydet.cli import main as cli
 from tests.data.s3_stub import serving
 from tests.test_examples import CLASSIFIER, DETECTOR
 
@@ -30,13 +30,21 @@ def commands() -> list[str]:
     return [" ".join(line.split()) for line in lines if line.startswith(("make", "raydet", "ray "))]
 
 
-def raydet(words: list[str], cwd: Path) -> str:
-    env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [sys.executable, "-m", "raydet", *last_of_each(words)], capture_output=True, text=True, cwd=cwd, env=env
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+Run = Callable[[list[str]], str]
+
+
+@pytest.fixture
+def raydet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Run a command in tmp_path, in this process; return what it prints."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(words: list[str]) -> str:
+        code = cli.run(last_of_each(words))
+        out, err = capsys.readouterr()
+        assert code == 0, err
+        return out
+
+    return run
 
 
 def last_of_each(words: list[str]) -> list[str]:
@@ -97,37 +105,37 @@ def test_make_knows_its_targets() -> None:
 
 
 @pytest.mark.slow
-def test_training_a_detector(toy_detection: Path, tmp_path: Path) -> None:
+def test_training_a_detector(toy_detection: Path, tmp_path: Path, raydet: Run) -> None:
     words = readme_command("raydet fit efficientdet_d0_coco --data.root")
     words[words.index("/data/shop")] = str(toy_detection)
     words[words.index("train.json")] = "annotations/instances_train.json"
     words[words.index("val.json")] = "annotations/instances_val.json"
-    out = raydet([*words, *DETECTOR.split(), "--json"], tmp_path)
+    out = raydet([*words, *DETECTOR.split(), "--json"])
     assert json.loads(out.splitlines()[-1])["run"] == str(tmp_path / "runs" / "shop")
 
 
 @pytest.mark.slow
-def test_training_a_classifier(toy_classification: Path, tmp_path: Path) -> None:
+def test_training_a_classifier(toy_classification: Path, raydet: Run) -> None:
     words = readme_command("raydet fit efficientnet_b0_imagenet --data.root /data")
     words[words.index("/data/flowers")] = str(toy_classification)
-    out = raydet([*words, *CLASSIFIER.split(), "--json"], tmp_path)
+    out = raydet([*words, *CLASSIFIER.split(), "--json"])
     assert "top1" in json.loads(out.splitlines()[-1])
 
 
 @pytest.mark.slow
-def test_looking_through_data(toy_detection: Path, tmp_path: Path) -> None:
+def test_looking_through_data(toy_detection: Path, tmp_path: Path, raydet: Run) -> None:
     words = readme_command("raydet check")
     words[words.index("/data/shop")] = str(toy_detection)
-    assert "result    good" in raydet(words, tmp_path)
+    assert "result    good" in raydet(words)
     assert {p.name for p in (tmp_path / "check").iterdir()} == {"report.json", "quarantine.txt", "plots"}
 
 
 @pytest.mark.slow
-def test_training_on_yolo_labels(toy_detection: Path, tmp_path: Path) -> None:
+def test_training_on_yolo_labels(toy_detection: Path, tmp_path: Path, raydet: Run) -> None:
     root = as_yolo(toy_detection, tmp_path / "yolo")
     words = readme_command("raydet fit efficientdet_d0_coco --data.format yolo")
     words[words.index("/data/my-yolo")] = str(root)
-    out = raydet([*words, *DETECTOR.split(), "--schedule.epochs", "1", "--json"], tmp_path)
+    out = raydet([*words, *DETECTOR.split(), "--schedule.epochs", "1", "--json"])
     assert "AP50" in json.loads(out.splitlines()[-1])
 
 
@@ -153,7 +161,7 @@ def as_yolo(coco: Path, root: Path) -> Path:
 
 @pytest.mark.slow
 def test_training_from_an_object_store(
-    toy_classification: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    toy_classification: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, raydet: Run
 ) -> None:
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.setenv(name, "test")
@@ -163,70 +171,70 @@ def test_training_from_an_object_store(
         images = {str(p.relative_to(toy_classification)): p.read_bytes() for p in toy_classification.rglob("*.jpg")}
         store.buckets["bucket"] = {f"flowers/{name}": data for name, data in images.items()}
         words = [word.replace("minio:9000", f"127.0.0.1:{store.port}") for word in words]
-        out = raydet([*words, *CLASSIFIER.split(), "--json"], tmp_path)
+        out = raydet([*words, *CLASSIFIER.split(), "--json"])
     assert "top1" in json.loads(out.splitlines()[-1])
 
 
 @pytest.mark.slow
-def test_timing_data(tmp_path: Path) -> None:
-    out = raydet([*readme_command("raydet bench data"), "--rounds", "1", "--model.image_size", "64"], tmp_path)
+def test_timing_data(raydet: Run) -> None:
+    out = raydet([*readme_command("raydet bench data"), "--rounds", "1", "--model.image_size", "64"])
     assert "dali-cpu" in out and "cores feed the GPU" in out
 
 
 @pytest.mark.slow
-def test_a_dry_run(tmp_path: Path) -> None:
-    out = raydet(readme_command("raydet fit demo_detection"), tmp_path)
+def test_a_dry_run(tmp_path: Path, raydet: Run) -> None:
+    out = raydet(readme_command("raydet fit demo_detection"))
     assert "schedule.epochs: 10 -> 3" in out and not list(tmp_path.iterdir())
 
 
 @pytest.mark.slow
-def test_the_gpu_command(toy_detection: Path, tmp_path: Path) -> None:
+def test_the_gpu_command(
+    toy_detection: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Without a GPU it is refused, naming the setting, before anything is written."""
     words = readme_command("raydet fit efficientdet_d0_coco --scaling.use_gpu")
     small = [*DETECTOR.split(), "--data.root", str(toy_detection), "--model.num_classes", "none"]
     splits = [*("--data.train", "annotations/instances_train.json"), *("--data.val", "annotations/instances_val.json")]
-    command = [sys.executable, "-m", "raydet", *last_of_each([*words, *small, *splits])]
-    env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=env)
+    monkeypatch.chdir(tmp_path)
+    code, err = cli.run(last_of_each([*words, *small, *splits])), capsys.readouterr().err
     if torch.cuda.is_available():
-        assert done.returncode == 0, done.stderr
+        assert code == 0, err
     else:
-        assert done.returncode == 2 and "scaling.use_gpu=true" in done.stderr and not list(tmp_path.iterdir())
+        assert code == 2 and "scaling.use_gpu=true" in err and not list(tmp_path.iterdir())
 
 
 @pytest.mark.slow
-def test_timing_an_operation(tmp_path: Path) -> None:
-    out = raydet([*readme_command("raydet bench ops"), "--rounds", "1"], tmp_path)
+def test_timing_an_operation(raydet: Run) -> None:
+    out = raydet([*readme_command("raydet bench ops"), "--rounds", "1"])
     assert "assign_anchors" in out and "x the floor" in out
 
 
 @pytest.mark.slow
-def test_the_python_block_then_evaluate_and_predict(toy_detection: Path, tmp_path: Path) -> None:
+def test_the_python_block_then_evaluate_and_predict(
+    toy_detection: Path, tmp_path: Path, raydet: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
     (code,) = blocks("python")
     changes = {"data.root": str(toy_detection), "data.workers": 0, "scaling.num_workers": 0, "model.image_size": 64}
     quick = f"cfg = raydet.override(cfg, {changes!r})\n"
-    env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    script = code.replace("result = ", quick + "result = ").replace('"schedule.epochs": 3', '"schedule.epochs": 1')
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=tmp_path, env=env)
-    assert done.returncode == 0, done.stderr
-    assert 0 <= float(done.stdout.split()[-1]) <= 1
+    exec(code.replace("result = ", quick + "result = ").replace('"schedule.epochs": 3', '"schedule.epochs": 1'), {})
+    assert 0 <= float(capsys.readouterr().out.split()[-1]) <= 1
 
     (tmp_path / "runs" / "short").rename(tmp_path / "runs" / "demo_detection")
     (tmp_path / "photo.jpg").write_bytes(next(iter((toy_detection / "val").glob("*.jpg"))).read_bytes())
-    assert "AP50" in raydet(readme_command("raydet evaluate runs"), tmp_path)
-    raydet(readme_command("raydet predict"), tmp_path)
+    assert "AP50" in raydet(readme_command("raydet evaluate runs"))
+    raydet(readme_command("raydet predict"))
     assert (tmp_path / "found" / "photo.png").is_file() and (tmp_path / "found" / "predictions.json").is_file()
 
 
 @pytest.mark.slow
-def test_int8(toy_classification: Path, tmp_path: Path) -> None:
+def test_int8(toy_classification: Path, tmp_path: Path, raydet: Run) -> None:
     small = ["--data.root", str(toy_classification), "--data.workers", "0", "--scaling.num_workers", "0"]
-    raydet(["fit", "demo_classification", *small, "--schedule.epochs", "1"], tmp_path)
-    raydet([*readme_command("raydet fit demo_classification_qat"), *small, "--quantization.batches", "3"], tmp_path)
-    out = raydet([*readme_command("raydet export"), "--images", "30"], tmp_path)
+    raydet(["fit", "demo_classification", *small, "--schedule.epochs", "1"])
+    raydet([*readme_command("raydet fit demo_classification_qat"), *small, "--quantization.batches", "3"])
+    out = raydet([*readme_command("raydet export"), "--images", "30"])
     assert "argmax_agreement" in out and "ratio_to_float" in out
-    assert "top1" in raydet(readme_command("raydet evaluate digits.onnx"), tmp_path)
-    out = raydet([*readme_command("raydet bench quantization"), "--rounds", "1"], tmp_path)
+    assert "top1" in raydet(readme_command("raydet evaluate digits.onnx"))
+    out = raydet([*readme_command("raydet bench quantization"), "--rounds", "1"])
     assert "| PTQ | onnxruntime |" in out and (tmp_path / "int8" / "sensitivity.png").is_file()
 
 
@@ -240,29 +248,29 @@ TINY = "--schedule.epochs 1 --schedule.warmup_epochs 0 --data.workers 0"
 
 
 @pytest.mark.slow
-def test_search(toy_classification: Path, tmp_path: Path) -> None:
+def test_search(toy_classification: Path, tmp_path: Path, raydet: Run, shared_ray: None) -> None:
     words = readme_command("raydet tune demo_classification --space lr_wd")
     words[words.index("--num-samples") + 1], words[words.index("--confirm") + 1] = "2", "1"
     tiny = [*TINY.split(), "--data.root", str(toy_classification), "--set", "ema.decay=choice(0.99, none)"]
-    out = raydet([*words, *tiny], tmp_path)
+    out = raydet([*words, *tiny])
     assert "best      trial" in out and "train it  raydet fit --from" in out
     words = readme_command("raydet fit --from")
     assert (tmp_path / words[words.index("--from") + 1]).is_file()
-    raydet([*words, "--scaling.num_workers", "0"], tmp_path)
+    raydet([*words, "--scaling.num_workers", "0"])
     assert (tmp_path / "runs" / "demo_classification-lr_wd-best" / "result.json").is_file()
 
 
 @pytest.mark.slow
-def test_search_by_ranges(toy_detection: Path, tmp_path: Path) -> None:
+def test_search_by_ranges(toy_detection: Path, tmp_path: Path, raydet: Run, shared_ray: None) -> None:
     words = readme_command("raydet tune demo_detection --set")
     words[words.index("--num-samples") + 1] = "1"
     tiny = [*TINY.split(), "--data.root", str(toy_detection), "--model.image_size", "64"]
-    raydet([*words, *tiny, "--evaluation.recalibrate_bn", "0", "--json"], tmp_path)
+    raydet([*words, *tiny, "--evaluation.recalibrate_bn", "0", "--json"])
     assert (tmp_path / "runs" / "demo_detection-set" / "best.json").is_file()
 
 
 @pytest.mark.slow
-def test_the_range_test(toy_classification: Path, tmp_path: Path) -> None:
+def test_the_range_test(toy_classification: Path, raydet: Run, shared_ray: None) -> None:
     words = readme_command("raydet tune demo_classification --space lr-range-test")
-    out = raydet([*words, "--data.workers", "0", "--data.root", str(toy_classification), "--json"], tmp_path)
+    out = raydet([*words, "--data.workers", "0", "--data.root", str(toy_classification), "--json"])
     assert Path(json.loads(out)["figure"]).is_file()
