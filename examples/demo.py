@@ -1,16 +1,16 @@
 """The demo: a classifier learns handwritten digits, its backbone starts a detector, which finds digits on photos.
 
-`make demo` runs this. Interrupted, it goes on where it was when started again; a second time it only prints the table.
+`make demo` runs this. Interrupted, it continues when started again; a second time it only prints the table.
 """
 
 import argparse
 import json
 from pathlib import Path
 
+import numpy as np
+from PIL import Image
+
 import raydet
-from raydet.data import make_detection, read_rgb
-from raydet.data.formats.coco.load import load_coco
-from raydet.visualization.boxes import draw_comparison, sheet
 
 parser = argparse.ArgumentParser(description=__doc__)
 parser.add_argument("--runs", default="runs", help="folder of the runs")
@@ -18,24 +18,24 @@ parser.add_argument("--seed", type=int, default=42)
 
 
 def train(recipe: str, runs: str, seed: int, **changes: object) -> raydet.Result:
-    """Train a demo recipe, or take up what was trained before."""
+    """Train a demo recipe, or continue what was trained before."""
     common = {"run.storage_path": runs, "run.seed": seed, **changes}
     return raydet.fit(raydet.override(raydet.recipe(recipe), common))
 
 
 def image(detector: raydet.Result, path: Path) -> Path:
     """Draw what the detector finds in eight validation images (orange) over the truth (green)."""
-    root = make_detection()
-    index = load_coco(root / "annotations" / "instances_val.json", root / "val")
+    index = raydet.open_split(detector.config, "val")
     found = raydet.predict(detector.best, [index.image(i) for i in range(8)])
     images = []
     for i, answer in enumerate(found):
         boxes_K4, labels_K, _ = index.boxes_of(i)
         truth = [index.class_names[label] for label in labels_K]
+        pixels_HW3 = np.asarray(Image.open(answer.image).convert("RGB"))
         images.append(
-            draw_comparison(read_rgb(answer.image), boxes_K4, truth, answer.boxes_K4, answer.names, answer.scores_K)
+            raydet.draw_comparison(pixels_HW3, boxes_K4, truth, answer.boxes_K4, answer.names, answer.scores_K)
         )
-    sheet(images, columns=4).save(path)
+    raydet.contact_sheet(images, columns=4).save(path)
     return path
 
 
@@ -60,7 +60,7 @@ if __name__ == "__main__":
     drawn = image(detector, detector.dir / "predictions.png")
     top1, ap, ap50 = classifier.metrics["top1"], detector.metrics["AP"], detector.metrics["AP50"]
     curve = " | ".join(f"{e['elapsed_s']:.0f} s {e['AP50']:.2f}" for e in epochs(detector))
-    boxes = len(load_coco(make_detection() / "annotations/instances_train.json", make_detection() / "train").boxes)
+    boxes = len(raydet.open_split(detector.config, "train").boxes)
     print(
         f"\ndata      600 training and 120 validation images, {boxes} boxes, 10 classes: real handwriting on photos\n"
         + row("classify", classifier, f"top-1 {top1:.2f} (chance 0.10)")

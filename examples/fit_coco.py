@@ -8,7 +8,6 @@ The class count comes from the data. Any setting can be added as on the command 
 import argparse
 
 import raydet
-from raydet.config.arguments import parse_changes
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("root", help="folder of the data set")
@@ -31,7 +30,7 @@ cfg = raydet.override(
         "run.name": "fit_coco",
     },
 )
-cfg = raydet.override(cfg, parse_changes(settings))
+cfg = raydet.override(cfg, raydet.parse_overrides(settings))
 
 result = raydet.fit(cfg)
 print(f"AP {result.metrics['AP']:.3f}  AP50 {result.metrics['AP50']:.3f}  best checkpoint {result.best}")

@@ -6,7 +6,6 @@ python examples/fit_imagefolder.py /data/flowers --model.weights timm:efficientn
 import argparse
 
 import raydet
-from raydet.config.arguments import parse_changes
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("root", help="folder with train and val")
@@ -27,7 +26,7 @@ cfg = raydet.override(
         "run.name": "fit_imagefolder",
     },
 )
-cfg = raydet.override(cfg, parse_changes(settings))
+cfg = raydet.override(cfg, raydet.parse_overrides(settings))
 
 result = raydet.fit(cfg)
 print(f"top-1 {result.metrics['top1']:.3f}  top-5 {result.metrics['top5']:.3f}  best checkpoint {result.best}")

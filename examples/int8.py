@@ -6,18 +6,16 @@ python examples/int8.py runs/demo_classification demo_classification_qat int8.on
 import argparse
 
 import raydet
-from raydet.bench.sensitivity import rank
-from raydet.config.arguments import parse_changes
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("floats", help="a trained run's folder or a checkpoint")
 parser.add_argument("recipe", help="one that ends with _qat")
 parser.add_argument("out", help="the file to write, *.onnx")
 options, settings = parser.parse_known_args()
-changes = parse_changes(settings)
+changes = raydet.parse_overrides(settings)
 
 ways = [{"quantization.calibration": "max"}, {"quantization.percentile": 99.9}, {"quantization.percentile": 99.99}]
-best = rank(options.floats, ways)[0]
+best = raydet.rank_calibrations(options.floats, ways)[0]
 print(f"without training: {dict(best.changes)} gives {best.metrics}")
 
 cfg = raydet.override(raydet.recipe(options.recipe), {"model.weights": options.floats, **best.changes, **changes})

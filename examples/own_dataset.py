@@ -11,7 +11,6 @@ from pathlib import Path
 from PIL import Image
 
 import raydet
-from raydet.config.arguments import parse_changes
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("table", type=Path)
@@ -43,5 +42,5 @@ places = {"data.root": str(options.table.parent), "data.train": "train.json", "d
 folders = {"data.train_images": str(options.images.absolute()), "data.val_images": str(options.images.absolute())}
 classes_from_data = {"data.class_ids": "contiguous", "model.num_classes": None, "run.name": "own_dataset"}
 cfg = raydet.override(raydet.recipe("efficientdet_d0_coco"), places | folders | classes_from_data)
-result = raydet.fit(raydet.override(cfg, parse_changes(settings)))
+result = raydet.fit(raydet.override(cfg, raydet.parse_overrides(settings)))
 print(f"AP50 {result.metrics['AP50']:.3f}  best checkpoint {result.best}")

@@ -6,7 +6,6 @@ python examples/own_recipe.py --data.root /data/tiles --data.train train.json --
 import sys
 
 import raydet
-from raydet.config.arguments import parse_changes
 
 
 def tiles_d1() -> raydet.Config:
@@ -27,5 +26,5 @@ def tiles_d1() -> raydet.Config:
 
 
 if __name__ == "__main__":
-    result = raydet.fit(raydet.override(tiles_d1(), parse_changes(sys.argv[1:])))
+    result = raydet.fit(raydet.override(tiles_d1(), raydet.parse_overrides(sys.argv[1:])))
     print(f"AP {result.metrics['AP']:.3f}  run folder {result.dir}")

@@ -8,14 +8,13 @@ The same command again continues a search that was interrupted, or returns at on
 import argparse
 
 import raydet
-from raydet.config.arguments import parse_changes
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("recipe")
 parser.add_argument("--space", default="lr_wd")
 parser.add_argument("--num-samples", type=int, default=12)
 options, settings = parser.parse_known_args()
-cfg = raydet.override(raydet.recipe(options.recipe), parse_changes(settings))
+cfg = raydet.override(raydet.recipe(options.recipe), raydet.parse_overrides(settings))
 
 found = raydet.tune(cfg, space=options.space, num_samples=options.num_samples)
 print(found.trials.sort_values("score", ascending=False).head(5).to_string(index=False))

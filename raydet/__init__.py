@@ -14,6 +14,7 @@ __version__ = "0.1.0"
 _LATER = {
     "Config": "config",
     "override": "config",
+    "parse_overrides": "config.arguments",
     "recipe": "recipes",
     "fit": "driver.fit",
     "Result": "driver.fit",
@@ -23,6 +24,10 @@ _LATER = {
     "predict": "inference.predict",
     "export": "inference.export",
     "check": "audit.check",
+    "rank_calibrations": "bench.sensitivity",
+    "open_split": "data",
+    "draw_comparison": "visualization.boxes",
+    "contact_sheet": "visualization.boxes",
     "RaydetError": "exceptions",
     "ConfigError": "exceptions",
     "DataError": "exceptions",

@@ -1,5 +1,6 @@
 """Every script in examples/ runs to its end on toy data, with the words a user would give it."""
 
+import ast
 import csv
 import json
 import runpy
@@ -8,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
+import raydet
 from raydet.config import override
-from raydet.config.arguments import parse_changes
+from raydet.config.arguments import parse_overrides
 from raydet.driver.fit import fit
 from raydet.recipes import recipe
 from raydet.runs.result import read_result
@@ -42,6 +44,16 @@ def run_script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
 
 def settings(text: str, runs: Path) -> list[str]:
     return [*text.split(), "--run.storage_path", str(runs)]
+
+
+def test_examples_use_the_public_names_alone() -> None:
+    for path in sorted((ROOT / "examples").glob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            imported = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            imported += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            assert not any(name.startswith("raydet.") for name in imported), f"{path.name}: {imported}"
+            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "raydet":
+                assert node.attr in raydet.__all__, f"{path.name}: raydet.{node.attr}"
 
 
 @pytest.mark.slow
@@ -95,7 +107,7 @@ def test_examples_are_short() -> None:
 @pytest.mark.slow
 def test_int8(toy_classification: Path, tmp_path: Path, run_script: Run) -> None:
     small = f"--data.root {toy_classification} --data.workers 0 --scaling.num_workers 0 --schedule.epochs 1"
-    floats = fit(override(recipe("demo_classification"), parse_changes(settings(small, tmp_path / "runs"))))
+    floats = fit(override(recipe("demo_classification"), parse_overrides(settings(small, tmp_path / "runs"))))
     words = [str(floats.dir), "demo_classification_qat", "int8.onnx", *settings(small, tmp_path / "runs")]
     out = run_script("int8.py", *words)
     assert out.startswith("without training: {'quantization.") and "of the float file: {" in out

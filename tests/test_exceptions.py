@@ -77,7 +77,12 @@ def test_the_public_names_are_those_released() -> None:
     assert set(raydet.__all__) == errors | verbs | {
         "Config",
         "override",
+        "parse_overrides",
         "recipe",
+        "rank_calibrations",
+        "open_split",
+        "draw_comparison",
+        "contact_sheet",
         "Result",
         "TuneResult",
         "__version__",

@@ -146,7 +146,7 @@ def _skip(
     return tuple(skip), now
 
 
-def rank(
+def rank_calibrations(
     source: str | Path,
     ways: Sequence[Mapping[str, Any]],
     changes: Mapping[str, Any] | None = None,

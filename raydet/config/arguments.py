@@ -32,7 +32,7 @@ SETTINGS: Mapping[str, FieldType] = _settings()
 """What can be set from the command line: dotted key -> what it takes. `--quantization none` switches a section off."""
 
 
-def parse_changes(words: Sequence[str]) -> dict[str, Any]:
+def parse_overrides(words: Sequence[str]) -> dict[str, Any]:
     """Return dotted key -> value for words such as `--optim.lr 0.1` or `--optim.lr=0.1`.
 
     Numbers, true / false and none are read as the field's type says; several words or commas make a list.

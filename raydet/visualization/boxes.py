@@ -94,7 +94,7 @@ def caption(image_HW3: Pixels, text: str) -> Image.Image:
     return image
 
 
-def sheet(images: Sequence[Image.Image], columns: int, captions: Sequence[str] | None = None) -> Image.Image:
+def contact_sheet(images: Sequence[Image.Image], columns: int, captions: Sequence[str] | None = None) -> Image.Image:
     """Return a contact sheet, row by row; columns are as wide as the widest image, captions stand below each.
 
     Raises:

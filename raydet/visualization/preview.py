@@ -11,7 +11,7 @@ from raydet.data.columns import Ints
 from raydet.data.loading.batch_dataset import Maker
 from raydet.exceptions import DataError
 from raydet.runs.class_map import write_class_map
-from raydet.visualization.boxes import caption, draw_detections, sheet
+from raydet.visualization.boxes import caption, contact_sheet, draw_detections
 from raydet.visualization.charts import content_of, labels_figure
 
 _SHEETS = 3
@@ -63,4 +63,4 @@ def drawn(index: Index, batch: Batch) -> Image.Image:
         ids = batch.classes_BM[i][real_M].tolist()
         names = [index.class_names[c] or str(int(index.category_ids[c])) for c in ids]
         images.append(draw_detections(pixels_HW3, batch.boxes_BM4[i][real_M].numpy(), names))
-    return sheet(images, columns=4)
+    return contact_sheet(images, columns=4)

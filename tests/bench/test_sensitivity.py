@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from raydet.bench.sensitivity import Sensitivity, only, open_floats, rank, sensitivity_of
+from raydet.bench.sensitivity import Sensitivity, only, open_floats, rank_calibrations, sensitivity_of
 from raydet.exceptions import ConfigError
 from raydet.inference.trained_model import open_source
 from raydet.quantization import calibrate, placements, quantize
@@ -61,13 +61,16 @@ def test_with_no_group_working_the_net_is_that_of_floats(trained_classifier: Pat
 
 def test_ways_come_back_the_best_first_with_what_they_were(trained_classifier: Path) -> None:
     ways = [{"quantization.bits": 2}, {"quantization.bits": 8}, {"quantization.bits": 4}]
-    found = rank(trained_classifier, ways, {"quantization.batches": 2}, images=30)
+    found = rank_calibrations(trained_classifier, ways, {"quantization.batches": 2}, images=30)
     losses = [one.metrics["eval_loss"] for one in found]
     assert losses == sorted(losses) and sorted(ways, key=str) == sorted((dict(one.changes) for one in found), key=str)
     assert len(set(losses)) == 3
 
 
 def test_what_is_quantized_already_has_no_floats_to_compare_with(quantized_classifier: Path) -> None:
-    for refused in (lambda: open_floats(quantized_classifier, {}), lambda: rank(quantized_classifier, [{}])):
+    for refused in (
+        lambda: open_floats(quantized_classifier, {}),
+        lambda: rank_calibrations(quantized_classifier, [{}]),
+    ):
         with pytest.raises(ConfigError, match="must be a float checkpoint or run"):
             refused()

@@ -3,7 +3,7 @@
 import pytest
 
 from raydet.config import Config, as_flat, field_type, override
-from raydet.config.arguments import SETTINGS, parse_changes
+from raydet.config.arguments import SETTINGS, parse_overrides
 from raydet.exceptions import ConfigError
 from raydet.recipes import RECIPES, recipe
 
@@ -39,14 +39,14 @@ from raydet.recipes import RECIPES, recipe
     ],
 )
 def test_words_become_the_values_their_fields_want(words: str, key: str, value: object) -> None:
-    changes = parse_changes(words.split())
+    changes = parse_overrides(words.split())
     assert changes == {key: value} and type(changes[key]) is type(value)
     if "-1" not in words:
         override(Config(), changes)  # and the Config takes them
 
 
 def test_an_empty_word_is_an_empty_list_and_text_may_hold_spaces() -> None:
-    assert parse_changes(["--model.freeze", "", "--data.root", "/my data/coco"]) == {
+    assert parse_overrides(["--model.freeze", "", "--data.root", "/my data/coco"]) == {
         "model.freeze": (),
         "data.root": "/my data/coco",
     }
@@ -59,7 +59,7 @@ def test_every_setting_of_every_recipe_can_be_spelt_out(name: str) -> None:
     for key, value in as_flat(cfg).items():
         if key in SETTINGS:
             words += [f"--{key}", *(map(str, value or ("",)) if isinstance(value, tuple) else (str(value),))]
-    assert override(Config(), {**parse_changes(words), "recipe": name}) == cfg
+    assert override(Config(), {**parse_overrides(words), "recipe": name}) == cfg
 
 
 @pytest.mark.parametrize(
@@ -78,14 +78,14 @@ def test_every_setting_of_every_recipe_can_be_spelt_out(name: str) -> None:
 )
 def test_words_that_mean_nothing_are_refused(words: str, message: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        parse_changes(words.split())
+        parse_overrides(words.split())
     assert message in str(caught.value)
 
 
 @pytest.mark.parametrize("words", ["--optim.lr fast", "--schedule.epochs 1.5", "--schedule.per_step perhaps"])
 def test_a_word_of_the_wrong_type_is_named_by_the_config(words: str) -> None:
     with pytest.raises(ConfigError, match=words.split()[0][2:] + r" must be .*, got '" + words.split()[1]):
-        override(Config(), parse_changes(words.split()))
+        override(Config(), parse_overrides(words.split()))
 
 
 def test_a_fields_type_is_found_through_optional_sections() -> None:

@@ -5,7 +5,7 @@ from dataclasses import asdict
 import pytest
 
 from raydet.config import as_flat, override
-from raydet.config.arguments import parse_changes
+from raydet.config.arguments import parse_overrides
 from raydet.exceptions import ConfigError
 from raydet.recipes import RECIPES, recipe
 
@@ -231,7 +231,7 @@ def test_an_unknown_recipe_is_refused_with_the_nearest() -> None:
 @pytest.mark.parametrize("name", QAT_RECIPES)
 def test_a_flag_makes_the_float_control_of_a_qat_recipe_and_changes_nothing_else(name: str) -> None:
     cfg = recipe(name)
-    control = override(cfg, parse_changes(["--quantization", "none", "--run.name", "control"]))
+    control = override(cfg, parse_overrides(["--quantization", "none", "--run.name", "control"]))
     assert cfg.quantization is not None and control.quantization is None
     assert override(control, {"run.name": cfg.run.name, "quantization": asdict(cfg.quantization)}) == cfg
 
@@ -276,7 +276,7 @@ def test_relu6_reaches_every_activation_but_the_gate_and_leaves_the_keys(name: s
     if quantized:
         pytest.importorskip("pytorch_quantization")
         name += "_qat"
-    cfg = override(recipe(name), parse_changes(["--model.act", "relu6"]))
+    cfg = override(recipe(name), parse_overrides(["--model.act", "relu6"]))
     usual, model = build_model(recipe(name), 10), build_model(cfg, 10)
     kinds = [type(module) for module in model.modules()]
     usually = [type(module) for module in usual.modules()]

@@ -13,9 +13,9 @@ from raydet.visualization.boxes import (
     _contrast,
     caption,
     class_colour,
+    contact_sheet,
     draw_comparison,
     draw_detections,
-    sheet,
 )
 
 RED: Colour = (255, 0, 0)
@@ -117,18 +117,18 @@ def test_a_caption_stands_in_the_upper_left_corner() -> None:
 
 def test_a_sheet_has_room_for_all_images_and_captions() -> None:
     images = [Image.new("RGB", size, RED) for size in ((100, 50), (80, 90), (60, 60))]
-    page = sheet(images, 2, ["one", "two", "three" * 50])
+    page = contact_sheet(images, 2, ["one", "two", "three" * 50])
     red = (np.asarray(page) == RED).all(2).sum()
     assert red == 100 * 50 + 80 * 90 + 60 * 60
     assert page.width == 2 * 100 + 3 * 8
-    assert sheet(images, 9).width == 3 * 100 + 4 * 8
+    assert contact_sheet(images, 9).width == 3 * 100 + 4 * 8
 
 
 def test_mistakes_are_named() -> None:
     with pytest.raises(ValueError, match="0 images"):
-        sheet([], 2)
+        contact_sheet([], 2)
     with pytest.raises(ValueError, match="got 1 for 2"):
-        sheet([Image.new("RGB", (9, 9))] * 2, 2, ["a"])
+        contact_sheet([Image.new("RGB", (9, 9))] * 2, 2, ["a"])
     with pytest.raises(ValueError, match="2 boxes need as many labels, got 1"):
         draw_detections(grey(), np.zeros((2, 4)), ["a"])
     with pytest.raises(ValueError, match=r"uint8 \[H, W, 3\], got float64"):
