@@ -182,7 +182,7 @@ def test_a_step_moves_no_further_than_the_clipped_gradient(detection: Config) ->
         step = ours(override(cfg, {"optim.grad_clip": clip, "optim.lr": 1.0}), synthetic(2, 64, 10), 10, CPU)
         before = build_model(cfg, 10).state_dict()  # the same seed, hence the same weights
         parameters = dict(step().state.model.named_parameters())
-        moved = sum(float((p - before[name]).square().sum()) for name, p in parameters.items()) ** 0.5
+        moved = sum(float((p.detach() - before[name]).square().sum()) for name, p in parameters.items()) ** 0.5
         assert 0 < moved <= longest * 1.01 and (clip is None) == (moved > 1e-2)
 
 

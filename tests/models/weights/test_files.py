@@ -21,6 +21,7 @@ class _Evil:
         return os.mkdir, (str(self.marker),)
 
 
+@pytest.mark.filterwarnings("ignore:'torch.load' received a zip file")  # torch's hint, beside our refusal
 @pytest.mark.parametrize("forced", [False, True], ids=["", "with TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"])
 @pytest.mark.parametrize("layout", ["in a dict", "in a state dict", "plain pickle", "legacy", "optimizer", "script"])
 def test_code_in_a_file_never_runs(layout, forced, tmp_path, monkeypatch):
