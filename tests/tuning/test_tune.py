@@ -75,22 +75,23 @@ def test_a_key_that_does_not_exist_is_refused_before_ray_starts(
 def test_a_search_from_the_command_line_to_the_next_fit(cfg: Config, tmp_path: Path) -> None:
     """Some trials can only fail; default and best are repeated."""
     sets = [LR, "data.train=choice(train, nowhere)"]
-    points = {seed: first_points(make_setting(override(cfg, {"run.seed": seed}), None, sets), 3) for seed in range(9)}
-    seed = next(s for s, tried in points.items() if [p["data.train"] for p in tried[1:]] == ["nowhere", "train"])
-    cfg = override(cfg, {"run.seed": seed, "schedule.epochs": 1})
+    cfg = override(cfg, {"schedule.epochs": 1})
+    seeded = (override(cfg, {"run.seed": seed}) for seed in range(99))
+    points = ((c, first_points(make_setting(c, None, sets), 3)) for c in seeded)
+    cfg, tried = next((c, found) for c, found in points if [p["data.train"] for p in found[1:]] == ["nowhere", "train"])
     options = [word for text in sets for word in ("--set", text)]
     done = raydet(*command(cfg, *options, "--num-samples", "3", "--confirm", "1", "--json"), cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("\n") == 1 and done.stderr.count("failed") >= 1 and "Traceback" not in done.stderr
     found, folder = json.loads(done.stdout), folder_of(cfg)
     rows = SearchStudy(make_setting(cfg, None, sets)).rows()
-    assert [(row.number, row.params) for row in rows] == list(enumerate(points[seed], 1)) and found["trials"] == 3
+    assert [(row.number, row.params) for row in rows] == list(enumerate(tried, 1)) and found["trials"] == 3
     assert rows[1].state == "failed" and str(rows[1].error).startswith("DataError")
     assert rows[0].state == "finished" and rows[0].params["optim.lr"] == cfg.optim.lr
     assert found["top1"] == max(row.score or 0.0 for row in rows if row.state == "finished")
     for name in ("best.json", "trials.csv", "summary.md", "optuna.journal", "figures/history.png"):
         assert (folder / name).is_file(), name
-    assert (folder / "trials" / f"0001-seed{seed + 1}" / "result.json").is_file()
+    assert (folder / "trials" / f"0001-seed{cfg.run.seed + 1}" / "result.json").is_file()
     best = load(folder / "best.json")
     assert best.optim.lr == rows[found["best"] - 1].params["optim.lr"]
     trained = fit(override(best, {"scaling.num_workers": 0}), out=io.StringIO())
@@ -230,12 +231,12 @@ def test_a_budget_ends_the_search_in_time_with_the_best_so_far(cfg: Config) -> N
 @slow
 @on_shared_ray
 def test_pbt_lets_the_worse_continue_from_the_better_with_changed_values(cfg: Config) -> None:
-    cfg = override(cfg, {"schedule.epochs": 3, "schedule.warmup_epochs": 0})
+    cfg = override(cfg, {"schedule.epochs": 4, "schedule.warmup_epochs": 0})
     taking_turns = {"num_samples": 2, "concurrent": 1}  # side by side one may end before the other has begun
     result = tune(cfg, sets=[LR], algorithm="pbt", **taking_turns, out=(out := io.StringIO()))
     donations = result.search.donations
     assert donations, out.getvalue()
-    assert all(one.donor != one.number and 1 <= one.epoch < 3 for one in donations)
+    assert all(one.donor != one.number and 1 <= one.epoch < 4 for one in donations)
     first = min(donations, key=lambda one: one.epoch)
     donor = load(folder_of(cfg) / "trials" / f"{first.donor:04d}" / "config.json")
     assert first.after["optim.lr"] not in (first.before["optim.lr"], donor.optim.lr)
@@ -246,7 +247,7 @@ def test_pbt_lets_the_worse_continue_from_the_better_with_changed_values(cfg: Co
         (folder_of(cfg) / "trials" / f"{first.donor:04d}" / "metrics.jsonl").read_text().splitlines()[0]
     )
     assert "takes over" in out.getvalue() and (folder_of(cfg) / "lineage.csv").is_file()
-    assert all(row.state == "finished" and row.epochs == 3 for row in result.search.rows)
+    assert all(row.state == "finished" and row.epochs == 4 for row in result.search.rows)
 
 
 @slow
