@@ -114,13 +114,19 @@ def shop(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def detection(toy_detection: Path, tmp_path: Path) -> Config:
+def labels_not_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An empty file for the figure of labels, which takes longer than the training; tests/visualization draws it."""
+    monkeypatch.setattr("raydet.visualization.preview.labels_figure", lambda path, *_: path.touch())
+
+
+@pytest.fixture
+def detection(toy_detection: Path, tmp_path: Path, labels_not_drawn: None) -> Config:
     """A detector's run of 2 epochs of 6 steps of 4 images, in this process."""
     return _small("demo_detection", toy_detection, tmp_path)
 
 
 @pytest.fixture
-def classification(toy_classification: Path, tmp_path: Path) -> Config:
+def classification(toy_classification: Path, tmp_path: Path, labels_not_drawn: None) -> Config:
     """A classifier's run of 2 epochs of 8 steps of 8 images, in this process."""
     return _small("demo_classification", toy_classification, tmp_path)
 

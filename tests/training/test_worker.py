@@ -21,11 +21,8 @@ from tests.workers import newest, run_workers, trained
 def same_tensors(a: Path, b: Path) -> bool:
     x, y = newest(a), newest(b)
     assert x.step == y.step
-    return all(
-        torch.equal(tensor, y.tensors(name)[key])
-        for name in ("model", "ema", "optim")
-        for key, tensor in x.tensors(name).items()
-    )
+    pairs = ((x.tensors(name), y.tensors(name)) for name in ("model", "ema", "optim"))
+    return all(torch.equal(tensor, other[key]) for one, other in pairs for key, tensor in one.items())
 
 
 def step_losses(folder: Path, key: str) -> list[float]:
