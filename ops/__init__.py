@@ -5,7 +5,7 @@ how a GPU does. Importing needs neither a GPU nor CuPy. `choose` says who comput
 """
 
 from raydet.ops.assignment import Targets, assign_anchors
-from raydet.ops.detection import Detections, Found, detect
+from raydet.ops.detection import BatchDetections, ImageDetections, detect
 from raydet.ops.focal_loss import focal_loss
 from raydet.ops.multi_tensor import ema_update, rmsprop_step
 from raydet.ops.nms import batched_nms
@@ -13,8 +13,8 @@ from raydet.ops.raw import Backend, KernelError, choose
 
 __all__ = [
     "Backend",
-    "Detections",
-    "Found",
+    "BatchDetections",
+    "ImageDetections",
     "KernelError",
     "Targets",
     "assign_anchors",

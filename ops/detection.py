@@ -22,7 +22,7 @@ _LEAST = torch.finfo(torch.float32).min
 _HALF = 0xFFFFFFFF  # 32 bits
 
 
-class Detections(NamedTuple):
+class ImageDetections(NamedTuple):
     """What was found in one image, the best score first."""
 
     boxes_K4: Tensor
@@ -30,7 +30,7 @@ class Detections(NamedTuple):
     classes_K: Tensor
 
 
-class Found(NamedTuple):
+class BatchDetections(NamedTuple):
     """What was found in a batch: D places an image, the best score first; behind the last, zeros and class -1."""
 
     boxes_BD4: Tensor
@@ -42,11 +42,11 @@ class Found(NamedTuple):
     counts_B: Tensor
     """int64: how many places of each image are taken."""
 
-    def images(self) -> list[Detections]:
+    def images(self) -> list[ImageDetections]:
         """Return each image's detections on the CPU; waits once for the device."""
         boxes_BD4, scores_BD, classes_BD, counts_B = (tensor.cpu() for tensor in self)
         rows = zip(boxes_BD4, scores_BD, classes_BD, counts_B.tolist(), strict=True)
-        return [Detections(box[:count], score[:count], of_class[:count]) for box, score, of_class, count in rows]
+        return [ImageDetections(box[:count], score[:count], of_class[:count]) for box, score, of_class, count in rows]
 
 
 def detect(
@@ -59,7 +59,7 @@ def detect(
     nms_iou: float,
     max_detections: int,
     soft_nms_sigma: float | None = None,
-) -> Found:
+) -> BatchDetections:
     """Return the detections of a batch.
 
     The `top_k` best pairs of an image are decoded; suppression runs class by class, see `batched_nms`; the
@@ -93,7 +93,7 @@ def detect(
     none_BD, at_BD = keep_BD < 0, keep_BD.clamp(min=0)
     if not boxes_BK4.shape[1]:  # no pair to point at
         boxes_BK4, classes_BK = boxes_BK4.new_zeros(len(boxes_BK4), 1, 4), classes_BK.new_zeros(len(boxes_BK4), 1)
-    return Found(
+    return BatchDetections(
         boxes_BK4.gather(1, at_BD.unsqueeze(2).expand(-1, -1, 4)).masked_fill(none_BD.unsqueeze(2), 0.0),
         scores_BD,
         classes_BK.gather(1, at_BD).masked_fill(none_BD, -1),

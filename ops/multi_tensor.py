@@ -60,7 +60,7 @@ def kernels() -> list[raw.Kernel]:
     return [*_EMA.values(), _RMSPROP]
 
 
-class Table:
+class PointerTable:
     """Addresses of the pieces of some lists of tensors, in device memory; made again only when a tensor has moved."""
 
     def __init__(self) -> None:
@@ -116,7 +116,7 @@ def _layout(tensor: Tensor) -> list[tuple[int, int]]:
 
 @torch.no_grad()
 def ema_update(
-    averages: Sequence[Tensor], values: Sequence[Tensor], decay: float | Tensor, table: Table | None = None
+    averages: Sequence[Tensor], values: Sequence[Tensor], decay: float | Tensor, table: PointerTable | None = None
 ) -> None:
     """Move every average towards its value in place; whole numbers are copied.
 
@@ -135,7 +135,7 @@ def ema_update(
     if not averages:
         return
     if raw.runs_kernel(averages[0], "averages"):
-        _launch_ema(averages, values, decay, table or Table())
+        _launch_ema(averages, values, decay, table or PointerTable())
         return
     moving = [i for i, average in enumerate(averages) if average.is_floating_point()]
     counting = [i for i, average in enumerate(averages) if not average.is_floating_point()]
@@ -150,7 +150,9 @@ def ema_update(
         torch._foreach_copy_([averages[i] for i in counting], [values[i] for i in counting])
 
 
-def _launch_ema(averages: Sequence[Tensor], values: Sequence[Tensor], decay: float | Tensor, table: Table) -> None:
+def _launch_ema(
+    averages: Sequence[Tensor], values: Sequence[Tensor], decay: float | Tensor, table: PointerTable
+) -> None:
     dtypes = {v.dtype for v in values if v.is_floating_point()} or {torch.float32}
     if len(dtypes) > 1 or not dtypes <= _EMA.keys():
         raise TypeError(f"values must share one dtype of float32, float16 and bfloat16, got {_names(dtypes)}")
@@ -190,7 +192,7 @@ def rmsprop_step(
     momentum: float,
     scale: Tensor | None = None,
     found_inf: Tensor | None = None,
-    table: Table | None = None,
+    table: PointerTable | None = None,
 ) -> None:
     """Take one step in place, in one launch on a GPU; squares and velocities start as zeros.
 
@@ -216,7 +218,7 @@ def rmsprop_step(
     if not isinstance(lr, Tensor):
         lr = torch.full((), lr, dtype=torch.float32, device=device)
     bits = [struct.unpack("<I", struct.pack("<f", decay))[0] for decay in slots.weight_decays]
-    rows = (table or Table()).of(tensors, [(1, word) for word in bits])
+    rows = (table or PointerTable()).of(tensors, [(1, word) for word in bits])
     if len(rows):
         _RMSPROP((len(rows),), _BLOCK, rows, lr, scale, found_inf, alpha, eps, momentum)
 

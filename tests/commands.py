@@ -16,7 +16,7 @@ import pytest
 import ray.thirdparty_files.psutil as psutil  # not on the path of itself
 
 from raydet.config import Config, differences
-from raydet.distributed import Peers
+from raydet.distributed import WorkerGroup
 from raydet.driver.plan import make_plan
 from raydet.driver.run_folder import claimed
 from raydet.recipes import recipe
@@ -39,7 +39,7 @@ def begun(cfg: Config, epochs: int = 1) -> Path:
             raise InterruptedError
 
     with pytest.raises(InterruptedError), claimed(plan):
-        worker.train(plan.cfg, plan.folder, Peers(), tell)
+        worker.train(plan.cfg, plan.folder, WorkerGroup(), tell)
     return plan.folder
 
 

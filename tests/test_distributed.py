@@ -9,25 +9,25 @@ import torch
 from torch import nn
 
 from raydet.config import Config
-from raydet.distributed import Peers
+from raydet.distributed import WorkerGroup
 from tests.workers import run_workers
 
 
-def _exchange(cfg: Config, folder: Path, peers: Peers, tell: Callable[[dict[str, float]], None]) -> None:
+def _exchange(cfg: Config, folder: Path, workers: WorkerGroup, tell: Callable[[dict[str, float]], None]) -> None:
     model = nn.BatchNorm1d(2)
     assert model.running_mean is not None and model.num_batches_tracked is not None
-    model.running_mean.fill_(float(peers.rank))
+    model.running_mean.fill_(float(workers.rank))
     model.num_batches_tracked.fill_(7)
-    peers.average_buffers(model, nn.Linear(1, 1))
+    workers.average_buffers(model, nn.Linear(1, 1))
     seen = {
         "mean": model.running_mean.tolist(),
         "variance": model.running_var.tolist() if model.running_var is not None else None,
         "counter": int(model.num_batches_tracked),
-        "sum": peers.sum_(torch.tensor([peers.rank + 1.0])).item(),
-        "gathered": peers.gather(f"from {peers.rank}"),
-        "shared": peers.share({"rank": peers.rank}),
+        "sum": workers.sum_(torch.tensor([workers.rank + 1.0])).item(),
+        "gathered": workers.gather(f"from {workers.rank}"),
+        "shared": workers.share({"rank": workers.rank}),
     }
-    (folder / f"{peers.rank}.json").write_text(json.dumps(seen))
+    (folder / f"{workers.rank}.json").write_text(json.dumps(seen))
 
 
 @pytest.mark.slow
@@ -46,6 +46,6 @@ def test_two_workers_exchange(tmp_path: Path) -> None:
 
 
 def test_alone_nothing_is_exchanged() -> None:
-    peers, model = Peers(), nn.BatchNorm1d(2)
-    peers.average_buffers(model)
-    assert peers.sum_(torch.ones(1)).item() == 1 and peers.gather("a") == ["a"] and peers.share(3) == 3
+    workers, model = WorkerGroup(), nn.BatchNorm1d(2)
+    workers.average_buffers(model)
+    assert workers.sum_(torch.ones(1)).item() == 1 and workers.gather("a") == ["a"] and workers.share(3) == 3

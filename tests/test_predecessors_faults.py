@@ -15,7 +15,7 @@ import torch.distributed as dist
 from raydet.bench.step import Synthetic, ours, synthetic
 from raydet.config import Config, override
 from raydet.data import Batch
-from raydet.distributed import Peers
+from raydet.distributed import WorkerGroup
 from raydet.recipes import recipe
 from raydet.runs import checkpoint_store
 from raydet.tasks.build import make_task
@@ -63,7 +63,7 @@ def test_gradients_are_exchanged_and_averaged_once_a_step_however_many_micro_bat
     model = build_model(cfg, 10)
     task = make_task(cfg, model, CPU)
     state = new_state(cfg, model, 3, CPU)
-    trainer = Trainer(cfg, task, state, Peers(0, 1))
+    trainer = Trainer(cfg, task, state, WorkerGroup(0, 1))
     network = torch.nn.parallel.DistributedDataParallel(model)
     exchanged: list[bool] = []
     network.register_forward_pre_hook(lambda module, _: exchanged.append(module.require_backward_grad_sync))

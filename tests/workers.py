@@ -13,7 +13,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 from raydet.config import Config, from_dict, to_dict
-from raydet.distributed import Peers
+from raydet.distributed import WorkerGroup
 from raydet.driver.plan import make_plan
 from raydet.runs import checkpoint_store
 from raydet.training.worker import train
@@ -31,10 +31,10 @@ def trained(cfg: Config, folder: Path, stop_after: int | None = None) -> Path:
     cfg = make_plan(cfg).cfg
     folder.mkdir(parents=True, exist_ok=True)
     if stop_after is None:
-        train(cfg, folder, Peers(), tell)
+        train(cfg, folder, WorkerGroup(), tell)
     else:
         with pytest.raises(InterruptedError):
-            train(cfg, folder, Peers(), tell)
+            train(cfg, folder, WorkerGroup(), tell)
     return folder
 
 
@@ -45,19 +45,21 @@ def newest(folder: Path) -> checkpoint_store.Checkpoint:
     return found
 
 
-def run_workers(cfg: Config, folder: Path, world: int, entry: Callable[..., None] = train) -> None:
-    """Run `entry(cfg, folder, peers, tell)` in `world` processes and wait for all."""
+def run_workers(cfg: Config, folder: Path, world_size: int, entry: Callable[..., None] = train) -> None:
+    """Run `entry(cfg, folder, workers, tell)` in `world_size` processes and wait for all."""
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as meeting:
-        mp.spawn(_worker, (world, f"file://{meeting}/store", to_dict(cfg), str(folder), entry), world)
+        mp.spawn(_worker, (world_size, f"file://{meeting}/store", to_dict(cfg), str(folder), entry), world_size)
 
 
-def _worker(rank: int, world: int, store: str, cfg: dict[str, object], folder: str, entry: Callable[..., None]) -> None:
+def _worker(
+    rank: int, world_size: int, store: str, cfg: dict[str, object], folder: str, entry: Callable[..., None]
+) -> None:
     faulthandler.enable()
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=store, rank=rank, world_size=world)
+    dist.init_process_group("gloo", init_method=store, rank=rank, world_size=world_size)
     try:
-        entry(from_dict(cfg), Path(folder), Peers(rank, world), lambda metrics: None)
+        entry(from_dict(cfg), Path(folder), WorkerGroup(rank, world_size), lambda metrics: None)
     finally:
         dist.destroy_process_group()
     # DistributedDataParallel (torch 2.15) keeps the group alive, and with it gloo's threads. One that lets go of a

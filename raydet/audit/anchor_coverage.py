@@ -12,7 +12,7 @@ import numpy.typing as npt
 from raydet.config import Config
 from raydet.models import MODELS
 from raydet.models.anchors import ASPECTS, SCALES
-from raydet.models.efficientdet_variants import Variant
+from raydet.models.efficientdet_variants import EfficientDetVariant
 
 Floats = npt.NDArray[np.float64]
 
@@ -20,7 +20,7 @@ _TINY = 16
 """Pixels of the input; the smallest anchor of D0 has 32."""
 
 
-def best_iou(boxes_N4: Floats, image_size: int, variant: Variant) -> Floats:
+def best_iou(boxes_N4: Floats, image_size: int, variant: EfficientDetVariant) -> Floats:
     """Return each box's IoU with its best anchor; exact.
 
     Of all anchors of one shape the one centred nearest to the box is the best: their overlap along an axis never grows
@@ -56,7 +56,7 @@ def coverage(
         sizes_N2: height and width of each box's image.
     """
     variant = MODELS[cfg.model.name]
-    assert isinstance(variant, Variant) and cfg.model.image_size is not None
+    assert isinstance(variant, EfficientDetVariant) and cfg.model.image_size is not None
     if cfg.model.anchor_scale is not None:
         variant = replace(variant, anchor_scale=cfg.model.anchor_scale)
     if len(boxes_N4) > most:

@@ -20,7 +20,7 @@ from raydet.audit.anchor_coverage import coverage
 from raydet.audit.duplicates import near, same
 from raydet.audit.parallel_map import here, on_ray
 from raydet.audit.report import write
-from raydet.audit.result import Audit, Split
+from raydet.audit.result import Audit, AuditedSplit
 from raydet.config import Config, from_dict, override, to_dict
 from raydet.data import DetectionIndex, Index, check_same_classes, open_split
 from raydet.data.image_checks import Looked, look
@@ -64,7 +64,7 @@ def check(
     for name in (n for n in names if same_place[getattr(cfg.data, n)] == n):
         index = _opened(tolerant, name, audit)
         if index is not None:
-            audit.splits.append(Split(name, index))
+            audit.splits.append(AuditedSplit(name, index))
     with ExitStack() as stack:
         ray = wanted_address(cfg) is not None
         if ray:
@@ -120,7 +120,7 @@ def _note_unusable(audit: Audit, index: DetectionIndex, name: str) -> None:
         audit.faults.add("COCO-E26", "the validation split has no boxes, so AP cannot be computed", file=index.file)
 
 
-def _seen(cfg: Config, split: Split, ray: bool, stream: TextIO) -> Iterator[Looked]:
+def _seen(cfg: Config, split: AuditedSplit, ray: bool, stream: TextIO) -> Iterator[Looked]:
     """Every image of the split, with its progress shown."""
     parts = np.array_split(np.arange(len(split.index)), -(-len(split.index) // _PART))
     if ray:
@@ -156,7 +156,7 @@ def _node_look(config: str, name: str) -> _Look:
     return _Look(cfg, open_split(cfg, name))  # type: ignore[arg-type]
 
 
-def _note_images(audit: Audit, split: Split) -> None:
+def _note_images(audit: Audit, split: AuditedSplit) -> None:
     """Count what is wrong with the split's images, and which are not listed."""
     index, place = split.index, split.index.files.place
     for one in split.seen:

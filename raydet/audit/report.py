@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from raydet.audit.result import Audit, Split, draw_plots
+from raydet.audit.result import Audit, AuditedSplit, draw_plots
 from raydet.data.storage.address import is_remote
 from raydet.exceptions import one_line
 from raydet.io.files import make_folder, replace_file
@@ -42,7 +42,7 @@ def to_dict(audit: Audit) -> dict[str, Any]:
     }
 
 
-def _split(split: Split) -> dict[str, Any]:
+def _split(split: AuditedSplit) -> dict[str, Any]:
     content, index = split.content, split.index
     classes = [
         {"class": i, "id": int(index.category_ids[i]), "name": name, "count": int(content.per_class[i])}
@@ -84,12 +84,12 @@ def lines(audit: Audit, out: Path | None) -> list[str]:
     return texts
 
 
-def _boxes(split: Split) -> str:
+def _boxes(split: AuditedSplit) -> str:
     count = len(split.content.boxes_N4)
     return f" with {count} boxes" if split.content.per_image.size else ""
 
 
-def _classes(split: Split) -> list[str]:
+def _classes(split: AuditedSplit) -> list[str]:
     counts = split.content.per_class
     names = [name or f"(id {split.index.category_ids[i]})" for i, name in enumerate(split.index.class_names)]
     shown = [f"{one_line(names[i], 40)} {counts[i]}" for i in range(min(len(names), _MOST_CLASSES))]

@@ -24,7 +24,7 @@ _SIDE = 384
 
 
 @dataclass
-class Split:
+class AuditedSplit:
     """One split as it was found."""
 
     name: str
@@ -43,7 +43,7 @@ class Audit:
 
     cfg: Config
     faults: Faults
-    splits: list[Split]
+    splits: list[AuditedSplit]
     advice: list[str] = field(default_factory=list)
     best_iou: dict[int, Floats] = field(default_factory=dict)
     """Detection: IoU of training boxes with their best anchor, by input size."""
@@ -59,7 +59,7 @@ class Audit:
 
     @property
     def quarantine(self) -> list[tuple[str, str, str]]:
-        """Split, name and rule of each image that cannot be used."""
+        """AuditedSplit, name and rule of each image that cannot be used."""
         return [
             (split.name, one.name, rule)
             for split in self.splits
@@ -86,7 +86,7 @@ def draw_plots(audit: Audit, folder: Path) -> list[Path]:
     return made
 
 
-def _sheet(cfg: Config, split: Split) -> Image.Image | None:
+def _sheet(cfg: Config, split: AuditedSplit) -> Image.Image | None:
     """Some sound images, spread over the split, with their truth as it stands in the data; None if there is none."""
     sound = np.array([one.row for one in split.seen if not one.broken], np.int64)
     if isinstance(split.index, DetectionIndex):

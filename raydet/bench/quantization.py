@@ -24,7 +24,7 @@ from raydet.bench.sensitivity import Sensitivity, open_floats, sensitivity_of
 from raydet.bench.timing import in_turn, machine
 from raydet.config import Config, Quantization, override
 from raydet.data.loading.samples import input_size
-from raydet.distributed import Peers
+from raydet.distributed import WorkerGroup
 from raydet.exceptions import ConfigError
 from raydet.inference.images import held_out, training_inputs
 from raydet.inference.trained_model import open_source
@@ -44,7 +44,7 @@ _RELU6 = "+relu6"
 
 
 @dataclass
-class Variant:
+class BenchVariant:
     """One network in FP32 or INT8."""
 
     name: str
@@ -57,7 +57,7 @@ class Variant:
 class Side:
     """A variant behind a runtime."""
 
-    variant: Variant
+    variant: BenchVariant
     runtime: Runtime
     model: nn.Module
     file: bytes
@@ -135,7 +135,7 @@ def _instructions() -> str:
 
 def _trained(
     source: str, changes: Mapping[str, Any], qat: str | None, images: int
-) -> tuple[list[Variant], Sensitivity]:
+) -> tuple[list[BenchVariant], Sensitivity]:
     ptq = open_floats(source, changes)
     own = {key: value for key, value in changes.items() if key.partition(".")[0] != "quantization"}
     trained = None if qat is None else open_source(qat, own)
@@ -147,13 +147,13 @@ def _trained(
         how = None if of is None else of.cfg.quantization
         if how is not None and how.bits != 8:
             raise ConfigError(f"quantization.bits={how.bits} cannot be compared: files have 8 bits")
-    floats = Variant("float", copy.deepcopy(ptq.model), override(ptq.cfg, {"quantization": None}))
+    floats = BenchVariant("float", copy.deepcopy(ptq.model), override(ptq.cfg, {"quantization": None}))
     found = sensitivity_of(ptq, images)
-    variants = [floats, Variant("PTQ", ptq.model, ptq.cfg)]
-    return variants + ([] if trained is None else [Variant("QAT", trained.model, trained.cfg)]), found
+    variants = [floats, BenchVariant("PTQ", ptq.model, ptq.cfg)]
+    return variants + ([] if trained is None else [BenchVariant("QAT", trained.model, trained.cfg)]), found
 
 
-def _untrained(name: str) -> list[Variant]:
+def _untrained(name: str) -> list[BenchVariant]:
     """Return a model in FP32 and in INT8, with BatchNorm statistics that fit its weights."""
     plain = name.removesuffix(_RELU6)
     act = "relu6" if name != plain else None
@@ -173,14 +173,14 @@ def _untrained(name: str) -> list[Variant]:
     quantize(quantized, how)
     calibrate(quantized, [images_B3HW], how)
     int8_cfg = override(cfg, {"quantization.calibration": "max"})
-    return [Variant(f"{name} float", floats, cfg, False), Variant(f"{name} int8", quantized, int8_cfg, False)]
+    return [BenchVariant(f"{name} float", floats, cfg, False), BenchVariant(f"{name} int8", quantized, int8_cfg, False)]
 
 
 def _format_for(name: str) -> dict[str, str]:
     return {} if models.is_detector(name) else {"data.format": "folder"}
 
 
-def _compare(variants: Sequence[Variant], rounds: int, images: int, say: Callable[[str], None]) -> dict[str, Any]:
+def _compare(variants: Sequence[BenchVariant], rounds: int, images: int, say: Callable[[str], None]) -> dict[str, Any]:
     """Return the rows of the table and what each operator of ONNX Runtime takes."""
     sides = []
     for variant in variants:
@@ -200,7 +200,7 @@ def _compare(variants: Sequence[Variant], rounds: int, images: int, say: Callabl
     return {"rows": [side.row for side in sides], "profiles": profiles}
 
 
-def _side(variant: Variant, runtime: Runtime, images: int) -> Side:
+def _side(variant: BenchVariant, runtime: Runtime, images: int) -> Side:
     """Return the network behind a runtime, with its size and score noted."""
     cfg, model, file = variant.cfg, variant.model, b""
     task = make_task(cfg, model, torch.device("cpu"))
@@ -219,7 +219,7 @@ def _side(variant: Variant, runtime: Runtime, images: int) -> Side:
         row["rms_to_exact"] = _error(file, model, cfg)
     if variant.trained:
         with held_out(cfg, images, needed=True) as sample:
-            found = score(model, task, sample.index, sample.batches, cfg, Peers())
+            found = score(model, task, sample.index, sample.batches, cfg, WorkerGroup())
         row[score_name(cfg)] = found[score_name(cfg)]
     return Side(variant, runtime, model, file, row)
 

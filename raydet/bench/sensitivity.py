@@ -14,10 +14,10 @@ from torch import nn
 
 from raydet.config import Config, override
 from raydet.data import Batch, Index
-from raydet.distributed import Peers
+from raydet.distributed import WorkerGroup
 from raydet.exceptions import ConfigError
 from raydet.inference.images import held_out
-from raydet.inference.trained_model import Source, open_source
+from raydet.inference.trained_model import TrainedModel, open_source
 from raydet.quantization import is_quantized, placements, quantizers
 from raydet.tasks.build import make_task, score_name
 from raydet.training.calibrate import post_training
@@ -57,7 +57,7 @@ class Ranked:
     metrics: dict[str, float]
 
 
-def sensitivity_of(trained: Source, images: int) -> Sensitivity:
+def sensitivity_of(trained: TrainedModel, images: int) -> Sensitivity:
     """Return what each group of layers costs in INT8.
 
     Args:
@@ -88,7 +88,7 @@ def sensitivity_of(trained: Source, images: int) -> Sensitivity:
     return Sensitivity(score_name(cfg), len(sample.index), floats, whole, dict(costliest), skip, left)
 
 
-def open_floats(source: str | Path, changes: Mapping[str, Any]) -> Source:
+def open_floats(source: str | Path, changes: Mapping[str, Any]) -> TrainedModel:
     """Return a float model with `changes` to its configuration, those of `quantization` included but not yet done.
 
     Raises:
@@ -99,12 +99,12 @@ def open_floats(source: str | Path, changes: Mapping[str, Any]) -> Source:
     if is_quantized(trained.model) or trained.path is None or trained.path.suffix == ".onnx":
         raise ConfigError(f"{source} must be a float checkpoint or run, such as the one a quantized run began with")
     cfg = override(trained.cfg, ways or {"quantization.bits": 8})
-    return Source(cfg, trained.model, trained.class_names, trained.category_ids, trained.path)
+    return TrainedModel(cfg, trained.model, trained.class_names, trained.category_ids, trained.path)
 
 
 def _measured(cfg: Config, model: nn.Module, index: Index | None, batches: Sequence[Batch]) -> dict[str, float]:
     device = next(model.parameters()).device
-    found = score(model, make_task(cfg, model, device), index, batches, cfg, Peers(device=device))
+    found = score(model, make_task(cfg, model, device), index, batches, cfg, WorkerGroup(device=device))
     return {name: found[name] for name in ("eval_loss", score_name(cfg))}
 
 

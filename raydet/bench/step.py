@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from raydet.bench.timing import in_turn, machine, shares
 from raydet.config import Config, override
 from raydet.data import Batch
-from raydet.distributed import Peers
+from raydet.distributed import WorkerGroup
 from raydet.exceptions import ConfigError
 from raydet.recipes import recipe
 from raydet.tasks.base import MEAN, STD
@@ -107,7 +107,7 @@ def ours(cfg: Config, data: Synthetic, classes: int, device: torch.device) -> Ca
     model = build_model(cfg, classes)
     task = make_task(cfg, model, device)
     state = new_state(cfg, model, len(task.loss_names), device)
-    trainer = Trainer(cfg, task, state, Peers(device=device))
+    trainer = Trainer(cfg, task, state, WorkerGroup(device=device))
     size = len(data.images_B3HW)
     # On the device from the start, as a prefetching loader has them: copying is not what is timed.
     batch = Batch(

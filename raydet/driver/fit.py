@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TextIO
 
 from raydet.config import Config
-from raydet.distributed import Peers
+from raydet.distributed import WorkerGroup
 from raydet.driver.plan import Plan, describe_start, make_plan
 from raydet.driver.ray_session import check_scaling, ray_session
 from raydet.driver.ray_trainer import Cancel, attempt
@@ -111,7 +111,7 @@ def _here(plan: Plan, out: TextIO) -> None:
     device = prepare_device(plan.cfg)
     threads = plan.cfg.scaling.threads
     with _shown(plan, out, _first_step(plan)):
-        train(plan.cfg, plan.folder, Peers(device=device), lambda metrics: None, threads=threads)
+        train(plan.cfg, plan.folder, WorkerGroup(device=device), lambda metrics: None, threads=threads)
 
 
 def _on_ray(plan: Plan, out: TextIO, cancel: Cancel) -> None:

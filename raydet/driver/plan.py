@@ -42,7 +42,7 @@ class Plan:
     """The data set's id of each class."""
     notes: list[str]
     """What was accepted, repaired or left out of the data."""
-    loaded: tuple[weights.Report, ...] = ()
+    loaded: tuple[weights.LoadReport, ...] = ()
     """What the weights asked for will change in the fresh model."""
     continues: checkpoint_store.Checkpoint | None = None
     """The checkpoint that training goes on from."""
@@ -85,7 +85,7 @@ def make_plan(cfg: Config, *, fresh: bool = False) -> Plan:
         )
     cfg = override(cfg, {"model.num_classes": classes})
     continues = checkpoint_store.newest(folder / CHECKPOINTS) if (folder / CHECKPOINTS).is_dir() else None
-    loaded: tuple[weights.Report, ...] = ()
+    loaded: tuple[weights.LoadReport, ...] = ()
     if continues is None:
         _check_weights(cfg)
         if cfg.model.weights is not None or cfg.model.backbone_weights is not None:

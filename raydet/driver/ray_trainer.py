@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from raydet.config import Config, from_dict, to_dict
-from raydet.distributed import Peers
+from raydet.distributed import WorkerGroup
 from raydet.driver.failure_policy import causes_of, decide, describe
 from raydet.driver.plan import Plan
 from raydet.driver.ray_private import trainer_class
@@ -17,7 +17,7 @@ from raydet.exceptions import Cancelled, ConfigError, LostWorkers
 from raydet.io.files import replace_file
 from raydet.training.worker import train
 
-Work = Callable[[Config, Path, Peers, Callable[[dict[str, float]], None], int | None], None]
+TrainFunction = Callable[[Config, Path, WorkerGroup, Callable[[dict[str, float]], None], int | None], None]
 """What a worker does: `worker.train`, or another with its arguments."""
 
 
@@ -58,7 +58,7 @@ def _end(controller: Any) -> None:
         ray.kill(controller)
 
 
-def attempt(plan: Plan, session: Session, cancel: Cancel, work: Work = train) -> None:
+def attempt(plan: Plan, session: Session, cancel: Cancel, work: TrainFunction = train) -> None:
     """Run `work` on the plan's Ray Train workers, once and to its end.
 
     Raises:
@@ -100,7 +100,7 @@ def attempt(plan: Plan, session: Session, cancel: Cancel, work: Work = train) ->
         raise
 
 
-def _work(work: Work, payload: Mapping[str, Any]) -> None:
+def _work(work: TrainFunction, payload: Mapping[str, Any]) -> None:
     """What Ray Train calls in each worker."""
     import ray
     import ray.train
@@ -113,11 +113,11 @@ def _work(work: Work, payload: Mapping[str, Any]) -> None:
             f"run.storage_path={cfg.run.storage_path}: on {os.uname().nodename} this is another folder than where the "
             "run was started; name one on a file system that all machines share"
         )
-    peers = Peers(context.get_world_rank(), context.get_world_size(), get_device())
-    if peers.rank == 0:
+    workers = WorkerGroup(context.get_world_rank(), context.get_world_size(), get_device())
+    if workers.rank == 0:
         _note_group(folder / "ray" / f"workers_{context.get_experiment_name()}.group")
     cpus = int(ray.get_runtime_context().get_assigned_resources().get("CPU", 1))
-    work(cfg, folder, peers, ray.train.report, cfg.scaling.threads or max(1, cpus - cfg.data.workers))
+    work(cfg, folder, workers, ray.train.report, cfg.scaling.threads or max(1, cpus - cfg.data.workers))
 
 
 def _note_group(path: Path) -> None:

@@ -10,11 +10,11 @@ from torch import Tensor, nn
 
 from raydet.data import Batch, DetectionIndex
 from raydet.data.columns import Ints
-from raydet.distributed import Peers
+from raydet.distributed import WorkerGroup
 from raydet.inference.images import part
 from raydet.tasks.classification import Classification
 from raydet.tasks.detection import Detection, DetectionScorer, concatenated, truth_of
-from raydet.tasks.metrics import Detections, average_precision
+from raydet.tasks.metrics import SplitDetections, average_precision
 
 _GROUPS = 10
 
@@ -97,7 +97,7 @@ def compare(
             own.add(outputs, batch)
         for tally in tallies:
             tally.add(inputs, outputs, batch)
-    own_ap = None if own is None else own.result(Peers())["AP"]
+    own_ap = None if own is None else own.result(WorkerGroup())["AP"]
     return [_agreement(own, own_ap, tally, images, task, index is None) for tally in tallies]
 
 
@@ -112,7 +112,7 @@ def _agreement(
     difference, size = tally.squares.tolist()
     ap, chance = None, 0.0
     if own is not None and own_ap is not None and tally.scorer is not None:
-        ap = own_ap, tally.scorer.result(Peers())["AP"]
+        ap = own_ap, tally.scorer.result(WorkerGroup())["AP"]
         chance = _chance([own, tally.scorer])
     return Agreement(
         images=images,
@@ -143,9 +143,9 @@ def _chance(scorers: list[DetectionScorer]) -> float:
     return float(np.std(differences) * (groups - 1) ** 0.5) if differences else 0.0
 
 
-def _of_images(found: Detections, ids: Ints) -> Detections:
+def _of_images(found: SplitDetections, ids: Ints) -> SplitDetections:
     wanted = np.isin(found.image_ids, ids)
-    return Detections(*(getattr(found, field.name)[wanted] for field in fields(Detections)))
+    return SplitDetections(*(getattr(found, field.name)[wanted] for field in fields(SplitDetections)))
 
 
 def _logits(outputs: Tensor | tuple[Tensor, ...]) -> Tensor:

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from raydet.data import EvalLoader, open_split
-from raydet.distributed import Peers
-from raydet.inference.trained_model import Source, open_source
+from raydet.distributed import WorkerGroup
+from raydet.inference.trained_model import TrainedModel, open_source
 from raydet.runs.run_log import EVAL_BAD_IMAGES
 from raydet.tasks.build import make_task
 from raydet.training.precision import prepare_device
@@ -28,7 +28,7 @@ def evaluate(
     Raises:
         ConfigError: a key or value that cannot be used. CheckpointError: a damaged checkpoint. DataError: bad data.
     """
-    trained: Source = open_source(source, changes or {})
+    trained: TrainedModel = open_source(source, changes or {})
     cfg = trained.cfg
     device = prepare_device(cfg)
     index = open_split(cfg, split)
@@ -37,7 +37,7 @@ def evaluate(
     task = make_task(cfg, model, device)
     batches = EvalLoader(cfg, index)
     try:
-        figures = score(model, task, index, batches, cfg, Peers(device=device))
+        figures = score(model, task, index, batches, cfg, WorkerGroup(device=device))
         if math.isnan(figures["eval_loss"]):  # of a file that detects by itself: it has no logits
             del figures["eval_loss"]
         return figures | ({EVAL_BAD_IMAGES: float(len(batches.bad))} if cfg.data.on_bad == "skip" else {})

@@ -20,7 +20,7 @@ from raydet.data.loading.samples import input_size
 from raydet.exceptions import ConfigError, ExportError
 from raydet.inference.agreement import Agreement, Opened, compare
 from raydet.inference.images import held_out, training_inputs
-from raydet.inference.trained_model import Source, open_source
+from raydet.inference.trained_model import TrainedModel, open_source
 from raydet.io.files import replace_file
 from raydet.onnx import metadata, onnx_model, postprocess, saturation, targets
 from raydet.onnx.graph import CODES, INPUT, LOGITS
@@ -204,7 +204,7 @@ class _Made:
     float_operators: dict[str, int] | None
 
 
-def _made(trained: Source, about: metadata.Metadata, path: Path, *, nms: bool, named: bool) -> _Made:
+def _made(trained: TrainedModel, about: metadata.Metadata, path: Path, *, nms: bool, named: bool) -> _Made:
     cfg, int8 = trained.cfg, about.target == "onnxruntime" and is_quantized(trained.model)
     task = make_task(cfg, trained.model, _CPU)
     proto = _built(trained.model, cfg, about.target, training_inputs(cfg, task, needed=named) if int8 else ())
@@ -241,7 +241,7 @@ def _built(model: torch.nn.Module, cfg: Config, target: str, batches: Any = ()) 
     return made
 
 
-def metadata_of(trained: Source, target: str, source: str) -> metadata.Metadata:
+def metadata_of(trained: TrainedModel, target: str, source: str) -> metadata.Metadata:
     """Return what the file of the network, without detection in it, says of itself."""
     model: Any = trained.model
     detector = trained.cfg.task == "detection"
@@ -265,7 +265,7 @@ def _float_operators(proto: "onnx.ModelProto") -> dict[str, int]:
     return {op: count for op, count in targets.operators(proto).items() if op in _COMPUTING}
 
 
-def _float_bytes(trained: Source, target: str, size: int) -> int:
+def _float_bytes(trained: TrainedModel, target: str, size: int) -> int:
     """Return how long the float file of the same network is."""
     if not is_quantized(trained.model):
         return size

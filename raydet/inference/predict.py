@@ -14,7 +14,7 @@ from PIL import Image
 from raydet.data import read_rgb
 from raydet.data.loading.single import single
 from raydet.exceptions import ConfigError
-from raydet.inference.trained_model import Source, open_source
+from raydet.inference.trained_model import TrainedModel, open_source
 from raydet.tasks.build import make_task
 from raydet.tasks.detection import Detection, to_file_pixels
 from raydet.training.precision import autocast, prepare_device
@@ -99,7 +99,7 @@ def _image_paths(images: Iterable[str | Path]) -> Iterable[Path]:
 
 
 @torch.no_grad()
-def _one(trained: Source, task: Any, path: Path) -> Detections | Classes:
+def _one(trained: TrainedModel, task: Any, path: Path) -> Detections | Classes:
     batch = single(trained.cfg, path)
     with autocast(trained.cfg.precision, task.device):
         outputs = trained.model(task.inputs(batch))

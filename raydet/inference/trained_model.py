@@ -25,7 +25,7 @@ _FIXED = ("recipe", *(f"model.{field}" for field in _BUILT))
 
 
 @dataclass(frozen=True)
-class Source:
+class TrainedModel:
     """A trained model, in eval mode on the CPU, and what it was trained for."""
 
     cfg: Config
@@ -53,7 +53,7 @@ class Source:
             )
 
 
-def open_source(source: str | Path, changes: Mapping[str, Any]) -> Source:
+def open_source(source: str | Path, changes: Mapping[str, Any]) -> TrainedModel:
     """Return the model that `source` names, with `changes` to its configuration.
 
     Raises:
@@ -77,10 +77,10 @@ def open_source(source: str | Path, changes: Mapping[str, Any]) -> Source:
     names, ids = _saved_classes(checkpoint)
     model = build_model(saved, len(ids))
     model.load_state_dict(checkpoint.tensors("ema" if saved.ema.decay is not None else "model"))
-    return _calibrated(Source(cfg, model.eval(), names, ids, checkpoint.path))
+    return _calibrated(TrainedModel(cfg, model.eval(), names, ids, checkpoint.path))
 
 
-def _calibrated(source: Source) -> Source:
+def _calibrated(source: TrainedModel) -> TrainedModel:
     """Return the source; where its configuration asks for INT8, missing ranges come from its training data."""
     wanted = source.cfg.quantization
     if wanted is not None and (not is_quantized(source.model) or uncalibrated(source.model)):
@@ -94,17 +94,17 @@ def _saved_classes(checkpoint: checkpoint_store.Checkpoint) -> tuple[list[str], 
     return [str(name) for name in classes["names"]], [int(i) for i in classes["ids"]]
 
 
-def _exported(path: Path, changes: Mapping[str, Any]) -> Source:
+def _exported(path: Path, changes: Mapping[str, Any]) -> TrainedModel:
     data, about = onnx_model.load(path)
     cfg = metadata.changed(about, changes, path)
     model = onnx_model.OnnxModel(data, about, path, use_gpu=cfg.scaling.use_gpu)
     if not cfg.scaling.use_gpu:
         onnx_model.warn_if_slow(about)
         onnx_model.warn_if_saturating(data, about, path)
-    return Source(cfg, model.eval(), about.class_names, about.category_ids, path)
+    return TrainedModel(cfg, model.eval(), about.class_names, about.category_ids, path)
 
 
-def _foreign(cfg: Config) -> Source:
+def _foreign(cfg: Config) -> TrainedModel:
     spec, count = cfg.model.weights, cfg.model.num_classes
     if spec is None:
         raise ConfigError(f"model.weights must name the weights to use with recipe {cfg.recipe}")
@@ -114,4 +114,4 @@ def _foreign(cfg: Config) -> Source:
     model = build_model(cfg, count)
     weights.load(model, weights.resolve(spec), num_classes_may_differ=False)
     first = 1 if cfg.task == "detection" else 0
-    return _calibrated(Source(cfg, model.eval(), [""] * count, list(range(first, first + count)), None))
+    return _calibrated(TrainedModel(cfg, model.eval(), [""] * count, list(range(first, first + count)), None))

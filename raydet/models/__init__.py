@@ -12,10 +12,10 @@ from torch import nn
 
 from raydet.models.efficientdet import EfficientDet
 from raydet.models.efficientdet_variants import VARIANTS as DETECTORS
-from raydet.models.efficientdet_variants import Variant as DetectorVariant
+from raydet.models.efficientdet_variants import EfficientDetVariant as DetectorVariant
 from raydet.models.efficientnet import EfficientNet
 from raydet.models.efficientnet_variants import VARIANTS as CLASSIFIERS
-from raydet.models.efficientnet_variants import Variant as ClassifierVariant
+from raydet.models.efficientnet_variants import EfficientNetVariant as ClassifierVariant
 
 __all__ = ["MODELS", "EfficientDet", "EfficientNet", "build", "default_image_size", "is_detector"]
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from raydet.models.bifpn import BiFPN, Fusion, SeparableConv, named
-from raydet.models.efficientdet_variants import Variant
+from raydet.models.efficientdet_variants import EfficientDetVariant
 from raydet.models.efficientnet import Backbone
 from raydet.models.efficientnet_variants import TAPS
 from raydet.models.efficientnet_variants import VARIANTS as BACKBONES
@@ -81,7 +81,7 @@ class EfficientDet(nn.Module):
 
     def __init__(
         self,
-        variant: Variant,
+        variant: EfficientDetVariant,
         num_classes: int = 90,
         *,
         drop_path: float | None = None,
@@ -177,7 +177,7 @@ class EfficientDet(nn.Module):
         return _by_anchor(self.class_net(maps), self.num_classes), _by_anchor(self.box_net(maps), 4)
 
 
-def _changed(variant: Variant, **fields: Any) -> Variant:
+def _changed(variant: EfficientDetVariant, **fields: Any) -> EfficientDetVariant:
     """Return the variant with the fields that are not None."""
     return replace(variant, **{field: value for field, value in fields.items() if value is not None})
 

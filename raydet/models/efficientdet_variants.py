@@ -14,7 +14,7 @@ from raydet.models.layers import Activation, Padding
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Variant:
+class EfficientDetVariant:
     """What tells one named EfficientDet from another."""
 
     backbone: str
@@ -71,10 +71,10 @@ _LITE_SCALES = {
 }
 
 
-def _variants() -> dict[str, Variant]:
-    table: dict[str, Variant] = {}
+def _variants() -> dict[str, EfficientDetVariant]:
+    table: dict[str, EfficientDetVariant] = {}
     for scale, (backbone, image_size, fpn_channels, fpn_cells, head_repeats) in _SCALES.items():
-        tensorflow = Variant(
+        tensorflow = EfficientDetVariant(
             backbone=f"tf_efficientnet_{backbone}",
             image_size=image_size,
             fpn_channels=fpn_channels,
@@ -91,7 +91,7 @@ def _variants() -> dict[str, Variant]:
             pytorch = replace(pytorch, padding="symmetric", redundant_bias=False)
         table[f"efficientdet_{scale}"] = pytorch
     table |= _lite_variants()
-    table["efficientdet_demo"] = Variant(
+    table["efficientdet_demo"] = EfficientDetVariant(
         backbone="efficientnet_demo",
         image_size=128,
         fpn_channels=48,
@@ -106,10 +106,10 @@ def _variants() -> dict[str, Variant]:
     return table
 
 
-def _lite_variants() -> dict[str, Variant]:
-    table: dict[str, Variant] = {}
+def _lite_variants() -> dict[str, EfficientDetVariant]:
+    table: dict[str, EfficientDetVariant] = {}
     for scale, (image_size, fpn_channels, fpn_cells, head_repeats, anchor_scale) in _LITE_SCALES.items():
-        tensorflow = Variant(
+        tensorflow = EfficientDetVariant(
             backbone=f"tf_efficientnet_{scale}",
             image_size=image_size,
             fpn_channels=fpn_channels,
@@ -130,4 +130,4 @@ def _lite_variants() -> dict[str, Variant]:
     return table
 
 
-VARIANTS: dict[str, Variant] = _variants()
+VARIANTS: dict[str, EfficientDetVariant] = _variants()

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from raydet.models.efficientnet_variants import (
     STAGES,
     TAPS,
-    Variant,
+    EfficientNetVariant,
     end_channels,
     scaled_channels,
     squeeze_width,
@@ -40,7 +40,7 @@ class Backbone(nn.Module):
 
     def __init__(
         self,
-        variant: Variant,
+        variant: EfficientNetVariant,
         *,
         drop_path: float | None = None,
         bn_eps: float | None = None,
@@ -128,7 +128,7 @@ class EfficientNet(Backbone):
 
     def __init__(
         self,
-        variant: Variant,
+        variant: EfficientNetVariant,
         num_classes: int = 1000,
         *,
         dropout: float | None = None,

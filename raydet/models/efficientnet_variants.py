@@ -18,7 +18,7 @@ from raydet.models.layers import Activation, Padding
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Variant:
+class EfficientNetVariant:
     """What tells one named EfficientNet from another."""
 
     width: float
@@ -80,16 +80,16 @@ STAGES = (
 TAPS = (2, 4, 6)
 
 
-def _variants() -> dict[str, Variant]:
+def _variants() -> dict[str, EfficientNetVariant]:
     table = {}
     for scale, (width, depth, image_size, rate) in _SCALES.items():
-        plain = Variant(width=width, depth=depth, image_size=image_size, dropout=rate)
+        plain = EfficientNetVariant(width=width, depth=depth, image_size=image_size, dropout=rate)
         table[f"efficientnet_{scale}"] = plain
         table[f"tf_efficientnet_{scale}"] = replace(plain, padding="same", bn_eps=1e-3)
         wide = replace(plain, bn_eps=1e-3, bn_momentum=0.01, squeeze_from="hidden")
         table[f"efficientnet_widese_{scale}"] = wide
     for scale, (width, depth, image_size, rate) in _LITE_SCALES.items():
-        lite = Variant(
+        lite = EfficientNetVariant(
             width=width,
             depth=depth,
             image_size=image_size,
@@ -102,11 +102,11 @@ def _variants() -> dict[str, Variant]:
         half = (0.5, 0.5, 0.5)
         table[f"tf_efficientnet_{scale}"] = replace(lite, padding="same", bn_eps=1e-3, mean=half, std=half)
     # One block a stage at half width: learns 64 px digits in 90 CPU seconds where the deeper nets do not.
-    table["efficientnet_demo"] = Variant(width=0.5, depth=0.25, image_size=64, dropout=0.2)
+    table["efficientnet_demo"] = EfficientNetVariant(width=0.5, depth=0.25, image_size=64, dropout=0.2)
     return table
 
 
-VARIANTS: dict[str, Variant] = _variants()
+VARIANTS: dict[str, EfficientNetVariant] = _variants()
 
 
 def scaled_channels(channels: int, width: float) -> int:
@@ -116,19 +116,19 @@ def scaled_channels(channels: int, width: float) -> int:
     return rounded + 8 if rounded < 0.9 * exact else rounded
 
 
-def stage_depths(variant: Variant) -> tuple[int, ...]:
+def stage_depths(variant: EfficientNetVariant) -> tuple[int, ...]:
     """Return the number of blocks in each of the seven stages."""
     first, *inner, last = (blocks for *_, blocks in STAGES)
     factor = 1.0 if variant.fixed_ends else variant.depth
     return math.ceil(first * factor), *(math.ceil(blocks * variant.depth) for blocks in inner), math.ceil(last * factor)
 
 
-def end_channels(channels: int, variant: Variant) -> int:
+def end_channels(channels: int, variant: EfficientNetVariant) -> int:
     """Return the channels of the stem or the head, from those at width 1."""
     return channels if variant.fixed_ends else scaled_channels(channels, variant.width)
 
 
-def squeeze_width(variant: Variant, inputs: int, hidden: int) -> int | None:
+def squeeze_width(variant: EfficientNetVariant, inputs: int, hidden: int) -> int | None:
     """Return the squeeze width of a block with so many input and hidden channels; None: no squeeze-excite."""
     if variant.squeeze_from is None:
         return None

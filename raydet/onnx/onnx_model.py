@@ -64,7 +64,7 @@ class OnnxGraph(nn.Module):
 
 
 class OnnxModel(OnnxGraph):
-    """The graph behind a network's interface: images_B3HW to logits_BC, to (logits_BAC, codes_BA4), or to ops.Found."""
+    """The graph behind a network's interface: images_B3HW to logits_BC, (logits_BAC, codes_BA4) or BatchDetections."""
 
     def __init__(
         self, data: bytes, about: Metadata, path: Path, *, use_gpu: bool = False, unfused: bool = False
@@ -110,13 +110,13 @@ class OnnxModel(OnnxGraph):
         return as_found(made, len(images_B3HW)) if self.about.detects else made
 
 
-def as_found(rows_N7: Tensor, images: int) -> ops.Found:
+def as_found(rows_N7: Tensor, images: int) -> ops.BatchDetections:
     """Return the rows of `raydet.onnx.postprocess.DETECTIONS` as one table an image."""
     image_N = rows_N7[:, 0].long()
     counts_B = image_N.bincount(minlength=images)
     place_N = torch.arange(len(image_N), device=image_N.device) - (counts_B.cumsum(0) - counts_B)[image_N]
     shape = (images, int(counts_B.max()) if len(counts_B) else 0)
-    found = ops.Found(
+    found = ops.BatchDetections(
         rows_N7.new_zeros(*shape, 4), rows_N7.new_zeros(shape), image_N.new_full(shape, -1), counts_B.clone()
     )
     found.boxes_BD4[image_N, place_N] = rows_N7[:, 1:5]

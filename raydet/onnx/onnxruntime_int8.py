@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from raydet.onnx.graph import Array, Graph, attribute, of_type
-from raydet.onnx.scales import MOVES, Edge, Plan, choose, measure
+from raydet.onnx.scales import MOVES, Edge, ScalePlan, choose, measure
 from raydet.onnx.weight_rounding import fit_weights
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def quantized_graph(
     """
     shapes = _shapes(proto)  # first: the graph's nodes are the proto's own, and are changed below
     measured = measure(proto, batches)
-    plan = Plan(Graph.read(proto), measured.ranges)
+    plan = ScalePlan(Graph.read(proto), measured.ranges)
     _strip(plan)
     plan.index()
     if not full_range:
@@ -67,7 +67,7 @@ def quantized_graph(
     return plan.graph.write()
 
 
-def _strip(plan: Plan) -> None:
+def _strip(plan: ScalePlan) -> None:
     """Take the activations' Q/DQ out; keep which inputs had them, with which scale."""
     graph = plan.graph
     producers, consumers = graph.producers(), graph.consumers()
@@ -82,7 +82,7 @@ def _strip(plan: Plan) -> None:
     graph.nodes = [node for node in graph.nodes if node.op_type != "QuantizeLinear"]
 
 
-def _exact_ends(plan: Plan) -> None:
+def _exact_ends(plan: ScalePlan) -> None:
     """Make products of matrices out of pointwise convolutions that only floats follow: their results are not rounded.
 
     Such are the heads' last convolutions, and those before a part that is skipped.
@@ -111,13 +111,13 @@ def _exact_ends(plan: Plan) -> None:
             graph.nodes[at : at + 1] = [first, weight, product, total, back]
 
 
-def _is_pointwise(plan: Plan, conv: Any) -> bool:
+def _is_pointwise(plan: ScalePlan, conv: Any) -> bool:
     levels = plan.graph.constants[plan.producers[conv.input[1]].input[0]]
     ones = {attribute(conv, "group", 1), *attribute(conv, "strides", [1])} == {1}
     return ones and levels.shape[2:] == (1, 1) and not any(attribute(conv, "pads", [0])) and len(conv.input) > 2
 
 
-def _ends_in_floats(plan: Plan, tensor: str) -> bool:
+def _ends_in_floats(plan: ScalePlan, tensor: str) -> bool:
     """Say whether nothing that comes of a tensor is quantized before it meets weights, or the graph's end."""
     for node, _ in plan.consumers.get(tensor, []):
         if any((node.output[0], k) in plan.wanted for k in range(len(node.input))):
@@ -127,7 +127,7 @@ def _ends_in_floats(plan: Plan, tensor: str) -> bool:
     return True
 
 
-def _fold_shares(plan: Plan) -> None:
+def _fold_shares(plan: ScalePlan) -> None:
     """Take the products with the fusion's constant shares out; keep them as factors of the inputs that read them."""
     graph = plan.graph
     for node in list(of_type(graph.nodes, "Mul")):
@@ -141,7 +141,7 @@ def _fold_shares(plan: Plan) -> None:
         graph.nodes.remove(node)
 
 
-def _push(plan: Plan, tensor: str, factor: float, scale: float) -> None:
+def _push(plan: ScalePlan, tensor: str, factor: float, scale: float) -> None:
     for node, i in plan.graph.consumers().get(tensor, []):
         plan.wanted[node.output[0], i] = scale
         if node.op_type in MOVES:
@@ -150,7 +150,7 @@ def _push(plan: Plan, tensor: str, factor: float, scale: float) -> None:
             plan.factors[node.output[0], i] = factor
 
 
-def _drop_clips(plan: Plan) -> None:
+def _drop_clips(plan: ScalePlan) -> None:
     for clip in list(of_type(plan.graph.nodes, "Clip")):
         if clip.input[0] in plan.grids and plan.grids[clip.input[0]] == plan.grids.get(clip.output[0]):
             plan.graph.rename(clip.output[0], clip.input[0])
@@ -165,7 +165,7 @@ def _shapes(proto: "onnx.ModelProto") -> dict[str, list[int]]:
     return {v.name: [d.dim_value for d in v.type.tensor_type.shape.dim] for v in values}
 
 
-def _narrow_gates(plan: Plan, shapes: dict[str, list[int]]) -> dict[Edge, int]:
+def _narrow_gates(plan: ScalePlan, shapes: dict[str, list[int]]) -> dict[Edge, int]:
     """Return the gates of few channels, and the width of the maps that they scale.
 
     The runtime multiplies a run of values at a time, as long as the gate is: one pixel's channels. Repeated over a row
@@ -183,7 +183,7 @@ def _narrow_gates(plan: Plan, shapes: dict[str, list[int]]) -> dict[Edge, int]:
     return found
 
 
-def _insert(plan: Plan, repeats: dict[Edge, int]) -> None:
+def _insert(plan: ScalePlan, repeats: dict[Edge, int]) -> None:
     """Write Q/DQ, and biases as int32; repeat these inputs along their last dimension."""
     graph = plan.graph
     nodes = []
@@ -239,7 +239,7 @@ def _parameters(graph: Graph, scale: float, zero_point: int) -> list[str]:
     return [graph.constant(np.array(scale, np.float32)), graph.constant(np.array(zero_point, np.uint8))]
 
 
-def _reads_int8(plan: Plan, node: Any, i: int) -> bool:
+def _reads_int8(plan: ScalePlan, node: Any, i: int) -> bool:
     """Say whether an input whose tensor has a grid is read from there: not where the model reads floats."""
     edge = (node.output[0], i)
     if edge in plan.wanted or edge in plan.given or (node.op_type in MOVES and node.output[0] in plan.grids):
@@ -248,7 +248,7 @@ def _reads_int8(plan: Plan, node: Any, i: int) -> bool:
     return producer is not None and producer.op_type == "Conv" and plan.is_exact(producer)
 
 
-def _integer_bias(plan: Plan, node: Any) -> list[Any]:
+def _integer_bias(plan: ScalePlan, node: Any) -> list[Any]:
     """Return the new DequantizeLinear of a bias, in steps of input's scale times weight's; [] without a bias."""
     graph, name = plan.graph, node.output[0]
     if len(node.input) < 3:

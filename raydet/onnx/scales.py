@@ -56,7 +56,7 @@ Edge = tuple[str, int]
 
 
 @dataclass
-class Plan:
+class ScalePlan:
     """What is known of the grids."""
 
     graph: Graph
@@ -153,7 +153,7 @@ def _pointwise(graph: Graph) -> Iterator[tuple[str, str, str, str]]:
             yield node.output[0], node.input[0], dequantize.input[0], "bkhw,blhw->kl"
 
 
-def choose(plan: Plan) -> None:
+def choose(plan: ScalePlan) -> None:
     """Fill in plan.grids and plan.given."""
     _tie_moves(plan)
     for node in reversed(plan.graph.nodes):
@@ -170,7 +170,7 @@ def choose(plan: Plan) -> None:
         plan.grids[image] = grid
 
 
-def _tie_moves(plan: Plan) -> None:
+def _tie_moves(plan: ScalePlan) -> None:
     root: dict[str, str] = {}
 
     def find(name: str) -> str:
@@ -188,7 +188,7 @@ def _tie_moves(plan: Plan) -> None:
     plan.tied = {name: group for group in groups.values() for name in group}
 
 
-def _grid(plan: Plan, name: str) -> Grid | None:
+def _grid(plan: ScalePlan, name: str) -> Grid | None:
     """Return the grid of a tensor all of whose readers are done; None: it stays a float."""
     node = plan.producers.get(name)
     edges = [(reader.output[0], i) for tied in plan.tied[name] for reader, i in plan.consumers.get(tied, [])]
@@ -214,7 +214,7 @@ def _grid(plan: Plan, name: str) -> Grid | None:
     return None
 
 
-def _least(plan: Plan, name: str) -> float:
+def _least(plan: ScalePlan, name: str) -> float:
     """Return a bound that no value of a tensor is below, from the operators that make it."""
     node = plan.producers.get(name)
     if node is None:
@@ -236,7 +236,7 @@ def _least(plan: Plan, name: str) -> float:
     return -math.inf
 
 
-def _follow(plan: Plan, node: Any, grid: Grid) -> None:
+def _follow(plan: ScalePlan, node: Any, grid: Grid) -> None:
     """Give a node's inputs the grids that follow from its output's."""
     name, source = node.output[0], node.input[0]
     if node.op_type == "Clip" and grid.zero_point == 0:
@@ -247,7 +247,7 @@ def _follow(plan: Plan, node: Any, grid: Grid) -> None:
         plan.given[name, 0] = Grid.over(-_SIGMOID_LIMIT, _SIGMOID_LIMIT)
 
 
-def _choose_terms(plan: Plan, node: Any) -> None:
+def _choose_terms(plan: ScalePlan, node: Any) -> None:
     """Give a sum's terms that have no grid one: their range on batches, or what the sum and the other term leave."""
     name = node.output[0]
     known = [i for i in (0, 1) if (name, i) in plan.wanted]
@@ -263,7 +263,7 @@ def _choose_terms(plan: Plan, node: Any) -> None:
     plan.given[name, i] = Grid.over(low, high)
 
 
-def _choose_silu(plan: Plan, node: Any, result: Grid) -> None:
+def _choose_silu(plan: ScalePlan, node: Any, result: Grid) -> None:
     """Give x and sigmoid(x) grids, where the node is their product."""
     i = _sigmoid_input(plan, node)
     if i is None or not plan.is_sum(node.input[1 - i]):
@@ -275,7 +275,7 @@ def _choose_silu(plan: Plan, node: Any, result: Grid) -> None:
     plan.given[node.output[0], i] = Grid(1 / 255, 0)
 
 
-def _sigmoid_input(plan: Plan, node: Any) -> int | None:
+def _sigmoid_input(plan: ScalePlan, node: Any) -> int | None:
     """Return which input of a product is the sigmoid of the other; None: neither, or the node is no product."""
     for i in (0, 1) if node.op_type == "Mul" else ():
         sigmoid = plan.producers.get(node.input[i])

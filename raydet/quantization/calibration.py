@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from raydet.config import Quantization
-from raydet.distributed import Peers
+from raydet.distributed import WorkerGroup
 from raydet.exceptions import CalibrationError, NotCalibratedError
 from raydet.quantization.libraries import Quantizer, collect, stop_collecting
 from raydet.quantization.placement import quantizers
@@ -24,7 +24,7 @@ _LEAST = 1e-6
 
 @torch.no_grad()
 def calibrate(
-    model: nn.Module, batches: Iterable[Tensor], cfg: Quantization, peers: Peers | None = None
+    model: nn.Module, batches: Iterable[Tensor], cfg: Quantization, workers: WorkerGroup | None = None
 ) -> dict[str, Tensor]:
     """Give every fake-quantizer of `model` its range, in place; return the ranges by name.
 
@@ -32,26 +32,26 @@ def calibrate(
         model: quantized by `quantize`, on the device of the batches; run in eval mode and put back as it was.
         batches: images_B3HW, normalised, of which this worker looks at the first cfg.batches.
         cfg: method, percentile and number of batches.
-        peers: the other workers, which call this too; a range is the largest of all workers'.
+        workers: the other workers, which call this too; a range is the largest of all workers'.
 
     Raises:
         CalibrationError: no batch, or a value that is not finite; names the quantizer and the batch.
     """
-    peers = peers or Peers(device=next(model.parameters()).device)
+    workers = workers or WorkerGroup(device=next(model.parameters()).device)
     found = {name: q for name, q in quantizers(model).items() if not name.endswith("gate_quantizer")}
     with _collecting(model, found, cfg) as batch:
         seen = 0
         for batch[0], images_B3HW in zip(range(cfg.batches), batches, strict=False):
             model(images_B3HW)
             seen += 1
-        if not peers.sum_(torch.tensor(float(seen), device=peers.device)).item():
+        if not workers.sum_(torch.tensor(float(seen), device=workers.device)).item():
             raise CalibrationError("the loader gave no batch; are there training images?")
         for name, module in found.items() if seen else ():
             _take_range(name, module, cfg)
     ranges = {name: cast("Quantizer", module)._amax for name, module in found.items()}
     for amax in ranges.values():
         # NaN where this worker had no batch: the others' ranges then stand.
-        peers.max_(amax.nan_to_num_(nan=_LEAST).clamp_(min=_LEAST))
+        workers.max_(amax.nan_to_num_(nan=_LEAST).clamp_(min=_LEAST))
     return ranges
 
 

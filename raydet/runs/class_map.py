@@ -11,7 +11,7 @@ import numpy.typing as npt
 from raydet.io.files import replace_file
 
 
-class Classes(Protocol):
+class ClassList(Protocol):
     """What an index of a split knows of its classes."""
 
     @property
@@ -20,7 +20,7 @@ class Classes(Protocol):
     def category_ids(self) -> Any: ...
 
 
-def write_class_map(folder: Path, classes: Classes, counts: Mapping[str, npt.NDArray[np.signedinteger[Any]]]) -> None:
+def write_class_map(folder: Path, classes: ClassList, counts: Mapping[str, npt.NDArray[np.signedinteger[Any]]]) -> None:
     """Write `classes.json` to a run's folder: class, the data set's id, name, and a count for each split.
 
     Args:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from raydet.config import Config
 from raydet.data import Batch
-from raydet.distributed import Peers
+from raydet.distributed import WorkerGroup
 
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
@@ -59,7 +59,7 @@ class Scorer(Protocol):
         """Take in one batch."""
         ...
 
-    def result(self, peers: Peers) -> dict[str, float]:
+    def result(self, workers: WorkerGroup) -> dict[str, float]:
         """Return the metrics over all workers' batches, on every worker."""
         ...
 

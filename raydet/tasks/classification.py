@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from raydet.config import Config
 from raydet.data import Batch, ClassificationIndex
 from raydet.data.images.color import mixup, mixup_weight
-from raydet.distributed import Peers
+from raydet.distributed import WorkerGroup
 from raydet.tasks import losses
 from raydet.tasks.base import ImageInputs
 from raydet.tasks.metrics import topk_accuracy
@@ -69,7 +69,7 @@ class ClassificationScorer:
         self._sums[2] += losses.classification_loss(outputs, losses.one_hot(labels_B, self._num_classes), 0.0)
         self._sums[3] += len(labels_B)
 
-    def result(self, peers: Peers) -> dict[str, float]:
+    def result(self, workers: WorkerGroup) -> dict[str, float]:
         """Return top1 and top5 (shares, 0 to 1) and eval_loss."""
-        top1, top5, loss, images = peers.sum_(self._sums.clone()).tolist()
+        top1, top5, loss, images = workers.sum_(self._sums.clone()).tolist()
         return {"eval_loss": loss / images, "top1": top1 / images, "top5": top5 / images}

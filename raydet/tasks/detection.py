@@ -12,12 +12,12 @@ from torch import Tensor, nn
 from raydet import ops
 from raydet.config import Config
 from raydet.data import Batch, DetectionIndex
-from raydet.distributed import Peers
+from raydet.distributed import WorkerGroup
 from raydet.models.anchors import grid_cells, make_anchors
 from raydet.ops import Targets
 from raydet.tasks import losses
 from raydet.tasks.base import ImageInputs
-from raydet.tasks.metrics import Detections, Truth, average_precision
+from raydet.tasks.metrics import SplitDetections, Truth, average_precision
 
 
 class Anchored(Protocol):
@@ -73,9 +73,9 @@ class Detection(ImageInputs):
     def scorer(self, index: DetectionIndex) -> "DetectionScorer":
         return DetectionScorer(self, index)
 
-    def detect(self, outputs: tuple[Tensor, Tensor] | ops.Found) -> list[ops.Detections]:
+    def detect(self, outputs: tuple[Tensor, Tensor] | ops.BatchDetections) -> list[ops.ImageDetections]:
         """Return each image's detections in input pixels, on the CPU; waits for the device."""
-        if isinstance(outputs, ops.Found):  # an exported network that detects by itself
+        if isinstance(outputs, ops.BatchDetections):  # an exported network that detects by itself
             return outputs.images()
         e = self.cfg.evaluation
         found = ops.detect(
@@ -90,7 +90,7 @@ class Detection(ImageInputs):
         return found.images()
 
 
-def to_file_pixels(found: ops.Detections, scale_2: Tensor, size_2: Tensor) -> Tensor:
+def to_file_pixels(found: ops.ImageDetections, scale_2: Tensor, size_2: Tensor) -> Tensor:
     """Return boxes_K4 in pixels of the image file, clipped to it; `scale_2` is input pixels per file pixel, x and y."""
     scale, size = scale_2.cpu().float(), size_2.cpu().float()
     return (found.boxes_K4 / scale.repeat(2)).clamp(min=0).minimum(size.repeat(2))
@@ -101,14 +101,14 @@ class DetectionScorer:
 
     def __init__(self, task: Detection, index: DetectionIndex) -> None:
         self.task, self.index = task, index
-        self.found: list[Detections] = []
+        self.found: list[SplitDetections] = []
         """What was found so far, an item an image."""
         # class loss, box loss, positives
         self._sums = torch.zeros(3, dtype=torch.float64, device=task.device)
 
-    def add(self, outputs: tuple[Tensor, Tensor] | ops.Found, batch: Batch) -> None:
+    def add(self, outputs: tuple[Tensor, Tensor] | ops.BatchDetections, batch: Batch) -> None:
         assert batch.scale_B2 is not None and batch.size_B2 is not None
-        if isinstance(outputs, ops.Found):
+        if isinstance(outputs, ops.BatchDetections):
             self._sums[:2] = math.nan  # no logits, no loss
         else:
             targets = self.task.targets(batch)
@@ -117,7 +117,7 @@ class DetectionScorer:
         rows = batch.rows_B.tolist()
         for row, one, scale, size in zip(rows, self.task.detect(outputs), batch.scale_B2, batch.size_B2, strict=True):
             xyxy_K4 = to_file_pixels(one, scale, size).double().numpy()
-            found = Detections(
+            found = SplitDetections(
                 image_ids=np.full(len(xyxy_K4), self.index.ids[row]),
                 boxes_xywh=np.concatenate([xyxy_K4[:, :2], xyxy_K4[:, 2:] - xyxy_K4[:, :2]], axis=1),
                 labels=one.classes_K.numpy(),
@@ -125,25 +125,27 @@ class DetectionScorer:
             )
             self.found.append(found)
 
-    def result(self, peers: Peers) -> dict[str, float]:
+    def result(self, workers: WorkerGroup) -> dict[str, float]:
         """Return COCO's twelve figures, AP per class as `AP/<name>`, and eval_loss (NaN where there were no logits)."""
-        class_loss, box_loss, positives = peers.sum_(self._sums.clone()).tolist()
-        everyone = concatenated(peers.gather(concatenated(self.found)))
+        class_loss, box_loss, positives = workers.sum_(self._sums.clone()).tolist()
+        everyone = concatenated(workers.gather(concatenated(self.found)))
         figures: dict[str, float] = {}
-        if peers.rank == 0:
+        if workers.rank == 0:
             scored = average_precision(truth_of(self.index), everyone, self.task.cfg.evaluation.backend)
             figures = scored.figures | {f"AP/{name}": ap for name, ap in scored.per_class.items() if not math.isnan(ap)}
         weighted = class_loss + self.task.cfg.loss.box_weight * box_loss
-        return {"eval_loss": weighted / (positives + 1), **peers.share(figures)}
+        return {"eval_loss": weighted / (positives + 1), **workers.share(figures)}
 
 
-def concatenated(parts: Sequence[Detections]) -> Detections:
+def concatenated(parts: Sequence[SplitDetections]) -> SplitDetections:
     """Return the parts as one."""
-    parts = [Detections(), *parts]
+    parts = [SplitDetections(), *parts]
     # In order of image: what is best among equal scores must not depend on how the split was shared out.
-    whole = Detections(*(np.concatenate([getattr(p, f.name) for p in parts]) for f in dataclasses.fields(Detections)))
+    whole = SplitDetections(
+        *(np.concatenate([getattr(p, f.name) for p in parts]) for f in dataclasses.fields(SplitDetections))
+    )
     order = np.argsort(whole.image_ids, kind="stable")
-    return Detections(*(getattr(whole, f.name)[order] for f in dataclasses.fields(Detections)))
+    return SplitDetections(*(getattr(whole, f.name)[order] for f in dataclasses.fields(SplitDetections)))
 
 
 def truth_of(index: DetectionIndex) -> Truth:

@@ -50,7 +50,7 @@ class Truth:
 
 
 @dataclass(frozen=True, slots=True)
-class Detections:
+class SplitDetections:
     """What a model found: one row per box, the rows of one image in any order."""
 
     image_ids: Ints = field(default_factory=lambda: np.zeros(0, np.int64))
@@ -71,7 +71,7 @@ class AveragePrecision:
 
 def average_precision(
     truth: Truth,
-    detections: Detections,
+    detections: SplitDetections,
     backend: Literal["faster", "pycocotools"] = "faster",
     split: str = "val",
 ) -> AveragePrecision:
@@ -119,7 +119,7 @@ def _mean(values: Floats) -> float:
     return float(seen.mean()) if seen.size else float("nan")
 
 
-def _check(truth: Truth, detections: Detections, split: str) -> None:
+def _check(truth: Truth, detections: SplitDetections, split: str) -> None:
     for name, table in (("truth", truth), ("detections", detections)):
         rows = len(table.image_ids)
         for column in ("boxes_xywh", "labels", "areas", "crowd", "scores"):
@@ -162,7 +162,7 @@ def _truth_rows(truth: Truth, images: Ints) -> list[Row]:
     ]
 
 
-def _detection_rows(detections: Detections, images: Ints) -> list[Row]:
+def _detection_rows(detections: SplitDetections, images: Ints) -> list[Row]:
     boxes = np.asarray(detections.boxes_xywh, np.float64)
     columns = (
         (np.searchsorted(images, detections.image_ids) + 1).tolist(),

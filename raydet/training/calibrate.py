@@ -6,14 +6,14 @@ from torch import Tensor, nn
 
 from raydet.config import Config
 from raydet.data import Index, TrainLoader, open_split
-from raydet.distributed import Peers
+from raydet.distributed import WorkerGroup
 from raydet.quantization import calibrate, check_calibrated, is_quantized, quantize
 from raydet.tasks.base import Task
 from raydet.tasks.build import make_task
 from raydet.training.precision import prepare_device
 
 
-def calibrate_on(index: Index, cfg: Config, model: nn.Module, task: Task, peers: Peers) -> None:
+def calibrate_on(index: Index, cfg: Config, model: nn.Module, task: Task, workers: WorkerGroup) -> None:
     """Give the fake-quantizers of `model` their ranges, in place, on the batches of epoch 0 as they are trained on.
 
     Every worker looks at the same images, those of a single worker, so that ranges do not depend on their number.
@@ -22,10 +22,10 @@ def calibrate_on(index: Index, cfg: Config, model: nn.Module, task: Task, peers:
         CalibrationError: no batch, or a value that is not finite.
     """
     assert cfg.quantization is not None
-    model.to(peers.device)
+    model.to(workers.device)
     loader = TrainLoader(cfg, index)
     try:
-        calibrate(model, _batches(loader, task), cfg.quantization, peers)
+        calibrate(model, _batches(loader, task), cfg.quantization, workers)
     finally:
         loader.close()
     check_calibrated(model)
@@ -51,5 +51,5 @@ def post_training(cfg: Config, model: nn.Module) -> None:
         quantize(model, cfg.quantization)
     device = prepare_device(cfg)
     index = open_split(cfg, "train")
-    calibrate_on(index, cfg, model, make_task(cfg, model.to(device), device), Peers(device=device))
+    calibrate_on(index, cfg, model, make_task(cfg, model.to(device), device), WorkerGroup(device=device))
     model.eval().cpu()

@@ -21,7 +21,7 @@ WARM_UP = 3
 """Steps before the capture: in these kernels are compiled, algorithms chosen and the optimiser's slots made."""
 _BOXES = 32  # least number of boxes an image that a graph has room for; doubled when a batch has more
 
-Work = Callable[[list[Batch]], None]
+StepFunction = Callable[[list[Batch]], None]
 Capture = Callable[[Callable[[], None]], Callable[[], None]]
 """Runs nothing yet; returns what repeats the work."""
 
@@ -57,9 +57,9 @@ class Gradients:
 
 
 class Replayed:
-    """Work on a global batch that is captured at its first call after the warm-up."""
+    """A step on a global batch that is captured at its first call after the warm-up."""
 
-    def __init__(self, work: Work, capture: Capture, device: torch.device) -> None:
+    def __init__(self, work: StepFunction, capture: Capture, device: torch.device) -> None:
         self._work, self._capture, self._device = work, capture, device
         self._steps = 0
         self._room = _BOXES
@@ -95,7 +95,7 @@ class Replayed:
         return [_with_room(batch, self._room) for batch in micro_batches]
 
 
-def _aside(work: Work, micro_batches: list[Batch]) -> None:
+def _aside(work: StepFunction, micro_batches: list[Batch]) -> None:
     """Run on a stream of its own, as torch asks of what will be captured; on a CPU, just run."""
     if micro_batches[0].images_B3HW.device.type != "cuda":
         work(micro_batches)

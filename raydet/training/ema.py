@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from raydet.config import Ema
 from raydet.ops import ema_update
-from raydet.ops.multi_tensor import Table
+from raydet.ops.multi_tensor import PointerTable
 
 
 class ModelEma:
@@ -21,7 +21,7 @@ class ModelEma:
         self._decay, self._warmup = cfg.decay, cfg.warmup
         self.model = copy.deepcopy(model).eval().requires_grad_(False)
         self._ours, self._theirs = _tensors(self.model), _tensors(model)
-        self._table = Table()
+        self._table = PointerTable()
 
     def decay(self, step: int) -> float:
         """Return the share of the average that stays at step number `step` (the first is 1)."""

@@ -14,7 +14,7 @@ from torch import nn
 
 from raydet.config import Config
 from raydet.data import Batch
-from raydet.distributed import Peers
+from raydet.distributed import WorkerGroup
 from raydet.exceptions import NonFiniteLoss
 from raydet.io.clock import clock
 from raydet.tasks.base import Task
@@ -25,7 +25,7 @@ from raydet.training.step import Trainer
 
 
 @dataclass(frozen=True)
-class Report:
+class TrainingReport:
     """What happened since the last one."""
 
     kind: Literal["log", "save", "epoch"]
@@ -54,8 +54,8 @@ Evaluator = Callable[[nn.Module], dict[str, float]]
 
 
 def epochs(
-    cfg: Config, task: Task, state: State, batches: Batches, evaluate: Evaluator, peers: Peers
-) -> Iterator[Report]:
+    cfg: Config, task: Task, state: State, batches: Batches, evaluate: Evaluator, workers: WorkerGroup
+) -> Iterator[TrainingReport]:
     """Train `state` in place to the end of the schedule, yielding at each boundary.
 
     `state` is exactly what a checkpoint holds: started from a saved one, the rest equals an undisturbed run.
@@ -63,16 +63,16 @@ def epochs(
     Raises:
         NonFiniteLoss: the loss is not finite; names the epoch, the step and the learning rate.
     """
-    trainer = Trainer(cfg, task, state, peers)
+    trainer = Trainer(cfg, task, state, workers)
     while state.epoch < cfg.schedule.total_epochs and not _stale(cfg, state):
         figures: dict[str, float] = {}
         for report in _epoch(cfg, trainer, batches):
             figures = report.metrics or figures
             yield report
-        figures |= _epoch_losses(task, state, peers)
+        figures |= _epoch_losses(task, state, workers)
         state.epoch, state.epoch_steps = state.epoch + 1, 0
         state.sums.zero_()
-        peers.average_buffers(*state.models())
+        workers.average_buffers(*state.models())
         last = state.epoch >= cfg.schedule.total_epochs
         due = state.epoch >= cfg.run.eval_after and state.epoch % cfg.run.eval_epochs == 0
         best = False
@@ -82,7 +82,7 @@ def epochs(
         last = last or _stale(cfg, state)
         # The best must be saved when it is found: it is gone an epoch later.
         save = last or best or state.epoch % cfg.run.checkpoint_epochs == 0
-        yield Report("epoch", figures, save=save, best=best, last=last)
+        yield TrainingReport("epoch", figures, save=save, best=best, last=last)
 
 
 def _note_score(state: State, score: float) -> bool:
@@ -98,9 +98,9 @@ def _stale(cfg: Config, state: State) -> bool:
     return patience is not None and state.evaluations_since_best >= patience
 
 
-def _epoch(cfg: Config, trainer: Trainer, batches: Batches) -> Iterator[Report]:
+def _epoch(cfg: Config, trainer: Trainer, batches: Batches) -> Iterator[TrainingReport]:
     """Train to the end of the epoch under way; yield the figures of every log_steps steps, and saves that are due."""
-    state, peers = trainer.state, trainer.peers
+    state, workers = trainer.state, trainer.workers
     meter = _Meter(cfg, trainer)
     state.train()
     source = iter(batches.epoch(state.epoch, state.epoch_steps))
@@ -117,10 +117,10 @@ def _epoch(cfg: Config, trainer: Trainer, batches: Batches) -> Iterator[Report]:
         trainer.step(micro_batches, lr)
         ends = state.epoch_steps == batches.steps_per_epoch
         if state.epoch_steps % cfg.run.log_steps == 0 or ends:
-            yield Report("log", meter.read(lr))
+            yield TrainingReport("log", meter.read(lr))
         if cfg.run.checkpoint_steps and state.step % cfg.run.checkpoint_steps == 0 and not ends:
-            peers.average_buffers(*state.models())
-            yield Report("save", save=True)
+            workers.average_buffers(*state.models())
+            yield TrainingReport("save", save=True)
             meter.start_clock()
     # Nothing is left in it, but only an exhausted source lets its loader processes rest.
     next(source, None)
@@ -151,8 +151,8 @@ class _Meter:
         Raises:
             NonFiniteLoss: a loss is not finite.
         """
-        state, peers, names = self.trainer.state, self.trainer.peers, self.trainer.task.loss_names
-        summed = peers.sum_(state.sums - self._sums).tolist()
+        state, workers, names = self.trainer.state, self.trainer.workers, self.trainer.task.loss_names
+        summed = workers.sum_(state.sums - self._sums).tolist()
         wall, cpu = clock() - self._wall, time.process_time() - self._cpu
         steps, timed = state.step - self._read_at, state.step - self._timed_from
         values = {f"train_{name}": value / steps for name, value in zip(names, summed, strict=True)}
@@ -161,7 +161,7 @@ class _Meter:
                 f"training loss is {summed[0] / steps} in epoch {state.epoch + 1}, step {state.epoch_steps}, "
                 f"at learning rate {lr:g}; lower optim.lr or lengthen schedule.warmup_epochs"
             )
-        values |= {"lr": lr, "memory_bytes": most_memory_bytes(peers.device)}
+        values |= {"lr": lr, "memory_bytes": most_memory_bytes(workers.device)}
         if timed:
             values |= {
                 "images_per_s": timed * self.cfg.global_batch / wall,
@@ -176,6 +176,6 @@ class _Meter:
         return values
 
 
-def _epoch_losses(task: Task, state: State, peers: Peers) -> dict[str, float]:
-    summed = peers.sum_(state.sums.clone()).tolist()
+def _epoch_losses(task: Task, state: State, workers: WorkerGroup) -> dict[str, float]:
+    summed = workers.sum_(state.sums.clone()).tolist()
     return {f"train_{name}": value / state.epoch_steps for name, value in zip(task.loss_names, summed, strict=True)}

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from raydet.config import Optim
 from raydet.ops import rmsprop_step
-from raydet.ops.multi_tensor import Slots, Table
+from raydet.ops.multi_tensor import PointerTable, Slots
 
 _NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm)
 
@@ -59,7 +59,7 @@ class RMSprop(torch.optim.Optimizer):
     ) -> None:
         defaults = {"lr": lr, "alpha": alpha, "eps": eps, "momentum": momentum, "weight_decay": weight_decay}
         super().__init__(groups, defaults)
-        self._table = Table()
+        self._table = PointerTable()
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]

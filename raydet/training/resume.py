@@ -73,7 +73,7 @@ def restore(state: State, path: Path) -> None:
     state.restore({name: saved.tensors(name) for name in state.tensors()}, saved.state())
 
 
-def load_weights(cfg: Config, model: EfficientNet | EfficientDet) -> list[weights.Report]:
+def load_weights(cfg: Config, model: EfficientNet | EfficientDet) -> list[weights.LoadReport]:
     """Load what model.weights and model.backbone_weights name; return what was loaded."""
     reports = []
     if cfg.model.weights is not None:

@@ -8,7 +8,7 @@ from torch import nn
 
 from raydet.config import Config
 from raydet.data import Batch, TrainLoader
-from raydet.distributed import Peers
+from raydet.distributed import WorkerGroup
 from raydet.io.clock import clock
 from raydet.tasks.base import Task
 from raydet.training.precision import autocast
@@ -16,7 +16,7 @@ from raydet.training.precision import autocast
 
 @torch.no_grad()
 def score(
-    model: nn.Module, task: Task, index: Any, batches: Iterable[Batch], cfg: Config, peers: Peers
+    model: nn.Module, task: Task, index: Any, batches: Iterable[Batch], cfg: Config, workers: WorkerGroup
 ) -> dict[str, float]:
     """Return the metrics of `model` on a split, the same on all workers; each feeds it its own shard.
 
@@ -26,17 +26,17 @@ def score(
     model.eval()
     scorer = task.scorer(index)
     for batch in batches:
-        with autocast(cfg.precision, peers.device):
+        with autocast(cfg.precision, workers.device):
             outputs = model(task.inputs(batch))
         scorer.add(outputs, batch)
         images += len(batch.rows_B)
-    figures = scorer.result(peers)
-    total = peers.sum_(torch.tensor([float(images)], dtype=torch.float64, device=peers.device)).item()
+    figures = scorer.result(workers)
+    total = workers.sum_(torch.tensor([float(images)], dtype=torch.float64, device=workers.device)).item()
     return {**figures, "eval_images_per_s": total / (clock() - started)}
 
 
 @torch.no_grad()
-def recalibrate(model: nn.Module, task: Task, loader: TrainLoader, cfg: Config, peers: Peers) -> None:
+def recalibrate(model: nn.Module, task: Task, loader: TrainLoader, cfg: Config, workers: WorkerGroup) -> None:
     """Re-estimate the BatchNorm statistics of `model` on evaluation.recalibrate_bn training images, in place.
 
     A plain mean over batches replaces the EMA, which is unsteady after small batches. The images are the
@@ -51,7 +51,7 @@ def recalibrate(model: nn.Module, task: Task, loader: TrainLoader, cfg: Config, 
     seen = 0
     for micro_batches in loader.epoch(0):
         for batch in micro_batches:
-            with autocast(cfg.precision, peers.device):
+            with autocast(cfg.precision, workers.device):
                 model(task.inputs(batch))
         seen += cfg.global_batch
         if seen >= cfg.evaluation.recalibrate_bn:
@@ -59,4 +59,4 @@ def recalibrate(model: nn.Module, task: Task, loader: TrainLoader, cfg: Config, 
     for norm, momentum in zip(norms, before, strict=True):
         norm.momentum = momentum
         norm.eval()
-    peers.average_buffers(model)
+    workers.average_buffers(model)

@@ -11,9 +11,9 @@ from torch.nn.parallel import DistributedDataParallel
 
 from raydet.config import Config
 from raydet.data import Batch
-from raydet.distributed import Peers
+from raydet.distributed import WorkerGroup
 from raydet.tasks.base import Task
-from raydet.training.cuda_graph import Capture, Gradients, Replayed, Work, capture_cuda
+from raydet.training.cuda_graph import Capture, Gradients, Replayed, StepFunction, capture_cuda
 from raydet.training.optim import clip_gradients
 from raydet.training.precision import autocast
 from raydet.training.state import State
@@ -26,26 +26,28 @@ _NO_BUFFER_SYNC = {"forward_sync_buffers" if "forward_sync_buffers" in _ARGUMENT
 class Trainer:
     """Trains on one global batch after the other; holds what is derived from the State and never saved."""
 
-    def __init__(self, cfg: Config, task: Task, state: State, peers: Peers, capture: Capture | None = None) -> None:
+    def __init__(
+        self, cfg: Config, task: Task, state: State, workers: WorkerGroup, capture: Capture | None = None
+    ) -> None:
         """Prepare for steps.
 
         Args:
             capture: what captures a step for replaying. None: a CUDA graph if precision.cuda_graph, else nothing.
         """
-        self.cfg, self.task, self.state, self.peers = cfg, task, state, peers
+        self.cfg, self.task, self.state, self.workers = cfg, task, state, workers
         self.trained = [p for p in state.model.parameters() if p.requires_grad]
         self.network: nn.Module = torch.compile(state.model) if cfg.precision.compile else state.model  # type: ignore[assignment]
         if capture is None and cfg.precision.cuda_graph:
             capture = capture_cuda
-        self._run: Work
+        self._run: StepFunction
         if capture is None:
             self.numbers = StepNumbers(state.optimizer)
             self._run = self.eager_step
-            if peers.world > 1:
-                self.network = _data_parallel(self.network, peers.device)
+            if workers.world_size > 1:
+                self.network = _data_parallel(self.network, workers.device)
         else:
-            self.numbers = StepNumbers(state.optimizer, peers.device)
-            self._run = Replayed(self.graph_step, capture, peers.device)
+            self.numbers = StepNumbers(state.optimizer, workers.device)
+            self._run = Replayed(self.graph_step, capture, workers.device)
             self.gradients = Gradients(self.trained)
 
     def step(self, micro_batches: list[Batch], lr: float) -> None:
@@ -65,7 +67,7 @@ class Trainer:
             with self._no_sync(but_for=i == len(micro_batches) - 1):
                 losses = self._losses(batch, target, weight)
                 # DistributedDataParallel averages gradients, but these losses are shares of a sum.
-                self.state.scaler.scale(losses[0] * self.peers.world).backward()  # type: ignore[no-untyped-call]
+                self.state.scaler.scale(losses[0] * self.workers.world_size).backward()  # type: ignore[no-untyped-call]
             self.state.sums += losses.detach()
         self._update()
         self.state.optimizer.zero_grad(set_to_none=True)
@@ -82,18 +84,18 @@ class Trainer:
             losses = self._losses(batch, target, weight)
             self.gradients.take(self.state.scaler.scale(losses[0]), add=i > 0)
             self.state.sums += losses.detach()
-        self.peers.sum_(self.gradients.flat)
+        self.workers.sum_(self.gradients.flat)
         self._update()
 
     def _global_weight(self, targets: list[Any]) -> Tensor:
         """Return what the losses of the global batch are divided by: its positives, or its images."""
-        return self.peers.sum_(torch.stack([self.task.weight(target) for target in targets]).sum())
+        return self.workers.sum_(torch.stack([self.task.weight(target) for target in targets]).sum())
 
     def _losses(self, batch: Batch, target: Any, weight: Tensor) -> Tensor:
         """Return the losses of a micro-batch as shares of the global batch's, the one to minimise first."""
         images_B3HW, target = self.task.training_inputs(batch, target, self.numbers.random)
-        seeds_B = batch.seeds_B.to(self.peers.device, non_blocking=True)
-        with autocast(self.cfg.precision, self.peers.device):
+        seeds_B = batch.seeds_B.to(self.workers.device, non_blocking=True)
+        with autocast(self.cfg.precision, self.workers.device):
             outputs = self.network(images_B3HW, seeds_B)
         return self.task.loss(outputs, target, weight)
 
@@ -117,7 +119,7 @@ def _data_parallel(network: nn.Module, device: torch.device) -> DistributedDataP
     return DistributedDataParallel(
         network,
         device_ids=[device] if device.type == "cuda" else None,
-        **_NO_BUFFER_SYNC,  # type: ignore[arg-type]  # statistics are averaged at boundaries instead, see Peers.average_buffers
+        **_NO_BUFFER_SYNC,  # type: ignore[arg-type]  # statistics are averaged at boundaries instead, see WorkerGroup.average_buffers
         gradient_as_bucket_view=True,
     )
 

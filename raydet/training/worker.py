@@ -8,7 +8,7 @@ import torch
 
 from raydet.config import Config, to_dict
 from raydet.data import EvalLoader, Index, TrainLoader, check_same_classes, open_split
-from raydet.distributed import Peers
+from raydet.distributed import WorkerGroup
 from raydet.quantization import uncalibrated
 from raydet.runs import checkpoint_store
 from raydet.runs.bad_images import write_bad_images
@@ -17,7 +17,7 @@ from raydet.runs.run_log import BAD_IMAGES, EVAL_BAD_IMAGES, RunLog
 from raydet.tasks.base import Task
 from raydet.tasks.build import make_task
 from raydet.training.calibrate import calibrate_on
-from raydet.training.loop import Report, epochs
+from raydet.training.loop import TrainingReport, epochs
 from raydet.training.memory import keep_freed_memory
 from raydet.training.precision import prepare_device
 from raydet.training.resume import load_weights, newest_path, restore
@@ -27,7 +27,11 @@ from raydet.visualization.preview import write_preview
 
 
 def train(
-    cfg: Config, folder: Path, peers: Peers, tell: Callable[[dict[str, float]], None], threads: int | None = None
+    cfg: Config,
+    folder: Path,
+    workers: WorkerGroup,
+    tell: Callable[[dict[str, float]], None],
+    threads: int | None = None,
 ) -> None:
     """Train to the end of the schedule, from the newest valid checkpoint in `folder` where there is one.
 
@@ -37,22 +41,22 @@ def train(
         tell: called with an epoch's metrics on every worker, once an epoch.
         threads: CPU threads for torch in this worker; None: as many as torch takes by itself.
     """
-    made = set_up(cfg, folder, peers, threads)
+    made = set_up(cfg, folder, workers, threads)
     task, state, val_index, train_loader = made.task, made.state, made.val_index, made.loader
-    _show_data(cfg, folder, peers, state, made.train_index, val_index, train_loader)
-    val_loader = EvalLoader(cfg, val_index, peers.rank, peers.world)
+    _show_data(cfg, folder, workers, state, made.train_index, val_index, train_loader)
+    val_loader = EvalLoader(cfg, val_index, workers.rank, workers.world_size)
 
     def evaluate(evaluated: torch.nn.Module) -> dict[str, float]:
         if cfg.evaluation.recalibrate_bn:
-            recalibrate(evaluated, task, train_loader, cfg, peers)
-        return score(evaluated, task, val_index, val_loader, cfg, peers)
+            recalibrate(evaluated, task, train_loader, cfg, workers)
+        return score(evaluated, task, val_index, val_loader, cfg, workers)
 
     try:
-        diary = _Diary(cfg, task, folder, state) if peers.rank == 0 else None
-        for report in epochs(cfg, task, state, train_loader, evaluate, peers):
+        diary = _Diary(cfg, task, folder, state) if workers.rank == 0 else None
+        for report in epochs(cfg, task, state, train_loader, evaluate, workers):
             ends_epoch = report.kind == "epoch"
             if ends_epoch:
-                report.metrics.update(_left_out(cfg, folder, peers, train_loader, val_loader))
+                report.metrics.update(_left_out(cfg, folder, workers, train_loader, val_loader))
             if diary is not None:
                 diary.write(report, train_loader.steps_per_epoch)
             if ends_epoch:
@@ -63,7 +67,7 @@ def train(
 
 
 @dataclass(frozen=True)
-class Made:
+class WorkerSetup:
     """What a worker trains with."""
 
     train_index: Index
@@ -74,50 +78,50 @@ class Made:
     """To be closed."""
 
 
-def set_up(cfg: Config, folder: Path, peers: Peers, threads: int | None) -> Made:
+def set_up(cfg: Config, folder: Path, workers: WorkerGroup, threads: int | None) -> WorkerSetup:
     """Return what `train`, whose arguments these are, begins with."""
-    _prepare(cfg, peers, threads)
+    _prepare(cfg, workers, threads)
     train_index, val_index = open_split(cfg, "train"), open_split(cfg, "val")
     check_same_classes(train_index, val_index)
     model = build_model(cfg, train_index.num_classes)
-    task = make_task(cfg, model, peers.device)
-    newest = peers.share(newest_path(folder) if peers.rank == 0 else None)
-    loader = TrainLoader(cfg, train_index, peers.rank, peers.world)
+    task = make_task(cfg, model, workers.device)
+    newest = workers.share(newest_path(folder) if workers.rank == 0 else None)
+    loader = TrainLoader(cfg, train_index, workers.rank, workers.world_size)
     if newest is None:
         load_weights(cfg, model)
         if uncalibrated(model):
-            calibrate_on(train_index, cfg, model, task, peers)
-    state = new_state(cfg, model, len(task.loss_names), peers.device)
+            calibrate_on(train_index, cfg, model, task, workers)
+    state = new_state(cfg, model, len(task.loss_names), workers.device)
     state.extra = {
         "config": to_dict(cfg),
         "classes": {"names": list(train_index.class_names), "ids": [int(i) for i in train_index.category_ids]},
     }
     if newest is not None:
         restore(state, Path(newest))
-    return Made(train_index, val_index, task, state, loader)
+    return WorkerSetup(train_index, val_index, task, state, loader)
 
 
-def _prepare(cfg: Config, peers: Peers, threads: int | None) -> None:
+def _prepare(cfg: Config, workers: WorkerGroup, threads: int | None) -> None:
     if threads is not None:
         torch.set_num_threads(threads)
-    prepare_device(cfg, peers.device)
-    if peers.device.type == "cpu":
+    prepare_device(cfg, workers.device)
+    if workers.device.type == "cpu":
         keep_freed_memory()
 
 
 def _show_data(
-    cfg: Config, folder: Path, peers: Peers, state: State, train: Index, val: Index, loader: TrainLoader
+    cfg: Config, folder: Path, workers: WorkerGroup, state: State, train: Index, val: Index, loader: TrainLoader
 ) -> None:
-    if peers.rank == 0 and state.step == 0:
+    if workers.rank == 0 and state.step == 0:
         write_preview(cfg, folder, train, val, loader.rows)
 
 
-def _left_out(cfg: Config, folder: Path, peers: Peers, train: TrainLoader, val: EvalLoader) -> dict[str, float]:
+def _left_out(cfg: Config, folder: Path, workers: WorkerGroup, train: TrainLoader, val: EvalLoader) -> dict[str, float]:
     """Count the unreadable images that any worker has left out so far; rank 0 names them in bad_images.txt."""
     if cfg.data.on_bad == "fail":
         return {}
-    found = [{k: v for one in peers.gather(loader.bad) for k, v in one.items()} for loader in (train, val)]
-    if peers.rank == 0 and any(found):
+    found = [{k: v for one in workers.gather(loader.bad) for k, v in one.items()} for loader in (train, val)]
+    if workers.rank == 0 and any(found):
         write_bad_images(folder, dict(zip(("train", "val"), found, strict=True)))
     return {BAD_IMAGES: float(len(found[0])), EVAL_BAD_IMAGES: float(len(found[1]))}
 
@@ -131,7 +135,7 @@ class _Diary:
         self.log.parameters(to_dict(cfg))
         self.best = self._find_best()
 
-    def write(self, report: Report, steps_per_epoch: int) -> None:
+    def write(self, report: TrainingReport, steps_per_epoch: int) -> None:
         """Write down one report.
 
         The line comes before the checkpoint: a run that is taken up drops the lines of what was not saved, but one that
@@ -147,7 +151,7 @@ class _Diary:
             self.log.summary(report.metrics)
             self.log.close()
 
-    def _save(self, report: Report) -> None:
+    def _save(self, report: TrainingReport) -> None:
         state, folder = self.state, self.checkpoints
         checkpoint_store.save(folder, state.step, state.tensors(), state.record(), report.metrics, self.best)
         self.best = self._find_best()

@@ -8,7 +8,7 @@ from raydet.audit.anchor_coverage import at_input, best_iou, coverage
 from raydet.config import Config, override
 from raydet.models import MODELS
 from raydet.models.anchors import make_anchors
-from raydet.models.efficientdet_variants import Variant
+from raydet.models.efficientdet_variants import EfficientDetVariant
 from raydet.training.state import resolve_model
 
 
@@ -17,7 +17,7 @@ def test_best_iou_is_the_best_of_all_anchors(name: str) -> None:
     from torchvision.ops import box_iou  # some seconds, for torch's compiler comes with it
 
     variant = MODELS[name]
-    assert isinstance(variant, Variant)
+    assert isinstance(variant, EfficientDetVariant)
     rng = np.random.default_rng(0)
     corners = np.sort(rng.uniform(0, 256, (300, 2, 2)), axis=1).reshape(300, 4)
     corners[:100, 2:] = np.minimum(corners[:100, :2] + rng.uniform(1, 40, (100, 2)), 256)

@@ -15,7 +15,7 @@ from raydet.bench.step import bench_step, ours, synthetic
 from raydet.bench.timing import shares, temporary_bytes
 from raydet.config import override
 from raydet.exceptions import ConfigError
-from raydet.ops import Found, Targets
+from raydet.ops import BatchDetections, Targets
 from raydet.recipes import recipe
 from raydet.training.state import resolve_model
 
@@ -91,7 +91,7 @@ def test_the_sides_of_an_operation_compute_the_same(name: str) -> None:
     sides = CASES[name](torch.device("cpu"), False).sides
     mine, theirs = sides["raydet"](), sides["effdet"]()
     if name == "detect":
-        assert isinstance(mine, Found) and isinstance(theirs, torch.Tensor)
+        assert isinstance(mine, BatchDetections) and isinstance(theirs, torch.Tensor)
         torch.testing.assert_close(mine.boxes_BD4, theirs[..., :4], rtol=1e-5, atol=1e-3)
         assert torch.equal(mine.classes_BD + 1, theirs[..., 5].long())
     else:

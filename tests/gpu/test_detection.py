@@ -8,7 +8,7 @@ from torch import Tensor
 
 from raydet.models.anchors import make_anchors
 from raydet.ops import detection
-from raydet.ops.detection import Found, detect
+from raydet.ops.detection import BatchDetections, detect
 from tests.gpu.marks import NEEDS_GPU
 
 pytestmark = NEEDS_GPU
@@ -33,7 +33,7 @@ def on_gpu(batch: Outputs) -> Outputs:
     return logits_BAC, codes_BA4, anchors_A4
 
 
-def assert_equal(one: Found, other: Found) -> None:
+def assert_equal(one: BatchDetections, other: BatchDetections) -> None:
     for a, b in zip(one, other, strict=True):
         assert torch.equal(a.cpu(), b.cpu())
 

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from raydet.ops import ema_update, rmsprop_step
-from raydet.ops.multi_tensor import Slots, Table
+from raydet.ops.multi_tensor import PointerTable, Slots
 from tests.gpu.marks import NEEDS_GPU
 
 pytestmark = NEEDS_GPU
@@ -42,7 +42,7 @@ def test_a_graph_reads_the_decay_anew() -> None:
         [torch.zeros(5000).cuda()],
         [torch.ones(5000).cuda()],
         torch.ones(()).cuda(),
-        Table(),
+        PointerTable(),
     )
     ema_update(averages, values, decay, table)  # compiled before the capture
     graph = torch.cuda.CUDAGraph()

@@ -45,7 +45,7 @@ class Oracle:
         self.task = task
         self.batches: list[Batch] = list(EvalLoader(self.cfg, index))
 
-    def answers(self, seed: int, share: float) -> list[ops.Found]:
+    def answers(self, seed: int, share: float) -> list[ops.BatchDetections]:
         """Each box found, or with this probability moved off."""
         rng = np.random.default_rng(seed)
         found = []
@@ -56,14 +56,14 @@ class Oracle:
             boxes_BD4[off_BD] += 500
             counts_B = (classes_BD >= 0).sum(1)
             scores_BD = torch.from_numpy(rng.random(classes_BD.shape).astype(np.float32))
-            found.append(ops.Found(boxes_BD4, scores_BD, classes_BD, counts_B))
+            found.append(ops.BatchDetections(boxes_BD4, scores_BD, classes_BD, counts_B))
         return found
 
     def logits(self) -> list[tuple[Tensor, Tensor]]:
         anchors = len(self.task.anchors_A4)
         return [(torch.full((len(b), anchors, 10), -9.0), torch.zeros(len(b), anchors, 4)) for b in self.batches]
 
-    def compared(self, answers: list[ops.Found]) -> Agreement:
+    def compared(self, answers: list[ops.BatchDetections]) -> Agreement:
         outputs, graph = self.logits(), Told(self.logits())
         (found,) = compare(Told(outputs), [Opened(graph, Told(answers))], self.task, self.index, self.batches)
         return found

@@ -13,7 +13,7 @@ from pytorch_quantization import nn as quant_nn
 from pytorch_quantization.tensor_quant import QuantDescriptor
 from torch import Tensor, nn
 
-from raydet.models.efficientnet_variants import STAGES, Variant, end_channels, scaled_channels, stage_depths
+from raydet.models.efficientnet_variants import STAGES, EfficientNetVariant, end_channels, scaled_channels, stage_depths
 
 INPUT = QuantDescriptor(calib_method="max")  # they use histograms; where a range goes is the same, found sooner
 
@@ -66,7 +66,7 @@ class _Block(nn.Module):
 class NvidiaEfficientNet(nn.Module):
     """The net under NVIDIA's names."""
 
-    def __init__(self, variant: Variant, num_classes: int) -> None:
+    def __init__(self, variant: EfficientNetVariant, num_classes: int) -> None:
         super().__init__()
         channels = [end_channels(32, variant), *(scaled_channels(stage[3], variant.width) for stage in STAGES)]
         head = end_channels(1280, variant)
@@ -91,7 +91,7 @@ class NvidiaEfficientNet(nn.Module):
 
 
 @torch.no_grad()
-def calibrated(variant: Variant, num_classes: int, batches: list[Tensor]) -> NvidiaEfficientNet:
+def calibrated(variant: EfficientNetVariant, num_classes: int, batches: list[Tensor]) -> NvidiaEfficientNet:
     """Return a net with statistics and ranges of these batches and logits of rms about 1, in eval mode."""
     net = NvidiaEfficientNet(variant, num_classes)
     quantizers = [m for m in net.modules() if isinstance(m, quant_nn.TensorQuantizer)]

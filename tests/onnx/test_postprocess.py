@@ -32,7 +32,7 @@ def outputs(images: int, classes: int, seed: int = 0) -> tuple[Tensor, Tensor]:
     return logits_BAC, torch.randn(images, anchors, 4, generator=generator) * 0.3
 
 
-def by_graph(logits_BAC: Tensor, codes_BA4: Tensor, cfg: Evaluation, opset: int = 17) -> ops.Found:
+def by_graph(logits_BAC: Tensor, codes_BA4: Tensor, cfg: Evaluation, opset: int = 17) -> ops.BatchDetections:
     images, anchors, classes = logits_BAC.shape
     values = {"logits": ["batch", anchors, classes], "codes": ["batch", anchors, 4]}
     infos = [
@@ -51,7 +51,7 @@ def by_graph(logits_BAC: Tensor, codes_BA4: Tensor, cfg: Evaluation, opset: int 
     return as_found(torch.from_numpy(rows_N7), images)
 
 
-def by_torch(logits_BAC: Tensor, codes_BA4: Tensor, cfg: Evaluation) -> ops.Found:
+def by_torch(logits_BAC: Tensor, codes_BA4: Tensor, cfg: Evaluation) -> ops.BatchDetections:
     return ops.detect(
         logits_BAC,
         codes_BA4,
@@ -63,7 +63,7 @@ def by_torch(logits_BAC: Tensor, codes_BA4: Tensor, cfg: Evaluation) -> ops.Foun
     )
 
 
-def assert_same(theirs: ops.Found, ours: ops.Found) -> None:
+def assert_same(theirs: ops.BatchDetections, ours: ops.BatchDetections) -> None:
     assert theirs.counts_B.tolist() == ours.counts_B.tolist()
     for one, other in zip(theirs.images(), ours.images(), strict=True):
         assert one.classes_K.tolist() == other.classes_K.tolist()

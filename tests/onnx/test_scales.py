@@ -7,7 +7,7 @@ from onnx import helper
 
 from raydet.exceptions import ExportError
 from raydet.onnx.graph import Graph
-from raydet.onnx.scales import Grid, Measured, Plan, choose, measure
+from raydet.onnx.scales import Grid, Measured, ScalePlan, choose, measure
 from tests.onnx import nets
 
 
@@ -25,7 +25,7 @@ def plan(
     wanted: dict[tuple[str, int], float],
     measured: dict[str, tuple[float, float]] | None = None,
     **constants: float,
-) -> Plan:
+) -> ScalePlan:
     """Return a plan for these nodes; the graph reads `images` and gives what the last node makes."""
 
     def info(name: str) -> onnx.ValueInfoProto:
@@ -34,7 +34,7 @@ def plan(
     made = [helper.make_node(op, inputs, [output], name=output) for op, inputs, output in nodes]
     graph = Graph.read(helper.make_model(helper.make_graph(made, "g", [info("images")], [info(nodes[-1][2])])))
     graph.constants = {name: np.array(value, np.float32) for name, value in constants.items()}
-    found = Plan(graph, measured or {}, wanted=wanted)
+    found = ScalePlan(graph, measured or {}, wanted=wanted)
     found.index()
     choose(found)
     return found

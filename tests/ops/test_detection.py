@@ -12,7 +12,7 @@ from torch import Tensor
 from raydet.models.anchors import make_anchors
 from raydet.ops import detection
 from raydet.ops.boxes import decode
-from raydet.ops.detection import Detections, Found, detect
+from raydet.ops.detection import BatchDetections, ImageDetections, detect
 from tests.ops.harness import on_host
 
 SETTINGS = {"top_k": 5000, "score_threshold": 0.0, "nms_iou": 0.5, "max_detections": 100}
@@ -26,7 +26,7 @@ def outputs(seed: int, classes: int, side: int = 128, images: int = 2) -> tuple[
     return logits_BAC, torch.randn(images, len(anchors_A4), 4, generator=generator) * 0.3, anchors_A4
 
 
-def same(one: Found, other: Found) -> bool:
+def same(one: BatchDetections, other: BatchDetections) -> bool:
     return all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
 
 
@@ -210,11 +210,11 @@ def test_no_images_anchors_or_classes_are_no_detections(images: int, anchors: in
 
 def test_images_are_cut_to_what_was_found() -> None:
     boxes_BD4 = torch.arange(16.0).view(2, 2, 4)
-    found = Found(
+    found = BatchDetections(
         boxes_BD4, torch.tensor([[0.9, 0.0], [0.8, 0.7]]), torch.tensor([[1, -1], [0, 2]]), torch.tensor([1, 2])
     )
     first, second = found.images()
-    assert isinstance(first, Detections) and torch.equal(second.boxes_K4, boxes_BD4[1])
+    assert isinstance(first, ImageDetections) and torch.equal(second.boxes_K4, boxes_BD4[1])
     assert (first.boxes_K4.tolist(), first.classes_K.tolist()) == ([[0.0, 1.0, 2.0, 3.0]], [1])
 
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from raydet.ops import ema_update, rmsprop_step
-from raydet.ops.multi_tensor import Slots, Table
+from raydet.ops.multi_tensor import PointerTable, Slots
 from tests.ops.harness import ORDERS, on_host
 
 # one element, odd sizes, an empty one, one of several pieces, one in channels-last
@@ -69,7 +69,7 @@ def test_counters_are_copied_in_the_same_launch() -> None:
 
 @pytest.mark.parametrize("kernel", [False, True])
 def test_a_decay_in_memory_is_read_at_each_step(kernel: bool) -> None:
-    averages, values, decay, table = [torch.zeros(4)], [torch.ones(4)], torch.tensor(0.5), Table()
+    averages, values, decay, table = [torch.zeros(4)], [torch.ones(4)], torch.tensor(0.5), PointerTable()
     for wanted, share in ((0.5, 0.5), (0.5, 1.0), (1.0, 0.0)):
         decay.fill_(share)
         if kernel:
@@ -81,7 +81,7 @@ def test_a_decay_in_memory_is_read_at_each_step(kernel: bool) -> None:
 
 
 def test_the_table_follows_a_tensor_that_moved() -> None:
-    averages, values, table = [torch.zeros(4)], [torch.ones(4)], Table()
+    averages, values, table = [torch.zeros(4)], [torch.ones(4)], PointerTable()
     with on_host():
         ema_update(averages, values, 0.5, table)
         kept, averages[0] = averages[0], torch.zeros(4)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from raydet import models
 from raydet.config import Config, Quantization
-from raydet.distributed import Peers
+from raydet.distributed import WorkerGroup
 from raydet.exceptions import CalibrationError, NotCalibratedError
 from raydet.quantization import calibrate, check_calibrated, quantize, quantizers, uncalibrated
 from tests.workers import run_workers
@@ -205,13 +205,13 @@ def test_a_copy_holds_no_histograms(make: Callable[..., nn.Module]) -> None:
     assert held and not any(isinstance(v, Tensor) and v.numel() > 1 for v in held)
 
 
-def _calibrate_here(cfg: Config, folder: Path, peers: Peers, tell: object) -> None:
+def _calibrate_here(cfg: Config, folder: Path, workers: WorkerGroup, tell: object) -> None:
     torch.manual_seed(0)
     model = models.build("efficientnet_demo", 10)
     quantize(model, Quantization())
-    mine = [images(seed=peers.rank) * (1 + peers.rank)] if peers.rank < 2 else []
-    calibrate(model, mine, Quantization(calibration="max"), peers)
-    torch.save({name: q.get_buffer("_amax") for name, q in quantizers(model).items()}, folder / f"{peers.rank}.pt")
+    mine = [images(seed=workers.rank) * (1 + workers.rank)] if workers.rank < 2 else []
+    calibrate(model, mine, Quantization(calibration="max"), workers)
+    torch.save({name: q.get_buffer("_amax") for name, q in quantizers(model).items()}, folder / f"{workers.rank}.pt")
 
 
 @pytest.mark.slow

@@ -8,9 +8,9 @@ import torch.nn.functional as F
 from raydet.bench.step import ours, synthetic
 from raydet.config import Config, override
 from raydet.data import Batch, EvalLoader, open_split
-from raydet.distributed import Peers
+from raydet.distributed import WorkerGroup
 from raydet.models import EfficientDet
-from raydet.ops import Detections
+from raydet.ops import ImageDetections
 from raydet.tasks.base import MEAN, STD
 from raydet.tasks.build import make_task, score_name
 from raydet.tasks.classification import Classification
@@ -134,20 +134,20 @@ def test_mixup_mixes_images_and_targets_alike(classification: Config) -> None:
     task = task_of(override(classification, {"augment.mixup": 0.2}))
     batch = batch_of()
     plain, targets = task.inputs(batch), task.targets(batch)
-    mixed, both = task.training_inputs(batch, targets, task.draws(0, 1))
+    mixed, both = task.training_inputs(batch, targets, task.random_numbers(0, 1))
     weight = float(both[0].max()) if both[0].max() < 1 else 1.0
     partner = torch.tensor([1, 0, 3, 2])
     share = weight if torch.allclose(mixed, weight * plain + (1 - weight) * plain[partner], atol=1e-4) else 1 - weight
     torch.testing.assert_close(mixed, share * plain + (1 - share) * plain[partner], rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(both.sum(1), torch.ones(4))
-    again, _ = task.training_inputs(batch, targets, task.draws(0, 1))
+    again, _ = task.training_inputs(batch, targets, task.random_numbers(0, 1))
     assert torch.equal(mixed, again) and not torch.equal(
-        mixed, task.training_inputs(batch, targets, task.draws(0, 2))[0]
+        mixed, task.training_inputs(batch, targets, task.random_numbers(0, 2))[0]
     )
 
 
 def test_boxes_go_back_to_pixels_of_the_file_and_stay_inside() -> None:
-    found = Detections(torch.tensor([[10.0, 20.0, 100.0, 900.0]]), torch.ones(1), torch.zeros(1))
+    found = ImageDetections(torch.tensor([[10.0, 20.0, 100.0, 900.0]]), torch.ones(1), torch.zeros(1))
     boxes_K4 = to_file_pixels(found, torch.tensor([0.5, 0.25]), torch.tensor([150, 300]))
     assert boxes_K4.tolist() == [[20.0, 80.0, 150.0, 300.0]]
 
@@ -194,6 +194,6 @@ def test_scoring_neither_depends_on_the_models_mode_nor_changes_it(detection: Co
     for train in (False, True):
         model.train(train)
         before = {key: value.clone() for key, value in model.state_dict().items()}
-        figures.append(score(model, task, index, EvalLoader(cfg, index, 0, 1), cfg, Peers())["eval_loss"])
+        figures.append(score(model, task, index, EvalLoader(cfg, index, 0, 1), cfg, WorkerGroup())["eval_loss"])
         assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
     assert figures[0] == figures[1]

@@ -11,7 +11,7 @@ import torch
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from raydet.tasks.metrics import FIGURES, Detections, Truth, average_precision, topk_accuracy
+from raydet.tasks.metrics import FIGURES, SplitDetections, Truth, average_precision, topk_accuracy
 
 BACKENDS: tuple[Literal["faster", "pycocotools"], ...] = ("faster", "pycocotools")
 both = pytest.mark.parametrize("backend", BACKENDS)
@@ -20,7 +20,7 @@ Backend = Literal["faster", "pycocotools"]
 
 def made_up(
     seed: int, images: int = 12, classes: int = 4, most: int = 8, crowd: float = 0.1, ties: bool = False, extra: int = 6
-) -> tuple[Truth, Detections]:
+) -> tuple[Truth, SplitDetections]:
     """Return boxes of all sizes and detections near them, far from them, doubled and missing."""
     rng = np.random.default_rng(seed)
     ids = rng.permutation(np.arange(1, images + 1) * 7919 + 2**33)
@@ -42,7 +42,7 @@ def made_up(
     scores = rng.random(len(near_ids) + len(far_ids))
     scores = np.round(scores, 1) if ties else scores
     order = rng.permutation(len(scores))
-    found = Detections(
+    found = SplitDetections(
         np.concatenate([near_ids, far_ids])[order],
         np.concatenate([near, near + 2, far])[order],
         np.concatenate([near_labels, rng.integers(0, classes, len(far_ids))])[order],
@@ -51,7 +51,7 @@ def made_up(
     return truth, found
 
 
-def by_the_book(truth: Truth, found: Detections) -> list[float]:
+def by_the_book(truth: Truth, found: SplitDetections) -> list[float]:
     """Return the twelve figures as pycocotools gives them to whoever uses it as documented."""
     rows: list[dict[str, Any]] = [
         {
@@ -128,8 +128,10 @@ def tiny(boxes: list[list[float]], images: list[int], all_images: list[int], cro
     )
 
 
-def found(boxes: list[list[float]], images: list[int], scores: list[float]) -> Detections:
-    return Detections(np.array(images), np.array(boxes, np.float64), np.zeros(len(images), np.int64), np.array(scores))
+def found(boxes: list[list[float]], images: list[int], scores: list[float]) -> SplitDetections:
+    return SplitDetections(
+        np.array(images), np.array(boxes, np.float64), np.zeros(len(images), np.int64), np.array(scores)
+    )
 
 
 @both
@@ -163,7 +165,7 @@ def test_a_wholly_missed_image_counts(backend: Backend) -> None:
 @both
 def test_no_detections_score_zero(backend: Backend) -> None:
     truth = tiny([[0, 0, 10, 10]], [1], [1, 2])
-    figures = average_precision(truth, Detections(), backend).figures
+    figures = average_precision(truth, SplitDetections(), backend).figures
     assert {figures[n] for n in ("AP", "AP50", "AP75", "AP_small", "AR1", "AR10", "AR100", "AR_small")} == {0.0}
     assert math.isnan(figures["AP_large"])
 
@@ -185,7 +187,7 @@ def test_the_libraries_print_nothing(backend: Backend, capsys: pytest.CaptureFix
 def test_a_split_without_boxes_is_refused_by_name(crowd: list[int]) -> None:
     truth = tiny([[0, 0, 9, 9]] * len(crowd), [1] * len(crowd), [1], crowd)
     with pytest.raises(ValueError, match="test split has 0 annotated boxes"):
-        average_precision(truth, Detections(), split="test")
+        average_precision(truth, SplitDetections(), split="test")
 
 
 @pytest.mark.parametrize(
@@ -203,13 +205,13 @@ def test_a_split_without_boxes_is_refused_by_name(crowd: list[int]) -> None:
 def test_bad_detections_are_refused_with_the_column(changes: dict[str, Any], message: str) -> None:
     good = {"image_ids": np.array([1]), "boxes_xywh": np.ones((1, 4)), "labels": np.array([0]), "scores": np.ones(1)}
     with pytest.raises(ValueError, match=message):
-        average_precision(tiny([[0, 0, 9, 9]], [1], [1]), Detections(**(good | changes)))
+        average_precision(tiny([[0, 0, 9, 9]], [1], [1]), SplitDetections(**(good | changes)))
 
 
 def test_two_classes_of_one_name_are_told_apart() -> None:
     truth = tiny([[0, 0, 9, 9]], [1], [1])
     twice = Truth(*[["cat", "cat"] if n == "class_names" else getattr(truth, n) for n in Truth.__dataclass_fields__])
-    assert set(average_precision(twice, Detections()).per_class) == {"cat (0)", "cat (1)"}
+    assert set(average_precision(twice, SplitDetections()).per_class) == {"cat (0)", "cat (1)"}
 
 
 def test_top_k_counts_the_right_ones() -> None:

@@ -9,7 +9,7 @@ from torch import nn
 
 from raydet.config import Config, override
 from raydet.data import TrainLoader, open_split
-from raydet.distributed import Peers
+from raydet.distributed import WorkerGroup
 from raydet.driver.plan import make_plan
 from raydet.exceptions import ConfigError
 from raydet.inference import evaluate
@@ -78,7 +78,7 @@ def test_norms_stop_moving_after_their_share_of_the_training(classification: Con
     calibrate(model, [task.inputs(batch)], cfg.quantization)
     state = new_state(cfg, model, 1, torch.device("cpu"))
     means = []
-    for report in epochs(cfg, task, state, loader, lambda model: {"top1": 0.0}, Peers()):
+    for report in epochs(cfg, task, state, loader, lambda model: {"top1": 0.0}, WorkerGroup()):
         if report.kind == "log":
             means.append(model.get_buffer("bn1.running_mean").clone())
     steps = cfg.schedule.total_epochs * loader.steps_per_epoch
@@ -96,7 +96,7 @@ def test_a_step_trains_weights_and_no_range(classification: Config) -> None:
     calibrate(model, [task.inputs(micro_batches[0])], cfg.quantization)  # type: ignore[arg-type]
     state = new_state(cfg, model, 1, torch.device("cpu"))
     before = {key: value.clone() for key, value in model.state_dict().items()}
-    Trainer(cfg, task, state, Peers()).step(micro_batches, 1e-2)
+    Trainer(cfg, task, state, WorkerGroup()).step(micro_batches, 1e-2)
     changed = {key for key, value in model.state_dict().items() if not torch.equal(value, before[key])}
     assert {"conv_stem.weight", "classifier.weight", "blocks.1.0.se.conv_reduce.weight"} <= changed
     assert not any(key.endswith("_amax") for key in changed)

@@ -9,7 +9,7 @@ from torch import nn
 from raydet.bench.step import synthetic
 from raydet.config import Config, override
 from raydet.data import Batch
-from raydet.distributed import Peers
+from raydet.distributed import WorkerGroup
 from raydet.exceptions import ConfigError
 from raydet.recipes import recipe
 from raydet.tasks.build import make_task
@@ -40,7 +40,7 @@ def trainer(kind: str, capture: Capture | None, changes: dict[str, object] | Non
     task = make_task(cfg, model, device)
     state = new_state(cfg, model, len(task.loss_names), device)
     state.train()
-    return Trainer(cfg, task, state, Peers(), capture)
+    return Trainer(cfg, task, state, WorkerGroup(), capture)
 
 
 def batch(kind: str, seed: int, size: int = 4, boxes: int = 7) -> Batch:

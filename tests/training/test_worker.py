@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from raydet.config import Config, override
-from raydet.distributed import Peers
+from raydet.distributed import WorkerGroup
 from raydet.driver.plan import make_plan
 from raydet.exceptions import NonFiniteLoss
 from raydet.runs import checkpoint_store
@@ -120,10 +120,12 @@ def test_two_workers_learn_what_one_learns(kind: str, request: pytest.FixtureReq
     assert two == pytest.approx(one, rel=1e-4)
 
 
-def _train_without_wrapper(cfg: Config, folder: Path, peers: Peers, tell: Callable[[dict[str, float]], None]) -> None:
+def _train_without_wrapper(
+    cfg: Config, folder: Path, workers: WorkerGroup, tell: Callable[[dict[str, float]], None]
+) -> None:
     """As on GPUs with precision.cuda_graph, but that the captured work is simply done again."""
     loop.Trainer = functools.partial(loop.Trainer, capture=lambda work: work)  # type: ignore[misc,assignment]
-    train(cfg, folder, peers, tell)
+    train(cfg, folder, workers, tell)
 
 
 @pytest.mark.slow
@@ -138,11 +140,13 @@ def test_two_workers_with_one_buffer_of_gradients_learn_what_one_learns(detectio
     assert two == pytest.approx(one, rel=1e-4)
 
 
-def _die_in_the_second_epoch(cfg: Config, folder: Path, peers: Peers, tell: Callable[[dict[str, float]], None]) -> None:
+def _die_in_the_second_epoch(
+    cfg: Config, folder: Path, workers: WorkerGroup, tell: Callable[[dict[str, float]], None]
+) -> None:
     def stop(metrics: dict[str, float]) -> None:
         raise SystemExit(0)
 
-    train(cfg, folder, peers, stop)
+    train(cfg, folder, workers, stop)
 
 
 @pytest.mark.slow

@@ -56,7 +56,7 @@ def test_classification_shows_its_classes(classification: Config, tmp_path: Path
 def test_fit_writes_them_before_its_first_step(
     detection: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from raydet.distributed import Peers
+    from raydet.distributed import WorkerGroup
     from raydet.training import worker
 
     seen = []
@@ -67,7 +67,7 @@ def test_fit_writes_them_before_its_first_step(
 
     monkeypatch.setattr(worker, "epochs", stopped)
     with pytest.raises(KeyboardInterrupt):
-        train(make_plan(detection).cfg, tmp_path, Peers(), lambda _: None, 1)
+        train(make_plan(detection).cfg, tmp_path, WorkerGroup(), lambda _: None, 1)
     assert seen == [["labels.png", "train_batch_0.png", "train_batch_1.png"]]
 
 

@@ -47,7 +47,8 @@ def load_remote_folder(
     tree = root if name in ("", ".") else root.child(name)
     paths = sorted(path for path in tree.walk("") if not path.startswith("."))
     images: dict[str, list[str]] = {path.partition("/")[0]: [] for path in paths if "/" in path}
-    others, loose = [], []
+    others: list[str] = []
+    loose: list[str] = []
     for path in paths:
         folder, slash, _ = path.partition("/")
         if slash:

@@ -52,7 +52,7 @@ class Shape:
 
 
 @dataclass(frozen=True, slots=True)
-class Work:
+class BatchInputs:
     """What the graph does with one file."""
 
     encoded: bytes
@@ -63,7 +63,7 @@ class Work:
     """`raydet.data.images.color.variation`: three of colour jitter if the graph has it, then AutoAugment's."""
 
 
-def feed(pipeline: Any, shape: Shape, works: Sequence[Work]) -> None:
+def feed(pipeline: Any, shape: Shape, works: Sequence[BatchInputs]) -> None:
     """Hand a batch over to the graph."""
     pipeline.feed_input("encoded", [np.frombuffer(work.encoded, np.uint8) for work in works])
     views = [work.view for work in works]
@@ -107,7 +107,7 @@ def _numbers(operation: Operation, size: int) -> Numbers:
     return made_N
 
 
-def _frame(shape: Shape, work: Work, window: list[int]) -> tuple[npt.NDArray[Any], ...]:
+def _frame(shape: Shape, work: BatchInputs, window: list[int]) -> tuple[npt.NDArray[Any], ...]:
     """Black around the decoded window, where to cut with it, the region to resize there, and its rows' and columns'
     make-weights."""
     x1, y1, x2, y2 = work.view.window

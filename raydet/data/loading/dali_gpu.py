@@ -22,7 +22,7 @@ from raydet.data.columns import Ints
 from raydet.data.formats.index import Index
 from raydet.data.images import dali_graph as graph
 from raydet.data.images.dali_decoder import plain_jpeg
-from raydet.data.images.dali_inputs import Device, Shape, Work, feed
+from raydet.data.images.dali_inputs import BatchInputs, Device, Shape, feed
 from raydet.data.images.decode import loaded
 from raydet.data.images.geometry import Geometry
 from raydet.data.images.resample import Pixels
@@ -36,7 +36,7 @@ from raydet.exceptions import DataError, one_line
 class _Part:
     """One image of a batch: what the graph shall do, or what Pillow has made, or neither if it is left out."""
 
-    work: Work | None
+    work: BatchInputs | None
     sample: Sample | None
     bad: dict[str, str] = field(default_factory=dict)
 
@@ -101,7 +101,7 @@ class GpuFeed:
             if header is not None:
                 one = plan_sample(self._cfg, self._index, epoch, row, header)
                 sample = with_truth(self._cfg, self._index, one, np.empty((0, 0, 3), np.uint8))
-                return _Part(Work(source.data, one.view, one.hw, operations(self._cfg, one)), sample)
+                return _Part(BatchInputs(source.data, one.view, one.hw, operations(self._cfg, one)), sample)
         except DataError:
             pass  # Pillow's turn: it says what is wrong, or data.on_bad takes another
         return self._by_pillow(epoch, row)
@@ -206,9 +206,9 @@ def _cause(error: RuntimeError) -> str:
     return one_line(lines[-1] if lines else str(error))
 
 
-def _placeholder(size: int) -> Work:
+def _placeholder(size: int) -> BatchInputs:
     """A tiny image in the place of one that Pillow makes."""
-    return Work(_grey_jpeg(), Geometry((0.0, 0.0, 8.0, 8.0), (size, size), (size, size)), (8, 8))
+    return BatchInputs(_grey_jpeg(), Geometry((0.0, 0.0, 8.0, 8.0), (size, size), (size, size)), (8, 8))
 
 
 def _grey_jpeg() -> bytes:

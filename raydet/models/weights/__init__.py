@@ -1,5 +1,5 @@
 """Weights of raydet, timm, effdet and NVIDIA, loaded into raydet's models."""
 
-from raydet.models.weights.load import Report, load, resolve
+from raydet.models.weights.load import LoadReport, load, resolve
 
-__all__ = ["Report", "load", "resolve"]
+__all__ = ["LoadReport", "load", "resolve"]

@@ -22,13 +22,13 @@ from raydet.models.weights.files import WeightFile, read, resolve
 from raydet.models.weights.key_maps import HEAD, SOURCES, Mapped, family, finite, to_our_names
 from raydet.models.weights.widths import fitting_names
 
-__all__ = ["CheckpointMismatch", "Report", "WeightsError", "load", "resolve"]
+__all__ = ["CheckpointMismatch", "LoadReport", "WeightsError", "load", "resolve"]
 
 Model = EfficientNet | EfficientDet
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Report:
+class LoadReport:
     """What `load` did. Each entry is (key, shape or reason)."""
 
     source: str
@@ -67,7 +67,7 @@ def load(
     backbone_only: bool = False,
     source: str | None = None,
     pick: Callable[[list[Path]], Path] | None = None,
-) -> Report:
+) -> LoadReport:
     """Copy the weights at `path` into `model` and return what was done; on an error the model is as it was.
 
     A quantized model takes the file's ranges too, where it has any; ranges that it has not are NaN afterwards.
@@ -105,7 +105,7 @@ def load(
     quantizer_ranges.put(ranged, ranges)
     if redrawn:
         _redraw_heads(model)
-    return Report(
+    return LoadReport(
         source=mapped.source,
         path=file.path,
         loaded=tuple((key, _shape(value)) for key, value in given.items()),

@@ -24,7 +24,7 @@ def fitting_names(tensors: dict[str, Tensor]) -> list[str]:
     ]
 
 
-def _has_sizes_of(variant: efficientnet_variants.Variant, tensors: dict[str, Tensor], prefix: str) -> bool:
+def _has_sizes_of(variant: efficientnet_variants.EfficientNetVariant, tensors: dict[str, Tensor], prefix: str) -> bool:
     depths = tuple(_count(tensors, rf"{re.escape(prefix)}blocks\.{stage}\.(\d+)\.") for stage in range(7))
     squeeze = tensors.get(f"{prefix}blocks.1.0.se.conv_reduce.weight")
     last = tensors.get(f"{prefix}blocks.6.0.conv_pwl.weight")

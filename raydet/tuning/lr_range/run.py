@@ -11,7 +11,7 @@ from typing import TextIO
 import numpy as np
 
 from raydet.config import Config, override
-from raydet.distributed import Peers
+from raydet.distributed import WorkerGroup
 from raydet.driver.plan import Plan, make_plan
 from raydet.driver.ray_session import check_scaling, ray_session
 from raydet.driver.ray_trainer import Cancel, attempt
@@ -94,8 +94,8 @@ def _check_folder(folder: Path) -> None:
 def _train(plan: Plan) -> None:
     cfg = plan.cfg
     if cfg.scaling.worker_range[1] == 0:
-        peers = Peers(device=prepare_device(cfg))
-        sweep.range_test(cfg, plan.folder, peers, lambda metrics: None, cfg.scaling.threads)
+        workers = WorkerGroup(device=prepare_device(cfg))
+        sweep.range_test(cfg, plan.folder, workers, lambda metrics: None, cfg.scaling.threads)
         return
     with ray_session(cfg) as session:
         try:

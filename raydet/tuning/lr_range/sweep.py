@@ -30,7 +30,7 @@ import numpy.typing as npt
 
 from raydet.config import Config, override
 from raydet.data import Batch
-from raydet.distributed import Peers
+from raydet.distributed import WorkerGroup
 from raydet.exceptions import NonFiniteLoss
 from raydet.io.files import replace_file
 from raydet.training.loop import Batches
@@ -60,22 +60,26 @@ Floats = npt.NDArray[np.float64]
 
 
 def range_test(
-    cfg: Config, folder: Path, peers: Peers, tell: Callable[[dict[str, float]], None], threads: int | None = None
+    cfg: Config,
+    folder: Path,
+    workers: WorkerGroup,
+    tell: Callable[[dict[str, float]], None],
+    threads: int | None = None,
 ) -> None:
     """Train STEPS steps, or until the loss runs away; rank 0 writes lr_range.csv: lr (as optim.lr), loss, smoothed.
 
     Args:
-        cfg, folder, peers, threads: as of `worker.train`.
+        cfg, folder, workers, threads: as of `worker.train`.
         tell: called once, at the end, on every worker.
 
     Raises:
         NonFiniteLoss: the loss was not finite from the start.
     """
     cfg = override(cfg, {"ema.decay": None})
-    made = set_up(cfg, folder, peers, threads)
+    made = set_up(cfg, folder, workers, threads)
     lr_N = np.geomspace(LOWEST * cfg.optim.lr, HIGHEST * cfg.optim.lr, STEPS)
     try:
-        losses = ramp(Trainer(cfg, made.task, made.state, peers), made.loader, lr_N * cfg.lr_scale)
+        losses = ramp(Trainer(cfg, made.task, made.state, workers), made.loader, lr_N * cfg.lr_scale)
     finally:
         made.loader.close()
     if int(np.isfinite(losses).sum()) < _LEAST:
@@ -84,7 +88,7 @@ def range_test(
             f"optim.lr={cfg.optim.lr:g} is far too high, the learning rate is not to blame: look at the data (raydet "
             "check), model.weights and precision.mode"
         )
-    if peers.rank == 0:
+    if workers.rank == 0:
         write(folder / TABLE, lr_N[: len(losses)], losses)
     tell({"steps": float(len(losses))})
 
@@ -96,7 +100,7 @@ def ramp(trainer: Trainer, batches: Batches, lr_N: Sequence[float] | Floats) -> 
     for lr, micro_batches in zip(lr_N, _endless(batches, state), strict=False):
         before = state.sums.clone()
         trainer.step(micro_batches, float(lr))
-        losses.append(trainer.peers.sum_(state.sums - before)[0].item())
+        losses.append(trainer.workers.sum_(state.sums - before)[0].item())
         if ran_away(losses):
             break
     return losses

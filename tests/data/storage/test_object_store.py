@@ -96,7 +96,7 @@ def test_a_large_file_comes_in_parts_and_nothing_is_left_of_a_broken_one(
     stub: Stub, own_cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(object_store, "_CHUNK", 1000)
-    monkeypatch.setattr(object_store, "_TOLD_BYTES", 2000)
+    monkeypatch.setattr(object_store, "_LARGE_BYTES", 2000)
     stub.buckets["shop"]["set/big"] = bytes(range(256)) * 20
     assert files(stub).fetch("big").read_bytes() == bytes(range(256)) * 20
     assert "fetching s3://shop/set/big" in capsys.readouterr().err

@@ -12,13 +12,13 @@ from raydet.config import Quantization
 from raydet.exceptions import CheckpointMismatch, WeightsError
 from raydet.models import weights
 from raydet.models.efficientnet import EfficientNet
-from raydet.models.efficientnet_variants import VARIANTS, Variant
+from raydet.models.efficientnet_variants import VARIANTS, EfficientNetVariant
 
 pytest.importorskip("pytorch_quantization")
 
 from raydet.quantization import calibrate, quantize, quantizers
 
-SMALL = Variant(width=0.25, depth=0.5, image_size=64, dropout=0.2)
+SMALL = EfficientNetVariant(width=0.25, depth=0.5, image_size=64, dropout=0.2)
 """With two blocks in three of its stages, so with shortcuts."""
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from raydet.config import Config, override
-from raydet.distributed import Peers
+from raydet.distributed import WorkerGroup
 from raydet.driver.plan import make_plan
 from raydet.exceptions import NonFiniteLoss
 from raydet.training.state import State
@@ -45,7 +45,7 @@ class Given:
     def __init__(self) -> None:
         self.asked: list[tuple[int, int]] = []
 
-    def draws(self, epoch: int, step: int) -> tuple[float, ...]:
+    def random_numbers(self, epoch: int, step: int) -> tuple[float, ...]:
         self.asked.append((epoch, step))
         return ()
 
@@ -83,7 +83,7 @@ def parabola(momentum: float = 0.0) -> tuple[Trainer, Given]:
         frozen=[],
         sums=torch.zeros(1, dtype=torch.float64),
     )
-    return Trainer(cfg, task, state, Peers()), task  # type: ignore[arg-type]
+    return Trainer(cfg, task, state, WorkerGroup()), task  # type: ignore[arg-type]
 
 
 def test_on_a_parabola_the_loss_runs_away_above_the_limit_of_gradient_descent() -> None:
@@ -229,7 +229,7 @@ def test_the_table_has_rate_loss_and_smoothed_loss_of_each_step(
     short(monkeypatch)
     cfg = make_plan(override(request.getfixturevalue(kind), {"run.name": "other"})).cfg
     said: list[dict[str, float]] = []
-    range_test(cfg, tmp_path, Peers(), said.append)
+    range_test(cfg, tmp_path, WorkerGroup(), said.append)
     lr_N, loss_N, mean_N = read(tmp_path / sweep.TABLE)
     assert said == [{"steps": float(len(lr_N))}] and 10 <= len(lr_N) <= 20
     assert lr_N[0] == pytest.approx(sweep.LOWEST * cfg.optim.lr, rel=1e-4)
@@ -249,7 +249,7 @@ def test_the_rates_of_the_table_are_optim_lr_and_those_of_the_steps_are_scaled_b
     short(monkeypatch)
     monkeypatch.setattr(sweep, "ramp", note)
     cfg = make_plan(override(classification, {"optim.lr_batch_size": 2})).cfg
-    range_test(cfg, tmp_path, Peers(), lambda metrics: None)
+    range_test(cfg, tmp_path, WorkerGroup(), lambda metrics: None)
     assert cfg.lr_scale == 4
     assert seen == pytest.approx((4 * read(tmp_path / sweep.TABLE)[0]).tolist(), rel=1e-4)
 
@@ -261,5 +261,5 @@ def test_a_loss_that_is_not_finite_from_the_start_is_said_with_what_to_look_at(
     monkeypatch.setattr(sweep, "ramp", lambda trainer, batches, lr_N: losses)
     cfg = make_plan(classification).cfg
     with pytest.raises(NonFiniteLoss, match=r"the loss is (nan|inf) at step \d already, .* look at the data"):
-        range_test(cfg, tmp_path, Peers(), lambda metrics: None)
+        range_test(cfg, tmp_path, WorkerGroup(), lambda metrics: None)
     assert not (tmp_path / sweep.TABLE).exists()

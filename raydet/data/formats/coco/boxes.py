@@ -8,13 +8,13 @@ import numpy as np
 import numpy.typing as npt
 
 from raydet.data.columns import Floats
-from raydet.data.formats.coco.json_table import Table, of_kinds
+from raydet.data.formats.coco.json_table import JsonTable, of_kinds
 
 _FOUR = "bbox must be four numbers"
 _CORNERS = {2: "[[x1, y1], [x2, y2]]", 5: "with an angle or a score", 8: "a polygon's four corners"}
 
 
-def boxes(table: Table) -> Floats:
+def boxes(table: JsonTable) -> Floats:
     """Each annotation's bbox as x, y, width, height; zeros where it is refused."""
     lists = table.values("bbox")
     plain = of_kinds({list}, lists) and set(map(len, lists)) <= {4}
@@ -34,7 +34,7 @@ def boxes(table: Table) -> Floats:
     return xywh
 
 
-def _four_numbers(table: Table, lists: list[Any]) -> list[list[float]]:
+def _four_numbers(table: JsonTable, lists: list[Any]) -> list[list[float]]:
     """The boxes, with zeros for those that are not four numbers, which are counted."""
     missing = [i for i, box in enumerate(lists) if box is None]
     outlined = [i for i in missing if table.records[i].get("segmentation")]
@@ -71,7 +71,7 @@ def _finite(value: float) -> float:
         return math.inf
 
 
-def areas(table: Table, xywh: Floats) -> Floats:
+def areas(table: JsonTable, xywh: Floats) -> Floats:
     """Each annotation's area (of its outline, in COCO); width x height where it is missing."""
     values = table.values("area")
     if not of_kinds({int, float}, values):
@@ -91,7 +91,7 @@ def areas(table: Table, xywh: Floats) -> Floats:
     return area
 
 
-def crowds(table: Table) -> npt.NDArray[np.bool_]:
+def crowds(table: JsonTable) -> npt.NDArray[np.bool_]:
     """Which annotations outline a crowd; where iscrowd is missing: none."""
     values = table.values("iscrowd")
     if of_kinds({int}, values) and set(values) <= {0, 1}:
@@ -109,7 +109,7 @@ def _is_flag(value: object) -> bool:
     return value is None or (type(value) in (int, bool, float) and value in (0, 1))
 
 
-def outline_sizes(table: Table) -> npt.NDArray[np.int32]:
+def outline_sizes(table: JsonTable) -> npt.NDArray[np.int32]:
     """Height and width that a run-length code is for; -1 where there is none."""
     values = table.values("segmentation")
     sizes = np.full((len(values), 2), -1, np.int32)

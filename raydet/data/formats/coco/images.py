@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from raydet.data.formats.coco.json_table import Log, Table, of_kinds, similar
+from raydet.data.formats.coco.json_table import JsonTable, Log, of_kinds, similar
 from raydet.data.images.decode import read_size
 from raydet.data.storage.files import Files, encodable
 from raydet.exceptions import DataError
@@ -22,7 +22,7 @@ Finding = tuple[str, str, str | None]
 """Rule, what is wrong, what to do."""
 
 
-def file_names(table: Table) -> list[str]:
+def file_names(table: JsonTable) -> list[str]:
     """Each image's file name; "" where it is refused."""
     given = table.values("file_name")
     table.missing("file_name", [i for i, name in enumerate(given) if name is None])
@@ -62,7 +62,7 @@ def check_name(name: object) -> Finding | None:
     return None
 
 
-def image_sizes(table: Table) -> npt.NDArray[np.int32]:
+def image_sizes(table: JsonTable) -> npt.NDArray[np.int32]:
     """Height and width of each image; zeros where they are missing or refused."""
     sizes = np.zeros((len(table.records), 2), np.int32)
     for column, key in enumerate(("height", "width")):
@@ -121,7 +121,7 @@ def _folded(name: str) -> str:
     return name.lower() if name.isascii() else unicodedata.normalize("NFC", name).casefold()
 
 
-def class_names(table: Table) -> list[str]:
+def class_names(table: JsonTable) -> list[str]:
     """Each category's name; "" where it has none or it is refused."""
     names = table.values("name")
     wrong = [i for i, n in enumerate(names) if n is not None and not (isinstance(n, str) and encodable(n))]

@@ -62,7 +62,7 @@ class Log:
         self.warn(rule, what, rows, value, hint)
 
 
-class Table(Log):
+class JsonTable(Log):
     """A batch of the records of one list, read field by field."""
 
     def __init__(self, file: str, kind: str, values: list[Any], start: int, faults: Faults) -> None:

@@ -18,7 +18,7 @@ from raydet.data.columns import Columns, Ints, Texts
 from raydet.data.formats.coco import boxes, images
 from raydet.data.formats.coco.checks import Annotations, check_boxes, check_ids, check_spread, shared
 from raydet.data.formats.coco.json_stream import parts
-from raydet.data.formats.coco.json_table import NOTHING, SINGULAR, Log, Table, similar
+from raydet.data.formats.coco.json_table import NOTHING, SINGULAR, JsonTable, Log, similar
 from raydet.data.storage.files import Files
 from raydet.data.validation.faults import Faults
 from raydet.exceptions import DataError
@@ -89,7 +89,7 @@ def _parse(path: Path, files: Files) -> tuple[Columns, bool, Faults]:
 
 def _read(path: Path, faults: Faults) -> tuple[dict[str, _Pieces], dict[str, int], list[str]]:
     """Columns of each list in pieces, how many records each list has, the top level's keys."""
-    readers: dict[str, Callable[[Table], tuple[Any, ...]]] = {
+    readers: dict[str, Callable[[JsonTable], tuple[Any, ...]]] = {
         "images": _read_images,
         "annotations": _read_annotations,
         "categories": _read_categories,
@@ -109,7 +109,7 @@ def _read(path: Path, faults: Faults) -> tuple[dict[str, _Pieces], dict[str, int
                 raise DataError(what, file=path, rule="COCO-E03")
             faults.add("COCO-E03", what, file=path)
             continue
-        table = Table(str(path), key, part, sizes[key], faults)
+        table = JsonTable(str(path), key, part, sizes[key], faults)
         sizes[key] += len(part)
         for i, column in enumerate((*readers[key](table), table.at, table.bad)):
             found[key].setdefault(i, []).append(column)
@@ -139,15 +139,15 @@ def _check_top(path: Path, keys: list[str], sizes: dict[str, int], faults: Fault
         faults.add("COCO-E06", f'"annotations" is missing, but there is "{near}"', file=path)
 
 
-def _read_images(table: Table) -> tuple[Any, ...]:
+def _read_images(table: JsonTable) -> tuple[Any, ...]:
     return table.whole("id"), images.file_names(table), images.image_sizes(table)
 
 
-def _read_categories(table: Table) -> tuple[Any, ...]:
+def _read_categories(table: JsonTable) -> tuple[Any, ...]:
     return table.whole("id"), images.class_names(table)
 
 
-def _read_annotations(table: Table) -> tuple[Any, ...]:
+def _read_annotations(table: JsonTable) -> tuple[Any, ...]:
     ids, images, categories = (table.whole(key) for key in ("id", "image_id", "category_id"))
     xywh = boxes.boxes(table)
     area, crowd = boxes.areas(table, xywh), boxes.crowds(table)
