@@ -5,12 +5,15 @@ import json
 import shutil
 from pathlib import Path
 
+import pytest
+
 from raydet.config import Config, override
 from raydet.driver.fit import fit
 from raydet.driver.plan import describe_start, make_plan
 from raydet.inference.evaluate import evaluate
 
 
+@pytest.mark.slow
 def test_what_is_left_out_is_counted_named_and_shown(detection: Config, tmp_path: Path) -> None:
     root = tmp_path / "own"
     shutil.copytree(detection.data.root, root)
@@ -32,6 +35,7 @@ def test_what_is_left_out_is_counted_named_and_shown(detection: Config, tmp_path
     assert evaluate(result.best)["eval_bad_images"] == 1
 
 
+@pytest.mark.slow
 def test_a_run_that_leaves_nothing_out_says_nothing_of_it(trained_detector: Path) -> None:
     assert "bad_images" not in (trained_detector / "metrics.jsonl").read_text()
     assert not (trained_detector / "bad_images.txt").exists()

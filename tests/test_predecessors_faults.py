@@ -26,6 +26,7 @@ from tests.workers import newest, trained
 CPU = torch.device("cpu")
 
 
+@pytest.mark.slow
 def test_the_last_epoch_is_saved_and_scored_whatever_the_rhythm(classification: Config, tmp_path: Path) -> None:
     """train.py saves every tenth epoch and judges the best only then: epoch 309 of 310 is lost.
 
@@ -55,6 +56,7 @@ def alone(tmp_path: Path) -> Iterator[None]:
     dist.destroy_process_group()
 
 
+@pytest.mark.slow
 def test_gradients_are_exchanged_and_averaged_once_a_step_however_many_micro_batches(
     detection: Config, alone: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:

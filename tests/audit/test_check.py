@@ -79,6 +79,7 @@ def test_faults_of_annotations_and_images_are_told_together(shop: Path) -> None:
         assert word in text, word
 
 
+@pytest.mark.slow
 def test_skipping_is_good_up_to_the_share_that_is_allowed(shop: Path) -> None:
     (shop / "train" / "train_2.jpg").write_bytes(b"")
     assert looked(shop).verdict is not None
@@ -115,6 +116,7 @@ def test_a_split_that_cannot_be_opened_does_not_hide_the_other(shop: Path) -> No
     assert [split.name for split in audit.splits] == ["train"]
 
 
+@pytest.mark.slow
 def test_a_set_without_any_readable_annotations_still_has_a_report(shop: Path, tmp_path: Path) -> None:
     for split in ("train", "val"):
         (shop / "annotations" / f"instances_{split}.json").write_text("[1, 2]")
@@ -129,6 +131,7 @@ def test_classification_folders_are_looked_through(toy_classification: Path) -> 
     assert to_dict(audit)["splits"]["val"]["images"] == 30 and audit.anchors == {}
 
 
+@pytest.mark.slow
 def test_the_command_ends_with_65_for_bad_data_and_0_for_good(
     shop: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -178,6 +181,7 @@ def test_a_broken_parquet_file_is_bad_data_and_no_traceback(tmp_path: Path, caps
     assert "train.parquet" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_images_of_another_split_in_the_same_folder_are_listed(shop: Path) -> None:
     for split in ("train", "val"):
         shutil.copytree(shop / split, shop / "images", dirs_exist_ok=True)
@@ -208,6 +212,7 @@ def test_the_report_names_the_file_of_each_fault(shop: Path) -> None:
     assert [line.split()[1] for line in told] == [f"annotations/instances_{s}.json:" for s in ("train", "val")]
 
 
+@pytest.mark.slow
 def test_classes_that_only_training_has_do_not_stop_the_plots(shop: Path, tmp_path: Path) -> None:
     def fewer(content: Truth) -> None:
         content["categories"] = [c for c in content["categories"] if c["id"] != 90]
@@ -246,6 +251,7 @@ def test_progress_is_a_line_now_and_then_where_there_is_no_terminal(monkeypatch:
     ]
 
 
+@pytest.mark.slow
 def test_many_images_are_looked_at_by_processes_in_order(shop: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from raydet.audit import check
 

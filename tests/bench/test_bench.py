@@ -31,6 +31,7 @@ def test_both_sides_are_timed_in_turn_and_the_ratio_is_theirs_over_ours() -> Non
     assert values["image_size"] == 128 and values["batch"] == 2 and values["threads"] == 1
 
 
+@pytest.mark.slow
 def test_the_moving_average_is_part_of_the_step() -> None:
     cfg = resolve_model(override(recipe("efficientdet_d0_coco"), {**SMALL, "ema.decay": 0.5, "data.batch_size": 1}))
     step = ours(override(cfg, {"data.batch_size": 2}), synthetic(2, 128, 90), 90, torch.device("cpu"))
@@ -38,6 +39,7 @@ def test_the_moving_average_is_part_of_the_step() -> None:
     assert trainer.state.average is not None and trainer.state.step == 1
 
 
+@pytest.mark.slow
 def test_the_gpu_benchmark_writes_what_it_measured_also_where_a_case_fails(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -85,6 +87,7 @@ def test_every_operation_is_measured_beside_its_peers() -> None:
     assert all(row["op"] in text and row["side"] in text for row, text in zip(rows, markdown(rows)[2:], strict=True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["assign_anchors", "detect"])
 def test_the_sides_of_an_operation_compute_the_same(name: str) -> None:
     pytest.importorskip("effdet")
@@ -128,6 +131,7 @@ def test_memory_that_work_needs_and_frees_is_seen() -> None:
         assert needed is not None and 64 << 20 <= needed < 65 << 20
 
 
+@pytest.mark.slow
 def test_timms_step_can_be_timed_beside_ours() -> None:
     pytest.importorskip("timm")
     small = {"model.image_size": 64, "augment.autoaugment": None}

@@ -52,6 +52,7 @@ def test_floats_and_integers_are_scored_sized_and_timed(
     assert "| QAT | onnxruntime |" in (tmp_path / "out" / "quantization.md").read_text()
 
 
+@pytest.mark.slow
 def test_a_profile_names_operators_and_shares_the_largest_first() -> None:
     model = models.build("efficientnet_demo", 10).eval()
     data = build(model, torch.zeros(2, 3, 64, 64), target="onnxruntime").SerializeToString()

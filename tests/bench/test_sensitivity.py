@@ -25,6 +25,7 @@ def eight(trained_classifier: Path) -> Sensitivity:
     return sensitivity_of(open_floats(trained_classifier, WAYS), 30)
 
 
+@pytest.mark.slow
 def test_every_group_is_measured_alone_and_the_costliest_comes_first(
     three: Sensitivity, trained_classifier: Path
 ) -> None:
@@ -35,6 +36,7 @@ def test_every_group_is_measured_alone_and_the_costliest_comes_first(
     assert three.images == 30 and three.score == "top1"
 
 
+@pytest.mark.slow
 def test_floats_are_measured_before_anything_is_quantized(three: Sensitivity, eight: Sensitivity) -> None:
     assert three.floats == eight.floats
     assert abs(eight.int8["eval_loss"] - eight.floats["eval_loss"]) < abs(
@@ -59,6 +61,7 @@ def test_with_no_group_working_the_net_is_that_of_floats(trained_classifier: Pat
     assert torch.equal(quantized.model(images_B3HW), integers) and not torch.equal(integers, wanted)
 
 
+@pytest.mark.slow
 def test_ways_come_back_the_best_first_with_what_they_were(trained_classifier: Path) -> None:
     ways = [{"quantization.bits": 2}, {"quantization.bits": 8}, {"quantization.bits": 4}]
     found = rank_calibrations(trained_classifier, ways, {"quantization.batches": 2}, images=30)
@@ -67,6 +70,7 @@ def test_ways_come_back_the_best_first_with_what_they_were(trained_classifier: P
     assert len(set(losses)) == 3
 
 
+@pytest.mark.slow
 def test_what_is_quantized_already_has_no_floats_to_compare_with(quantized_classifier: Path) -> None:
     for refused in (
         lambda: open_floats(quantized_classifier, {}),

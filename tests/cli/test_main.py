@@ -106,6 +106,7 @@ def test_what_cannot_be_run_is_said_in_one_message(
     assert got == code and message in err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "code", "message"),
     [
@@ -170,6 +171,7 @@ def trained(toy_classification: Path, tmp_path_factory: pytest.TempPathFactory) 
 FAST = ["--schedule.epochs", "1", "--scaling.num_workers", "0", "--run.log_steps", "4"]
 
 
+@pytest.mark.slow
 def test_a_truncated_checkpoint_is_bad_data(trained: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     checkpoint = next((trained / "checkpoints").iterdir())
     cut = Path(shutil.copytree(checkpoint, tmp_path / "cut")) / "ema.safetensors"
@@ -179,6 +181,7 @@ def test_a_truncated_checkpoint_is_bad_data(trained: Path, capsys: pytest.Captur
         assert code == cli.BAD_DATA and str(cut) in err
 
 
+@pytest.mark.slow
 def test_json_makes_the_last_line_one_object(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.run(["fit", "--from", str(trained / "config.json"), "--json"]) == 0
     values = json.loads(capsys.readouterr().out.splitlines()[-1])
@@ -216,6 +219,7 @@ main(["fit", "--from", {str(trained / "config.json")!r}, "--scaling.num_workers"
     assert "nothing left to train" in done.stderr
 
 
+@pytest.mark.slow
 def test_a_config_of_a_run_repeats_it_under_another_name(
     trained: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:

@@ -152,6 +152,7 @@ def test_a_huge_file_is_hashed_without_being_held(coco: Config, monkeypatch: pyt
     assert looked_at(coco, data) == small
 
 
+@pytest.mark.slow
 def test_any_mutated_file_is_looked_at_without_an_error(coco: Config) -> None:
     rng = np.random.default_rng(0)
     whole = encoded(sound(), quality=80)

@@ -33,6 +33,7 @@ def test_a_dry_run_in_json_is_one_object(classification: Config, capsys: pytest.
     assert values["steps"] == 16 and values["config"]["optim.lr"] == 0.003 and "data.root" in values["changes"]
 
 
+@pytest.mark.slow
 def test_a_dry_run_of_a_finished_run_has_nothing_to_go(classification: Config, begun_run: Path) -> None:
     from raydet.driver.fit import fit
 
@@ -46,6 +47,7 @@ def test_a_dry_run_refuses_what_a_run_would(classification: Config, capsys: pyte
     assert "has 10" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("optimizer", ["sgd", "rmsprop", "adamw"])
 def test_memory_of_weights_and_optimiser_is_what_a_state_holds(classification: Config, optimizer: str) -> None:
     plan = make_plan(override(classification, {"optim.name": optimizer}))
@@ -84,6 +86,7 @@ def test_memory_of_activations_is_what_autograd_keeps(quantized: bool, classific
     assert 2 * activation_bytes(build_model(cfg, 10).to("meta"), 64) == pytest.approx(true, rel=0.05)
 
 
+@pytest.mark.slow
 def test_memory_follows_the_micro_batch_and_the_precision(classification: Config) -> None:
     whole = memory_bytes(make_plan(classification))["activations"]
     half = memory_bytes(make_plan(override(classification, {"data.batch_size": 4})))["activations"]

@@ -50,6 +50,7 @@ def test_the_same_call_again_returns_the_same_result_without_training(finished: 
     assert {path: path.stat().st_mtime_ns for path in before} == before
 
 
+@pytest.mark.slow
 def test_a_finished_run_whose_last_checkpoint_is_damaged_is_trained_to_its_end_again(
     classification: Config, finished: tuple[Result, str]
 ) -> None:
@@ -65,6 +66,7 @@ def test_a_finished_run_whose_last_checkpoint_is_damaged_is_trained_to_its_end_a
     assert all(torch.equal(v, weights[k]) for k, v in checkpoint_store.read(again.last).tensors("model").items())
 
 
+@pytest.mark.slow
 def test_no_room_for_a_checkpoint_ends_the_run_as_itself(
     classification: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -73,12 +75,14 @@ def test_no_room_for_a_checkpoint_ends_the_run_as_itself(
         fit(classification, out=io.StringIO())
 
 
+@pytest.mark.slow
 def test_progress_shows_each_epoch_once_when_a_run_is_taken_up(classification: Config, begun_run: Path) -> None:
     fit(classification, out=(out := io.StringIO()))
     assert re.findall(r"^epoch (\d)/2  train loss", out.getvalue(), re.MULTILINE) == ["2"]
     assert "continue  after epoch 1, step 8" in out.getvalue()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("moment", ["save", "prune"])
 def test_a_kill_before_or_after_a_save_leaves_no_epoch_out_and_none_twice(
     moment: str, classification: Config, monkeypatch: pytest.MonkeyPatch

@@ -71,12 +71,14 @@ def test_what_cannot_be_trained_is_refused(
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.slow
 def test_a_run_is_taken_up_where_it_was_left(classification: Config, begun_run: Path) -> None:
     plan = make_plan(classification)
     assert plan.continues is not None and (plan.continues.epoch, plan.continues.step) == (1, 8)
     assert not plan.finished and "continue  after epoch 1, step 8, from step_00000008" in describe_start(plan)
 
 
+@pytest.mark.slow
 def test_the_number_of_workers_may_change_and_the_global_batch_stays(classification: Config) -> None:
     cfg = override(classification, {"data.batch_size": 3, "optim.batch_size": None, "scaling.num_workers": 2})
     assert make_plan(cfg).cfg.global_batch == 6
@@ -88,6 +90,7 @@ def test_the_number_of_workers_may_change_and_the_global_batch_stays(classificat
             assert load(plan.folder / "config.json") == plan.cfg
 
 
+@pytest.mark.slow
 def test_weights_are_looked_for_only_by_a_run_that_starts(
     classification: Config, trained_classifier: Path, tmp_path: Path
 ) -> None:
@@ -99,6 +102,7 @@ def test_weights_are_looked_for_only_by_a_run_that_starts(
     assert make_plan(cfg).loaded == ()
 
 
+@pytest.mark.slow
 def test_a_network_that_is_not_built_as_its_weights_were_is_told(detection: Config, tmp_path: Path) -> None:
     first = trained(override(detection, {"schedule.epochs": 1, "model.anchor_scale": 2.0}), tmp_path / "first")
     cfg = override(detection, {"run.name": "second", "model.weights": str(first)})
@@ -110,6 +114,7 @@ def test_a_network_that_is_not_built_as_its_weights_were_is_told(detection: Conf
     assert make_plan(relu6).loaded[0].notes == ("the weights were trained with model.act=silu, the model has relu6",)
 
 
+@pytest.mark.slow
 def test_weights_of_a_damaged_checkpoint_are_refused(classification: Config, begun_run: Path) -> None:
     path = next((begun_run / "checkpoints").glob("step_*")) / "model.safetensors"
     data = bytearray(path.read_bytes())

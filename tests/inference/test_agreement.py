@@ -94,6 +94,7 @@ def test_the_file_that_detects_is_scored_by_its_own_detections(oracle: Oracle) -
     assert found.ap == (0.0, pytest.approx(1.0)) and found.rms == 0 and found.differing is None and not found.made_up
 
 
+@pytest.mark.slow
 def test_equal_models_differ_by_nothing_and_not_by_chance(oracle: Oracle) -> None:
     answers = oracle.answers(0, 0.3)
     file = Opened(Told(oracle.logits()), Told(list(answers)))

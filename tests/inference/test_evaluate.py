@@ -21,6 +21,7 @@ def last_metrics(run: Path) -> dict[str, float]:
     return row
 
 
+@pytest.mark.slow
 def test_evaluate_gives_what_the_run_wrote_down(trained_detector: Path, trained_classifier: Path) -> None:
     figures = raydet.evaluate(trained_detector)
     written = last_metrics(trained_detector)
@@ -29,6 +30,7 @@ def test_evaluate_gives_what_the_run_wrote_down(trained_detector: Path, trained_
     assert raydet.evaluate(trained_classifier)["top1"] == pytest.approx(last_metrics(trained_classifier)["top1"])
 
 
+@pytest.mark.slow
 def test_both_judges_give_the_same_figures(trained_detector: Path) -> None:
     one, other = (raydet.evaluate(trained_detector, {"evaluation.backend": b}) for b in ("faster", "pycocotools"))
     names = [name for name in one if name.startswith(("AP", "AR"))]
@@ -36,12 +38,14 @@ def test_both_judges_give_the_same_figures(trained_detector: Path) -> None:
     np.testing.assert_allclose([one[n] for n in names], [other[n] for n in names], rtol=0, atol=1e-9)
 
 
+@pytest.mark.slow
 def test_a_checkpoint_and_its_run_are_the_same_source(trained_detector: Path) -> None:
     newest = checkpoint_store.newest(trained_detector / "checkpoints")
     assert newest is not None
     assert raydet.evaluate(newest.path)["AP"] == raydet.evaluate(trained_detector)["AP"]
 
 
+@pytest.mark.slow
 def test_another_split_can_be_scored(trained_detector: Path) -> None:
     on_train = raydet.evaluate(trained_detector, split="train")
     assert on_train["eval_loss"] != raydet.evaluate(trained_detector)["eval_loss"]

@@ -105,6 +105,7 @@ def exported(classifier: Changes, tmp_path_factory: pytest.TempPathFactory) -> P
 # --- a file answers as its model does
 
 
+@pytest.mark.slow
 def test_evaluate_and_predict_answer_as_before(
     exported: Path, classifier: Changes, toy_classification: Path, tmp_path: Path
 ) -> None:
@@ -218,6 +219,7 @@ def without_vnni(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(onnxruntime_int8, "fit_weights", lambda graph, grams: None)
 
 
+@pytest.mark.slow
 def test_a_cpu_that_saturates_is_told_from_a_wrong_file(
     classifier: Changes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, without_vnni: None
 ) -> None:
@@ -320,6 +322,7 @@ def test_a_file_is_for_the_same_users_as_any_new_one(exported: Path, tmp_path: P
     assert exported.stat().st_mode == (tmp_path / "new").stat().st_mode
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fail", [spoiled_answers, full_disk, interrupted])
 def test_a_failure_leaves_the_old_file_and_nothing_else(
     classifier: Changes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fail: Callable[..., type[BaseException]]
@@ -331,6 +334,7 @@ def test_a_failure_leaves_the_old_file_and_nothing_else(
     assert path.read_bytes() == b"before" and [p.name for p in tmp_path.iterdir()] == ["x.onnx"]
 
 
+@pytest.mark.slow
 def test_a_graph_that_computes_something_else_is_found_out(
     classifier: Changes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -352,6 +356,7 @@ def test_a_graph_that_computes_something_else_is_found_out(
 # --- without the data
 
 
+@pytest.mark.slow
 def test_without_the_data_the_check_says_that_its_images_are_made_up(
     classifier: Changes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -442,6 +447,7 @@ def test_a_classifier_has_nothing_to_suppress(classifier: Changes, tmp_path: Pat
         export(classifier, tmp_path / "x.onnx", nms=True)
 
 
+@pytest.mark.slow
 def test_soft_suppression_within_a_graph_is_refused(detector: Changes, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"evaluation\.soft_nms_sigma"):
         export(detector | {"evaluation.soft_nms_sigma": 0.5}, tmp_path / "x.onnx", task="detection", nms=True)
@@ -455,6 +461,7 @@ def test_a_size_that_the_levels_do_not_divide_is_refused(detector: Changes, tmp_
 # --- the command
 
 
+@pytest.mark.slow
 def test_the_command_prints_the_report_and_evaluate_takes_the_file(
     classifier: Changes, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

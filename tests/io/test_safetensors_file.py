@@ -58,6 +58,7 @@ def test_save_names_the_tensor_that_the_format_lacks(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_too_many_tensors_are_refused_when_saving(tmp_path: Path) -> None:
     many = dict.fromkeys(map(str, range(safetensors_file.TENSOR_LIMIT + 1)), torch.zeros(0))
     with pytest.raises(ValueError, match="20001 tensors"):

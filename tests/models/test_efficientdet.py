@@ -86,6 +86,7 @@ OF_EACH_KIND = pytest.mark.parametrize(
 )
 
 
+@pytest.mark.slow
 @OF_EACH_KIND
 def test_keys_and_shapes_are_effdets(name):
     theirs, ours = _both_on_meta(name)
@@ -151,6 +152,7 @@ def test_every_parameter_gets_a_gradient():
     assert [name for name, p in model.named_parameters() if p.grad is None or not p.grad.any()] == []
 
 
+@pytest.mark.slow
 def test_channels_last_is_kept_and_changes_no_value_nor_gradient():
     # In float64: many gradients before a BN are sums that cancel, of which float32 leaves only noise.
     model = models.build("efficientdet_demo", 3)
@@ -178,6 +180,7 @@ def test_compiles_without_a_break_and_equals_eager():
     torch.testing.assert_close(compiled(images, seeds_B), model(images, seeds_B))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
     [
@@ -196,6 +199,7 @@ def test_runs_on_fake_tensors(name):
     assert logits_BAC.shape == (2, anchors, 7) and codes_BA4.shape == (2, anchors, 4)
 
 
+@pytest.mark.slow
 def test_exports_and_gives_the_same():
     model = models.build("efficientdet_demo", 3).eval().to(memory_format=torch.channels_last)
     images = torch.randn(1, 3, 64, 64).contiguous(memory_format=torch.channels_last)

@@ -59,6 +59,7 @@ def test_draws_are_pinned():
     assert draws.long().tolist() == [[11832281, 9463374], [3645122, 1734308], [6163100, 6546216], [15924699, 5745982]]
 
 
+@pytest.mark.slow
 def test_draws_are_made_on_any_device_without_a_copy_to_the_host():
     assert sample_uniform(torch.zeros(3, dtype=torch.int64, device="meta"), 1, 4).shape == (3, 4)
     compiled = torch.compile(sample_uniform, fullgraph=True, backend="eager")

@@ -76,11 +76,13 @@ def test_the_counts_cover_every_model_but_the_demos():
     assert set(models.MODELS) - set(COUNTS) == {"efficientnet_demo", "efficientdet_demo"}
 
 
+@pytest.mark.slow
 def test_models_have_the_documented_number_of_parameters():
     assert {name: sum(p.numel() for p in _on_meta(name).parameters()) for name in COUNTS} == COUNTS
     assert all(_on_meta(name).name == name for name in COUNTS)
 
 
+@pytest.mark.slow
 def test_keys_shapes_and_order_of_state_dicts_are_those_of_saved_ones():
     assert {name: _digest(_on_meta(name).state_dict()) for name in models.MODELS} == DIGESTS
 
@@ -156,6 +158,7 @@ def test_batch_norm_constants_of_the_variants(name, eps, momentum):
     assert {(m.eps, m.momentum) for m in _norms(changed)} == {(0.5, 0.25)}
 
 
+@pytest.mark.slow
 def test_nvidias_detector_by_field():
     with on_meta():
         plain = models.build("efficientdet_d0")

@@ -26,6 +26,7 @@ def case(request: pytest.FixtureRequest) -> tuple[nn.Module, onnx.ModelProto, in
     return net, trace(net, torch.zeros(1, 3, side, side)), side
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch", [1, 3, 32])
 def test_a_float_graph_computes_what_the_model_does_at_any_batch(
     case: tuple[nn.Module, onnx.ModelProto, int], batch: int
@@ -37,6 +38,7 @@ def test_a_float_graph_computes_what_the_model_does_at_any_batch(
     assert nets.error(found, expected) < 1e-3
 
 
+@pytest.mark.slow
 def test_a_float_graph_holds_nothing_that_only_computes_constants(
     case: tuple[nn.Module, onnx.ModelProto, int],
 ) -> None:
@@ -53,6 +55,7 @@ def test_inputs_and_outputs_have_their_names_and_a_free_batch(case: tuple[nn.Mod
         assert value.type.tensor_type.shape.dim[0].dim_param == "batch"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("training", [True, False])
 def test_tracing_leaves_the_model_as_it_was(training: bool) -> None:
     net = build("efficientnet_demo", 4).train(training)

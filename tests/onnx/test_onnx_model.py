@@ -25,6 +25,7 @@ def images_B3HW(count: int, seed: int = 0) -> torch.Tensor:
     return torch.rand(count, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(seed))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [1, 2, 7])
 @pytest.mark.parametrize("form", [torch.contiguous_format, torch.channels_last])
 def test_a_classifiers_file_gives_its_logits(tmp_path: Path, count: int, form: torch.memory_format) -> None:
@@ -112,6 +113,7 @@ def test_a_truncated_file_is_refused(tmp_path: Path, share: float) -> None:
     refused(path, "truncated|was not written by|lacks")
 
 
+@pytest.mark.slow
 def test_a_file_with_any_bit_flipped_is_read_or_refused(tmp_path: Path) -> None:
     """Never another error; checksums are no part of ONNX."""
     path = written(tmp_path / "x.onnx", classifier(), about())

@@ -42,6 +42,7 @@ def images_B3HW() -> torch.Tensor:
     return nets.patterns(256, seed=1000)[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name, side, arguments",
     [

@@ -1,6 +1,7 @@
 """INT8 files compute the same with VNNI and without; what needs VNNI is found, and told where there is none."""
 
 import onnx
+import pytest
 import torch
 
 from raydet.onnx import saturation
@@ -8,6 +9,7 @@ from raydet.onnx.targets import build
 from tests.onnx import arithmetic, nets
 
 
+@pytest.mark.slow
 def test_this_cpu_computes_as_it_is_emulated(full_range: onnx.ModelProto, images_B3HW: torch.Tensor) -> None:
     """The emulation of its kind is right, and the other kind's differs: it serves where that kind is not at hand."""
     found = nets.run(full_range, images_B3HW)
@@ -18,6 +20,7 @@ def test_this_cpu_computes_as_it_is_emulated(full_range: onnx.ModelProto, images
     assert own < 0.02 < 0.1 < other
 
 
+@pytest.mark.slow
 def test_both_kinds_of_cpu_give_one_answer(images_B3HW: torch.Tensor) -> None:
     proto = nets.exported("onnxruntime")[1]
     with_vnni, without = (arithmetic.run(proto, images_B3HW, vnni=vnni)[0] for vnni in (True, False))

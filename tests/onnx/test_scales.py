@@ -118,6 +118,7 @@ def test_a_range_that_nothing_bounds_is_asked_for_by_name() -> None:
         plan([*CONV, ("Relu", ["x"], "end")], {("x", 0): 0.1})
 
 
+@pytest.mark.slow
 def test_ranges_are_measured_over_all_batches() -> None:
     _, proto = nets.exported("tensorrt")
     images_B3HW = nets.patterns(24, 1)[0]
@@ -128,5 +129,6 @@ def test_ranges_are_measured_over_all_batches() -> None:
         assert low == min(part[name][0] for part in parts) <= 0 <= high == max(part[name][1] for part in parts)
 
 
+@pytest.mark.slow
 def test_nothing_is_measured_on_no_batch() -> None:
     assert measure(nets.exported("tensorrt")[1], []) == Measured()

@@ -27,12 +27,14 @@ def quantized() -> nn.Module:
     return nets.exported("tensorrt")[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", TARGETS)
 def test_a_float_model_gives_a_float_graph(target: Target, images_B3HW: torch.Tensor) -> None:
     found = operators(build(nets.classifier(), images_B3HW, target=target), optimized=False)
     assert "QuantizeLinear" not in found and found["Conv"] > 0
 
 
+@pytest.mark.slow
 def test_a_graph_without_quantizers_is_refused(
     quantized: nn.Module, images_B3HW: torch.Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -53,6 +55,7 @@ def test_other_than_eight_bits_and_missing_ranges_are_refused(images_B3HW: torch
             build(without_ranges, images_B3HW, target=target)
 
 
+@pytest.mark.slow
 def test_a_convolution_left_in_floats_is_named(
     quantized: nn.Module, images_B3HW: torch.Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -61,6 +64,7 @@ def test_a_convolution_left_in_floats_is_named(
         build(quantized, images_B3HW, target="onnxruntime")
 
 
+@pytest.mark.slow
 def test_the_model_is_left_as_it_was(quantized: nn.Module, images_B3HW: torch.Tensor) -> None:
     net = copy.deepcopy(quantized).train()
     before = copy.deepcopy(net.state_dict())
@@ -82,6 +86,7 @@ def test_both_libraries_give_the_same_operators(target: Target, images_B3HW: tor
     assert nets.error(nets.run(found[0], images_B3HW), nets.run(found[1], images_B3HW)) < 0.1
 
 
+@pytest.mark.slow
 def test_operators_are_counted_in_a_file_as_in_memory(tmp_path: Path) -> None:
     _, proto = nets.exported("tensorrt")
     onnx.save(proto, str(tmp_path / "model.onnx"))

@@ -17,6 +17,7 @@ def images_B3HW() -> torch.Tensor:
     return nets.patterns(256, seed=1000)[0]
 
 
+@pytest.mark.slow
 def test_nearly_all_answers_are_those_of_the_fake_quantized_model(images_B3HW: torch.Tensor) -> None:
     net, proto = nets.exported("tensorrt")
     found, expected = nets.run(proto, images_B3HW, **EXACT), nets.answers(net, images_B3HW)

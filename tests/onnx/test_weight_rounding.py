@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import pytest
 import torch
 
 from raydet.onnx.graph import Graph, of_type
@@ -90,6 +91,7 @@ def test_what_pointwise_layers_read_is_measured_over_all_batches() -> None:
     assert len(grams) >= 8 and np.allclose(grams[weights], expected_KK, rtol=0.05, atol=0.02 * expected_KK.max())
 
 
+@pytest.mark.slow
 def test_fitted_weights_cost_little(images_B3HW: torch.Tensor, full_range: onnx.ModelProto) -> None:
     """Against the fake-quantized net: as near as weights of the whole range are."""
     net, proto = nets.exported("onnxruntime")
@@ -98,6 +100,7 @@ def test_fitted_weights_cost_little(images_B3HW: torch.Tensor, full_range: onnx.
     assert fitted < 1.1 * exact
 
 
+@pytest.mark.slow
 def test_a_depthwise_convolution_keeps_its_weights(full_range: onnx.ModelProto) -> None:
     def depthwise(proto: onnx.ModelProto) -> list[Any]:
         graph = Graph.read(onnx.ModelProto.FromString(proto.SerializeToString()))

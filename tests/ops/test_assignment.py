@@ -43,6 +43,7 @@ def by_matrix(anchors_A4: Tensor, boxes_M4: Tensor, classes_M: Tensor, cut: floa
     return owner
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("distinct", [False, True])
 @pytest.mark.parametrize("name", SCENES)
 def test_the_definition_equals_the_matrix_of_ious(name: str, distinct: bool) -> None:
@@ -118,6 +119,7 @@ def test_codes_are_those_of_float64_but_for_rounding(kernel: bool) -> None:
     torch.testing.assert_close(codes[:, 2:], exact[:, 2:], rtol=2 * EPS, atol=2 * EPS)
 
 
+@pytest.mark.slow
 def test_targets_and_losses_equal_effdets() -> None:
     pytest.importorskip("effdet")
     from effdet.anchors import AnchorLabeler, Anchors
@@ -230,6 +232,7 @@ def test_no_images_or_no_anchors_give_empty_targets() -> None:
             assert bare.codes_BA4.shape == (3, 0, 4) and bare.positives_B.tolist() == [0, 0, 0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("with_cells", [False, True])
 def test_the_operator_is_registered_soundly(with_cells: bool) -> None:
     anchors_A4, cells, boxes_BM4, classes_BM = scene("ragged")
@@ -238,6 +241,7 @@ def test_the_operator_is_registered_soundly(with_cells: bool) -> None:
     torch.library.opcheck(torch.ops.raydet.assign_anchors.default, arguments)
 
 
+@pytest.mark.slow
 def test_a_compiled_caller_is_one_graph() -> None:
     anchors_A4, cells, boxes_BM4, classes_BM = scene("ragged")
 

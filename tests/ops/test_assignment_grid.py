@@ -12,6 +12,7 @@ from tests.ops.harness import on_host
 from tests.ops.scenes import CUTS, SCENES, assert_equal, assert_equal_but_for_logarithms, grid, scene, some_boxes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("distinct", [False, True])
 @pytest.mark.parametrize("name", SCENES)
 def test_on_grids_the_cpu_gives_the_definitions_bits(name: str, distinct: bool) -> None:
@@ -42,6 +43,7 @@ ROWS = st.lists(st.lists(st.tuples(BOXES, st.integers(-1, 3)), min_size=0, max_s
 GRIDS = [grid((64, 64), (3, 5)), grid((128, 64), (3, 6)), grid((64, 192), (4, 6))]
 
 
+@pytest.mark.slow
 @settings(max_examples=100, deadline=None, database=None, derandomize=True)
 @given(st.sampled_from(GRIDS), ROWS, st.sampled_from([0.0, 1e-3, 0.3, 0.5, 0.9, 1.0]), st.booleans())
 def test_whatever_the_boxes_all_ways_agree(

@@ -22,6 +22,7 @@ CASES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "architecture"), CASES)
 def test_a_kernel_fits_a_multiprocessor(name: str, architecture: str) -> None:
     kernel = KERNELS[name]
@@ -35,6 +36,7 @@ def test_a_kernel_fits_a_multiprocessor(name: str, architecture: str) -> None:
     assert result.registers <= (128 if for_gradcheck else 64), said
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", KERNELS)
 def test_parameters_are_the_sources(name: str) -> None:
     assert compiled(KERNELS[name], QUICK).signature == KERNELS[name].signature.replace("p", "l")

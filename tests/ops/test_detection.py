@@ -37,6 +37,7 @@ def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None
         monkeypatch.setattr(detection, "_those_that_pass", detection._all_of_the_best_anchors)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("classes", [5, 90])
 def test_detections_equal_effdets(classes: int) -> None:
     pytest.importorskip("effdet")
@@ -218,6 +219,7 @@ def test_images_are_cut_to_what_was_found() -> None:
     assert (first.boxes_K4.tolist(), first.classes_K.tolist()) == ([[0.0, 1.0, 2.0, 3.0]], [1])
 
 
+@pytest.mark.slow
 def test_it_is_traced_as_one_graph() -> None:
     batch = outputs(9, 3)
     torch.library.opcheck(torch.ops.raydet.best_pairs.default, (batch[0], 50, -5.0))

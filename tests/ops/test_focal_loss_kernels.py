@@ -16,6 +16,7 @@ def few_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(focal_loss.__globals__, "_MOST_GRADIENT_BLOCKS", 2)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("few_blocks")
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("settings", [(0.25, 1.5, 0.0), (0.4, 2.0, 0.1), (0.25, 0.0, 0.0)])
@@ -46,6 +47,7 @@ def check_every_order(logits: Tensor, labels: Tensor, settings: tuple[float, flo
         )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_the_whole_grid_gives_the_same_bits_in_every_order(dtype: torch.dtype) -> None:
     logits, labels = example((1100, 90), dtype)
@@ -150,6 +152,7 @@ def test_nothing_costs_nothing(shape: tuple[int, ...], by_kernel: bool) -> None:
     assert value == 0 and logits.grad is not None and logits.grad.shape == shape
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("few_blocks")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("by_kernel", [True, False])

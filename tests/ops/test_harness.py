@@ -183,6 +183,7 @@ def test_a_missing_compiler_is_named(source: Path, monkeypatch: pytest.MonkeyPat
         run(kernel, (1,), (32,), [0, 0])
 
 
+@pytest.mark.slow
 def test_what_the_compiler_says_is_passed_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(harness, "_FLAGS", (*harness._FLAGS, "-fsyntax-only"))
     path = tmp_path / "wrong.cu"

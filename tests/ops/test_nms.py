@@ -84,6 +84,7 @@ box = st.tuples(*[st.integers(-3, 3)] * 2, *[st.integers(0, 4)] * 2).map(
 candidate = st.tuples(box, st.sampled_from([0.0, 0.25, 0.5, 0.75, 1.0]), st.integers(-1, 1))
 
 
+@pytest.mark.slow
 @given(
     image=st.lists(candidate, min_size=1, max_size=14),
     threshold=st.sampled_from([0.0, 0.25, 1 / 3, 0.5, 0.6, 2 / 3, 1.0]),
@@ -102,6 +103,7 @@ def test_any_small_crowd_is_decided_as_by_torchvision(
     assert_as_class_by_class(found, *batch, threshold, most, min_score)
 
 
+@pytest.mark.slow
 def test_images_with_very_different_numbers_of_candidates_do_not_disturb_each_other() -> None:
     batch = crowd(5, 64, 300, 4)
     batch[1][torch.arange(300) >= torch.arange(64).unsqueeze(1) * 5] = 0.0  # image b has 5 b candidates
@@ -191,6 +193,7 @@ def softly(boxes: Tensor, scores: Tensor, classes: Tensor, most: int, sigma: flo
     return picks
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("sigma", "min_score", "most"), [(0.5, 0.001, 100), (0.1, 0.05, 100), (3.0, 0.0, 300), (1e-3, 0.0, 50)]
 )
@@ -232,6 +235,7 @@ def test_an_infinite_score_that_falls_by_everything_is_dropped() -> None:
     assert everywhere(*one(boxes, [INF, INF, 1.0]), 0.5, 3, 1e-3)[0].tolist() == [[0, 2, -1]]  # inf x 0 is NaN
 
 
+@pytest.mark.slow
 def test_soft_suppression_equals_effdets() -> None:
     """effdet goes on to the last box, and its first pick is kept even below the least score; else the same."""
     pytest.importorskip("effdet")
@@ -278,6 +282,7 @@ def test_what_does_not_fit_is_named(changes: dict[str, Any], kind: type[Exceptio
         batched_nms(**(GOOD | changes))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sigma", [None, 0.5])
 def test_torch_takes_it_for_an_operation_of_its_own(sigma: float | None) -> None:
     batch = crowd(3, 2, 30, 2)

@@ -66,6 +66,7 @@ def test_a_gpu_without_cupy_falls_back_with_one_warning_or_refuses(monkeypatch: 
     assert not raw.runs_kernel(OnGpu(), "logits")  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 def test_a_gpu_with_cupy_runs_kernels() -> None:
     pytest.importorskip("cupy")
     assert raw.runs_kernel(OnGpu(), "logits")  # type: ignore[arg-type]

@@ -51,6 +51,7 @@ def amax(model: nn.Module, name: str) -> Tensor:
     return model.get_buffer(f"{name}._amax")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("library", LIBRARIES)
 def test_max_covers_the_largest_value_of_all_batches(library: str, make: Callable[..., nn.Module]) -> None:
     cfg = Quantization(backend=library, calibration="max", batches=3)  # type: ignore[arg-type]
@@ -60,6 +61,7 @@ def test_max_covers_the_largest_value_of_all_batches(library: str, make: Callabl
     assert amax(model, "conv_stem.input_quantizer") == wanted
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("library", LIBRARIES)
 def test_a_percentile_leaves_out_its_share_of_values(library: str, make: Callable[..., nn.Module]) -> None:
     x = images(16)
@@ -157,6 +159,7 @@ def test_a_tensor_of_zeros_has_a_range_and_stays_zero(make: Callable[..., nn.Mod
     assert model(images()).isfinite().all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("library", LIBRARIES)
 def test_eight_bits_stay_near_floats_and_four_do_not(
     library: str, settled: nn.Module, make: Callable[..., nn.Module]

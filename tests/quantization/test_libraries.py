@@ -30,6 +30,7 @@ def test_a_library_that_is_not_installed_is_named_with_the_remedy(
         quantize(models.build("efficientnet_demo"), Quantization(backend=backend))  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", LIBRARIES)
 def test_half_precision_keeps_all_levels_of_the_grid(backend: str) -> None:
     quantizer = make_quantizer(Quantization(backend=backend), (), torch.device("cpu"))  # type: ignore[arg-type]

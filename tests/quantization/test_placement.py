@@ -34,6 +34,7 @@ def expected(model: nn.Module) -> int:
     return found + sum(len(m.steps) for m in model.modules() if isinstance(m, Fuse))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_every_place_of_a_model_gets_its_quantizers(name: str) -> None:
     with on_meta():
@@ -58,6 +59,7 @@ def test_b0_has_as_many_quantizers_as_nvidias() -> None:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_parameters_stay_the_same_objects_under_the_same_keys(name: str) -> None:
     with on_meta():
@@ -76,6 +78,7 @@ def test_layers_keep_the_class_they_had_as_a_base() -> None:
     assert all(isinstance(model.get_submodule(name), cls) for name, cls in before.items())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", [pytest.param(name, marks=() if name.endswith("demo") else pytest.mark.slow) for name in NAMES]
 )

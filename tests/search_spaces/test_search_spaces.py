@@ -21,6 +21,7 @@ FITTING = [(name, of) for of in RECIPES for name in search_spaces.fitting(recipe
 EVERY = [pytest.param(*pair, marks=() if pair[1] in QUICK else pytest.mark.slow) for pair in FITTING]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "of"), EVERY)
 def test_fifty_draws_of_a_space_go_through_override(name: str, of: str) -> None:
     cfg = recipe(of)
@@ -132,6 +133,7 @@ def test_a_dash_is_an_underscore() -> None:
     assert search_spaces.get("lr-wd", cfg).keys == search_spaces.get("lr_wd", cfg).keys
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changes",
     [

@@ -53,6 +53,7 @@ def test_inputs_have_the_configured_layout(classification: Config, layout: str, 
     assert task.inputs(batch_of()).is_contiguous(memory_format=form)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scale", [None, 2.0])
 def test_anchors_have_the_configured_scale_or_the_variant_s(scale: float | None, detection: Config) -> None:
     cfg = resolve_model(override(detection, {"model.anchor_scale": scale}))
@@ -156,6 +157,7 @@ def test_each_task_names_its_score(detection: Config, classification: Config) ->
     assert (score_name(detection), score_name(classification)) == ("AP", "top1")
 
 
+@pytest.mark.slow
 def test_the_networks_draws_belong_to_samples(detection: Config) -> None:
     """Drop path in a batch of two is that of the same samples alone, whatever the order."""
     cfg = resolve_model(override(detection, {"model.name": "efficientdet_d0", "model.image_size": 128}))
@@ -186,6 +188,7 @@ def test_a_step_moves_no_further_than_the_clipped_gradient(detection: Config) ->
         assert 0 < moved <= longest * 1.01 and (clip is None) == (moved > 1e-2)
 
 
+@pytest.mark.slow
 def test_scoring_neither_depends_on_the_models_mode_nor_changes_it(detection: Config) -> None:
     cfg = resolve_model(detection)
     index, model = open_split(cfg, "val"), build_model(cfg, 10)

@@ -66,6 +66,7 @@ def test_a_quantized_run_resumed_equals_an_undisturbed_one(qat: Config, tmp_path
         assert all(torch.equal(x, theirs[key]) for key, x in whole.tensors(file).items())
 
 
+@pytest.mark.slow
 def test_norms_stop_moving_after_their_share_of_the_training(classification: Config, trained_classifier: Path) -> None:
     cfg = integers(classification, trained_classifier, quantization__freeze_bn_after=0.25, run__log_steps=1)
     cfg = make_plan(cfg).cfg
@@ -87,6 +88,7 @@ def test_norms_stop_moving_after_their_share_of_the_training(classification: Con
     assert model.bn1.weight.requires_grad
 
 
+@pytest.mark.slow
 def test_a_step_trains_weights_and_no_range(classification: Config) -> None:
     cfg = override(make_plan(classification).cfg, {"quantization.batches": 1})
     loader = TrainLoader(cfg, open_split(cfg, "train"))
@@ -125,6 +127,7 @@ def test_a_float_checkpoint_is_scored_in_integers_when_asked(floats: str, reques
     assert abs(plain["eval_loss"] - eight["eval_loss"]) < 0.2 * plain["eval_loss"]
 
 
+@pytest.mark.slow
 def test_a_quantized_source_has_all_ranges_and_is_not_quantized_otherwise(quantized_classifier: Path) -> None:
     source = open_source(quantized_classifier, {})
     assert not uncalibrated(source.model) and quantizers(source.model)
@@ -144,6 +147,7 @@ def test_a_quantized_run_can_start_from_a_quantized_one_and_takes_its_ranges(
     assert all(torch.equal(x, first[key]) for key, x in second.items())
 
 
+@pytest.mark.slow
 def test_ranges_are_in_the_file_format_of_every_checkpoint(classification: Config, quantized_classifier: Path) -> None:
     saved = ranges(quantized_classifier)
     stem: nn.Module = build_model(classification, 10).conv_stem

@@ -182,6 +182,7 @@ def test_checkpoints_are_pruned_but_the_best_stays(classification: Config, tmp_p
     assert best is not None and best.path.name in left and newest_name(folder) == left[-1] and len(left) <= 2
 
 
+@pytest.mark.slow
 def test_frozen_parts_do_not_move(detection: Config, tmp_path: Path) -> None:
     cfg = override(detection, {"model.freeze": ["backbone"], "evaluation.recalibrate_bn": 0, "schedule.epochs": 1})
     folder = trained(cfg, tmp_path / "a")

@@ -19,6 +19,7 @@ def test_the_size_is_that_of_the_weights() -> None:
     assert measure(net(), ("size_mb",)) == {"size_mb": pytest.approx(megabytes)}
 
 
+@pytest.mark.slow
 def test_a_larger_image_takes_longer() -> None:
     small, large = (measure(net(model_image_size=size), ("latency_ms",))["latency_ms"] for size in (32, 256))
     assert 0 < small < large

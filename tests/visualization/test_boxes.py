@@ -101,6 +101,7 @@ def test_tag_text_always_contrasts_with_its_plate() -> None:
         assert (high + 0.05) / (low + 0.05) >= 4.5, colour
 
 
+@pytest.mark.slow
 def test_truth_and_prediction_stay_visible_where_they_coincide() -> None:
     box = np.array([[100, 100, 300, 250]])
     drawn = draw_comparison(grey(), box, ["cat"], box, ["cat"], [0.9])

@@ -39,6 +39,7 @@ def test_detection_shows_boxes_labels_and_classes(detection: Config, tmp_path: P
     assert sum(count > 100 for count in drawn) >= 5
 
 
+@pytest.mark.slow
 def test_the_first_images_are_those_of_the_first_steps(detection: Config, tmp_path: Path) -> None:
     preview(detection, tmp_path / "a")
     preview(override(detection, {"optim.batch_size": 12}), tmp_path / "b")
@@ -47,12 +48,14 @@ def test_the_first_images_are_those_of_the_first_steps(detection: Config, tmp_pa
     assert a == b != c
 
 
+@pytest.mark.slow
 def test_classification_shows_its_classes(classification: Config, tmp_path: Path) -> None:
     preview(classification, tmp_path)
     assert len(list((tmp_path / "plots").glob("train_batch_*.png"))) == 3
     assert sum(c["val"] for c in json.loads((tmp_path / "classes.json").read_text())) == 30
 
 
+@pytest.mark.slow
 def test_fit_writes_them_before_its_first_step(
     detection: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -71,6 +74,7 @@ def test_fit_writes_them_before_its_first_step(
     assert seen == [["labels.png", "train_batch_0.png", "train_batch_1.png"]]
 
 
+@pytest.mark.slow
 def test_an_unreadable_image_is_told_as_training_would(detection: Config, tmp_path: Path) -> None:
     import shutil
 
@@ -93,6 +97,7 @@ def test_crowds_are_not_counted(detection: Config) -> None:
     assert content_of(index).per_class.sum() == before - 3
 
 
+@pytest.mark.slow
 def test_many_classes_with_any_names_are_drawn(detection: Config, tmp_path: Path) -> None:
     from dataclasses import replace
 

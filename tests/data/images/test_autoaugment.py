@@ -35,6 +35,7 @@ def _torchvisions(v2: Any, pixels_HW3: Pixels, name: str, magnitude: float) -> A
     return np.asarray(transform._apply_image_or_video_transform(image, name, magnitude, nearest, transform._fill))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*_PLAIN, *_SIGNED, *_LEVELS])
 def test_every_operation_shows_what_torchvisions_shows(v2: Any, name: Any) -> None:
     for hw, pixels_HW3 in [(size, pixels_HW3) for size in _SIZES for pixels_HW3 in _images(size)]:

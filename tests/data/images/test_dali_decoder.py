@@ -57,6 +57,7 @@ def same(decoder: WindowDecoder, files: list[bytes], windows: list[tuple[int, in
     return [None if array is None else np.array_equal(array, pillow(f, w)) for array, f, w in arrays]
 
 
+@pytest.mark.slow
 @needs_dali
 @pytest.mark.parametrize("progressive", [False, True])
 @pytest.mark.parametrize("subsampling", [0, 1, 2])

@@ -67,6 +67,7 @@ def levels(made_for: Shape, works: list[BatchInputs]) -> Any:
     return apart_BHW3.reshape(len(works), -1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["Posterize", "Solarize", "Invert", "Sharpness", "Color", "Contrast"])
 def test_an_operation_is_pillows_to_the_bit(name: Any) -> None:
     levels_8 = (1, 2, 3, 4, 5, 6, 7, 8)
@@ -110,6 +111,7 @@ def test_two_operations_follow_one_another_and_neighbours_have_their_own() -> No
     assert levels(shape(autoaugment=True), works).max() <= 1
 
 
+@pytest.mark.slow
 def test_jitter_comes_first() -> None:
     drawn = [(0.3, -0.2, 0.4), (-0.4, 0.4, -0.4), (0.0, 0.0, 0.0)]
     works = []

@@ -178,6 +178,7 @@ def test_smaller_decoded_image_gives_nearly_the_same_pixels() -> None:
     assert np.abs(fast - np.asarray(px.cut(view, image, "bilinear"))).max() <= 3
 
 
+@pytest.mark.slow
 def test_random_crops_are_distributed_as_torchvisions() -> None:
     torch = pytest.importorskip("torch")
     v2 = pytest.importorskip("torchvision.transforms.v2")

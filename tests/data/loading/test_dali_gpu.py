@@ -103,6 +103,7 @@ def order_hash(batches: list[Batch]) -> str:
     return hashlib.sha256(torch.cat([batch.rows_B for batch in batches]).numpy().tobytes()).hexdigest()
 
 
+@pytest.mark.slow
 @without_failure
 @pytest.mark.parametrize("task", ["coco", "folders"])
 def test_evaluation_is_the_torch_backends_but_for_a_level(task: str, request: pytest.FixtureRequest) -> None:
@@ -113,6 +114,7 @@ def test_evaluation_is_the_torch_backends_but_for_a_level(task: str, request: py
     assert levels(one, other).max() <= 1
 
 
+@pytest.mark.slow
 @without_failure
 @pytest.mark.parametrize("task", ["coco", "folders"])
 def test_training_windows_are_the_torch_backends_but_for_a_level(task: str, request: pytest.FixtureRequest) -> None:
@@ -133,6 +135,7 @@ def test_bicubic_images_differ_little(folders: Config) -> None:
         assert found.max() <= 12 and found.float().mean() < 0.3  # torch cuts overshoots to 8 bits after each axis
 
 
+@pytest.mark.slow
 @without_failure
 def test_autoaugment_and_jitter_are_the_same_draws(folders: Config) -> None:
     cfg = override(folders, {"model.image_size": 160})  # Pillow equalizes small images coarsely
@@ -142,6 +145,7 @@ def test_autoaugment_and_jitter_are_the_same_draws(folders: Config) -> None:
     assert found.median() < 0.5 and found.max() < 3
 
 
+@pytest.mark.slow
 def test_images_do_not_depend_on_what_else_is_in_the_batch(folders: Config) -> None:
     cfg = override(folders, {"data.batch_size": 6})
     whole, parts = by_graph(cfg, training_keys(cfg)), by_graph(folders, training_keys(folders))
@@ -160,6 +164,7 @@ def test_the_order_is_the_same_for_any_ranks(coco: Config, world: int) -> None:
     assert torch.equal(one, other)
 
 
+@pytest.mark.slow
 def test_a_pass_can_begin_in_the_middle_of_an_epoch(folders: Config) -> None:
     whole = by_graph(folders, training_keys(folders))
     rest = by_graph(folders, training_keys(folders, first_step=1))

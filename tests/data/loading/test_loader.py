@@ -58,6 +58,7 @@ def epoch_prints(cfg: Config, world: int, epoch: int, first_step: int = 0) -> li
     return [[one for part in parts for one in part] for parts in zip(*ranks, strict=True)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", ["torch", "dali-cpu"])
 @pytest.mark.parametrize("task", ["coco", "folders"])
 def test_images_are_the_same_for_any_ranks_loader_processes_and_backends(
@@ -75,6 +76,7 @@ def test_images_are_the_same_for_any_ranks_loader_processes_and_backends(
     assert epoch_prints(cfg, 1, 3) != expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", ["torch", "dali-cpu"])
 @pytest.mark.parametrize("workers", [0, 2])
 def test_resuming_within_an_epoch_gives_the_undisturbed_rest(coco: Config, workers: int, backend: str) -> None:
@@ -142,6 +144,7 @@ def test_more_ranks_than_images_leaves_some_without(coco: Config) -> None:
     assert list(EvalLoader(coco, open_split(coco, "val"), 12, 13)) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 2])
 def test_unreadable_image_reaches_the_caller_as_it_is(coco: Config, workers: int) -> None:
     cfg = override(coco, {"data.workers": workers})
@@ -292,6 +295,7 @@ def test_of_images_asked_for_together_a_missing_one_is_told(coco: Config) -> Non
         next(TrainLoader(coco, replace(index, files=Silent(index.files))).epoch(0))
 
 
+@pytest.mark.slow
 def test_the_loaders_hand_dali_gpu_its_keys_and_close_it(coco: Config, monkeypatch: pytest.MonkeyPatch) -> None:
     """The graph of the GPU, run on the CPU: what is tested is how loaders and feed fit together."""
     from raydet.data.loading import loader as module

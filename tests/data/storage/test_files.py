@@ -111,6 +111,7 @@ def test_an_evil_name_reads_nothing_outside(tmp_path: Path, watched: list[str], 
     assert outside(watched, tmp_path, root) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("where", ["path", "train", "trains", "list"])
 def test_an_evil_name_in_a_yaml_or_a_list_reads_nothing_outside(tmp_path: Path, watched: list[str], where: str) -> None:
     root, out = evil_set(tmp_path)

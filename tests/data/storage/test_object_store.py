@@ -92,6 +92,7 @@ def test_an_annotation_file_is_fetched_again_only_when_it_changed(stub: Stub) ->
     assert (first.read_bytes(), second.read_bytes(), second.name) == (b"one", b"two", "a.json")
 
 
+@pytest.mark.slow
 def test_a_large_file_comes_in_parts_and_nothing_is_left_of_a_broken_one(
     stub: Stub, own_cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -130,6 +131,7 @@ def test_a_store_that_stumbles_twice_is_asked_a_third_time(stub: Stub, fault: li
     assert far.image("1.jpg").data == jpeg(1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("fault", "bucket", "message"),
     [
@@ -168,6 +170,7 @@ def test_missing_credentials_are_told_from_those_that_do_not_suffice(
         files(stub).fetch("a.json")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
     [

@@ -150,6 +150,7 @@ def test_an_error_is_counted_by_rule_with_its_text_as_value() -> None:
 TEXTS = st.text(max_size=20) | st.sampled_from(["\x1b[31m", "\ud800", "a\nb", "x" * 1000, "\u202e", "=cmd()"])
 
 
+@pytest.mark.slow
 @settings(max_examples=100, deadline=None, derandomize=True)
 @given(
     found=st.lists(

@@ -98,6 +98,7 @@ def _nvidia_detector(state, depths=DEPTHS["b0"]):
 # --- classifiers ---
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["efficientnet_b0", "tf_efficientnet_b0"])
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
 def test_timm_classifier(name, suffix, tmp_path):
@@ -111,6 +112,7 @@ def test_timm_classifier(name, suffix, tmp_path):
     assert len(report.loaded) == 360 and _same(model, theirs)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
     [
@@ -165,6 +167,7 @@ def test_scores_saved_as_numpy_numbers_do_no_harm(tmp_path):
 # --- detectors ---
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", ["flat", "bench", "ddp", "levels first", "levels first without bn"])
 @pytest.mark.parametrize("name", ["efficientdet_d0", pytest.param("tf_efficientdet_d0", marks=pytest.mark.slow)])
 def test_effdet_detector(name, layout, tmp_path):
@@ -184,6 +187,7 @@ def test_effdet_detector(name, layout, tmp_path):
     assert report.source == "effdet" and _same(model, trained)
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_effdet_file_gives_effdets_boxes_in_our_order(tmp_path, randomise):
     effdet = pytest.importorskip("effdet")
@@ -198,6 +202,7 @@ def test_effdet_file_gives_effdets_boxes_in_our_order(tmp_path, randomise):
     torch.testing.assert_close(model(images)[1], wanted[..., [1, 0, 3, 2]], atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", ["flat", "training", "fused loss", "d1"])
 def test_nvidia_detector(layout, tmp_path):
     name = "efficientdet_d1" if layout == "d1" else "efficientdet_d0"
@@ -221,6 +226,7 @@ def test_nvidia_detector(layout, tmp_path):
 # --- backbones ---
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", ["timm", "nvidia classification", "nvidia detection", "detector"])
 def test_backbone_alone_into_a_detector(layout, tmp_path):
     detector = _trained("efficientdet_d0", 5)
@@ -243,6 +249,7 @@ def test_backbone_alone_into_a_detector(layout, tmp_path):
     assert report.skipped and all(why == "no part of the backbone" for _, why in report.skipped)
 
 
+@pytest.mark.slow
 def test_backbone_of_a_detector_into_a_classifier(tmp_path):
     detector = _trained("efficientdet_d0", 5)
     torch.save(_effdet_codes(detector.state_dict()), tmp_path / "d0.pth")
@@ -309,6 +316,7 @@ def test_detector_in_a_bare_safetensors_file_is_not_guessed(tmp_path):
 # --- what does not fit ---
 
 
+@pytest.mark.slow
 def test_other_number_of_classes_redraws_the_last_layer_only(tmp_path):
     trained = _trained("efficientdet_d0")
     torch.save(_effdet_codes(trained.state_dict()), tmp_path / "a.pth")
@@ -335,6 +343,7 @@ def test_other_number_of_classes_of_a_classifier(tmp_path):
     assert model.classifier.weight.abs().max() < 0.06 and not model.classifier.bias.any()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("file", "name", "message"),
     [
@@ -391,6 +400,7 @@ def test_other_pixels_are_noted(prefix, noted, tmp_path):
     assert len(report.notes) == noted
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("levels_first", [True, False])
 def test_effdets_lite_detector(levels_first, tmp_path):
     trained = _trained("efficientdet_lite0")
@@ -404,6 +414,7 @@ def test_effdets_lite_detector(levels_first, tmp_path):
     assert _same(model, trained)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("file", "name", "message"),
     [

@@ -95,6 +95,7 @@ def _layout(state, layout):
     return state
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", ["flat", "training", "ngc", "linear"])
 def test_nvidias_quantized_checkpoint_gives_its_logits(layout, nvidia, tmp_path):
     state, images_B3HW, wanted_BC = nvidia
@@ -111,6 +112,7 @@ def test_nvidias_quantized_checkpoint_gives_its_logits(layout, nvidia, tmp_path)
     assert f"{len(report.loaded)} tensors and {report.ranges} ranges loaded" in str(report)
 
 
+@pytest.mark.slow
 def test_the_quantizers_are_seen_in_nvidias_logits(nvidia, tmp_path):
     # Else the test above would pass with every range in the wrong place.
     state, images_B3HW, wanted_BC = nvidia
@@ -123,6 +125,7 @@ def test_the_quantizers_are_seen_in_nvidias_logits(nvidia, tmp_path):
             assert (model(images_B3HW[:8]) - wanted_BC[:8]).abs().max() > 1e-3, key
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["efficientnet_demo", pytest.param("efficientnet_b0", marks=pytest.mark.slow)])
 def test_nvidias_quantized_checkpoint_is_scored_by_name_and_its_ranges_are_not_sought_anew(name, tmp_path):
     from raydet.inference.trained_model import open_source
@@ -142,6 +145,7 @@ def test_nvidias_quantized_checkpoint_is_scored_by_name_and_its_ranges_are_not_s
 # --- our own ---
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["efficientnet_demo", "efficientdet_demo"])
 @pytest.mark.parametrize("ema", [True, False])
 def test_a_checkpoint_of_a_quantized_run_comes_back_whole(name, ema, tmp_path):
@@ -174,6 +178,7 @@ def test_names_of_the_librarys_own_layers_are_understood(tmp_path):
     assert _same(model, theirs)
 
 
+@pytest.mark.slow
 def test_rows_of_a_detectors_box_codes_and_their_ranges_stay_together(tmp_path):
     theirs = _ranged("efficientdet_demo")
     save_file(theirs.state_dict(), tmp_path / "a.safetensors")
@@ -226,6 +231,7 @@ def test_a_float_model_takes_the_weights_of_a_quantized_one_and_says_so(tmp_path
 # --- parts ---
 
 
+@pytest.mark.slow
 def test_a_quantized_classifiers_backbone_brings_its_ranges_into_a_detector(tmp_path):
     theirs = _ranged()
     folder = _folder(tmp_path / "step_1", model=theirs)
@@ -248,6 +254,7 @@ def test_a_float_backbone_goes_into_a_quantized_detector(tmp_path):
     assert torch.equal(model.backbone.conv_stem.weight, theirs.conv_stem.weight)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "head"), [("efficientnet_demo", "classifier"), ("efficientdet_demo", "class_net.predict.conv_pw")]
 )
@@ -294,6 +301,7 @@ def test_a_range_of_another_size_is_refused(tmp_path):
         weights.load(_quantized(), tmp_path / "a.pth")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "key", ["blocks.2.0.conv_dw.input_quantizer._amax", "blocks.2.0.conv_dw.weight_quantizer._amax"]
 )

@@ -27,6 +27,7 @@ def made_up(monkeypatch: pytest.MonkeyPatch) -> list[list[float]]:
     return losses
 
 
+@pytest.mark.slow
 def test_it_leaves_a_table_a_figure_and_a_suggestion_and_says_so(
     classification: Config, tmp_path: Path, made_up: list[list[float]]
 ) -> None:
@@ -89,6 +90,7 @@ def test_a_training_under_its_name_is_left_alone(classification: Config) -> None
     assert (folder / "config.json").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_the_longest_name_still_gives_one(classification: Config, made_up: list[list[float]]) -> None:
     result = lr_range_test(override(classification, {"run.name": "n" * 64}), io.StringIO())
     assert result.table.parent.name == "n" * 55 + "-lr-range"
@@ -105,6 +107,7 @@ def test_where_nothing_can_be_said_the_figure_is_drawn_all_the_same(
     assert "suggestion  none\n" in out.getvalue() and "neither fell nor ran away" in out.getvalue()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("losses", [[0.0] * 30, [1e30] * 29 + [math.nan], [5.0] * 10 + [1e-30] * 20])
 def test_any_losses_can_be_drawn(losses: list[float], tmp_path: Path) -> None:
     loss_N = np.array(losses)

@@ -139,6 +139,7 @@ def curve(fall: float, end: float = 0.0, noise: float = 0.0, seed: int = 0) -> t
     return 10.0 ** x_N[:length], loss_N[:length]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("noise", [0.0, 0.05, 0.3])
 @pytest.mark.parametrize("fall", [0.0, 0.3, 0.8])
 def test_a_loss_that_runs_away_gives_a_20th_of_that_rate_also_where_chance_hides_its_fall(
@@ -222,6 +223,7 @@ def short(monkeypatch: pytest.MonkeyPatch, steps: int = 20) -> None:
     monkeypatch.setattr(sweep, "STEPS", steps)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["classification", pytest.param("detection", marks=pytest.mark.slow)])
 def test_the_table_has_rate_loss_and_smoothed_loss_of_each_step(
     kind: str, request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -43,6 +43,7 @@ def legend(axes: "Axes") -> list[str]:
     return [] if found is None else [text.get_text() for text in found.get_texts()]
 
 
+@pytest.mark.slow
 def test_a_search_is_drawn_as_whole_images_for_owner_and_group(search: Search) -> None:
     before = plt.get_fignums(), plt.get_backend(), plt.rcParams["axes.facecolor"]
     paths = draw(search)
@@ -107,6 +108,7 @@ def test_no_figure_fails_on_an_odd_search(tmp_path: Path, which: str) -> None:
     assert {"history", "curves", "slices"} <= set(found) and ("parallel" in found) == (len(search.space.keys) > 1)
 
 
+@pytest.mark.slow
 def test_values_that_change_on_the_way_are_not_compared_but_drawn_as_schedules(tmp_path: Path) -> None:
     assert names(draw(population(tmp_path / "mine"))) == ["curves", "history", "schedules"]
 

@@ -28,12 +28,14 @@ def test_shares_add_up_to_one_the_largest_first(many: Search) -> None:
     assert set(shares) == set(many.space.keys)
 
 
+@pytest.mark.slow
 def test_a_key_that_decides_is_told_apart_from_chance_and_few_others_are(many: Search) -> None:
     found = beyond_chance(many)
     assert "optim.lr" in found and len(found) <= 2
     assert found == beyond_chance(many)
 
 
+@pytest.mark.slow
 def test_where_nothing_but_chance_is_at_work_hardly_a_key_is_named(many: Search) -> None:
     draw, named = random.Random(0), 0
     for _ in range(2):

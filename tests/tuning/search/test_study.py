@@ -76,6 +76,7 @@ def test_trials_side_by_side_are_not_given_the_same_points(tmp_path: Path, objec
     assert len(set(tried)) == 8 and max(tried) > 2 * min(tried)
 
 
+@pytest.mark.slow
 def test_a_better_region_is_searched_more_by_tpe(tmp_path: Path) -> None:
     setting = new(tmp_path, space="lr", num_samples=40)
     study, low, high = SearchStudy(setting), 1e-3, 2e-3

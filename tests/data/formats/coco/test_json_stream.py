@@ -107,6 +107,7 @@ def test_broken_json_names_the_byte(tmp_path: Path, text: str, message: str) -> 
     assert caught.value.rule == "COCO-E01"
 
 
+@pytest.mark.slow
 def test_cut_at_any_byte_is_named_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("raydet.data.formats.coco.json_stream._WINDOW", 100)
     whole = json.dumps(truth(2) | {"info": {"x": "äö"}}, ensure_ascii=False).encode()

@@ -176,6 +176,7 @@ def test_index_is_small_and_travels_to_processes(tmp_path: Path) -> None:
         index.names[3]
 
 
+@pytest.mark.slow
 def test_ten_thousand_annotations_are_read_in_two_seconds(tmp_path: Path) -> None:
 
     content = truth(5000)

@@ -50,6 +50,7 @@ def check_malformed(folder: Path, rule: str, record: str | None, edit: Edit) -> 
         assert any(f"({rule})" in line for line in load(folder, content).warnings)
 
 
+@pytest.mark.slow
 def test_faults_are_found_among_two_others_too(tmp_path: Path, subtests: pytest.Subtests) -> None:
     for i, (rule, record, edit) in enumerate(MALFORMED):
         with subtests.test(f"{rule}, row {i} of the table"):
@@ -220,6 +221,7 @@ def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
 PLACES = places(truth())[1:]
 
 
+@pytest.mark.slow
 @settings(
     max_examples=100, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )

@@ -91,6 +91,7 @@ def test_other_peoples_folders_are_not_touched(tmp_path: Path) -> None:
     small(tmp_path / "empty")
 
 
+@pytest.mark.slow
 def test_two_processes_may_make_a_set_at_once(tmp_path: Path) -> None:
     with ProcessPoolExecutor(3, mp_context=get_context("fork")) as pool:
         made = list(pool.map(small, [tmp_path / "d"] * 3))

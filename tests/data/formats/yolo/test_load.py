@@ -160,6 +160,7 @@ def test_the_config_chooses_a_key_a_folder_or_the_yaml_itself(tmp_path: Path) ->
         open_split(config(str(root)), "test")
 
 
+@pytest.mark.slow
 def test_a_remote_set_gives_the_same_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "someone")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "something")
