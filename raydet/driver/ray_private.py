@@ -32,6 +32,16 @@ def can_grow() -> bool:
     return True
 
 
+def local_ray_died() -> bool:
+    """Return whether processes of a Ray that this process started have died; False where there is none."""
+    with suppress(ImportError, AttributeError):
+        from ray._private import worker
+
+        node = worker._global_node
+        return node is not None and bool(node.dead_processes())
+    return False
+
+
 def propagate_to_train(variable: str) -> None:
     """Hand an environment variable to all processes of Ray Train."""
     try:

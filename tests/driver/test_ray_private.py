@@ -37,3 +37,13 @@ def test_whether_a_cluster_grows_is_asked_of_its_state() -> None:
     from ray._private.state import state
 
     assert callable(state.get_max_resources_from_cluster_config)
+
+
+def test_a_dead_local_ray_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    import ray
+    from ray._private import worker
+
+    assert hasattr(worker, "_global_node") and hasattr(ray._private.node.Node, "dead_processes")
+    assert ray_private.local_ray_died() is False
+    monkeypatch.setattr(worker, "_global_node", type("Node", (), {"dead_processes": lambda self: ["raylet"]})())
+    assert ray_private.local_ray_died() is True

@@ -46,7 +46,7 @@ def _leave_a_dead_ray(number: int, done: threading.Event, save: Callable[[], Any
 
     Ray Tune waits for it in vain, and Ray itself ends the process after a minute, without a word (ray 2.60).
     """
-    from raydet.tuning.ray_private import local_ray_died
+    from raydet.driver.ray_private import local_ray_died
 
     while not done.wait(1.0):
         if local_ray_died():

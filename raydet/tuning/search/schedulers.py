@@ -9,7 +9,7 @@ from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, PopulationBasedTra
 from ray.tune.search.sample import Categorical, Domain, Integer
 
 from raydet.search_spaces.domains import bounds
-from raydet.tuning.ray_private import put_in_bracket
+from raydet.tuning.ray_tune_private import put_in_bracket
 from raydet.tuning.settings import REDUCTION, Setting
 from raydet.tuning.trials.folders import run_name
 from raydet.tuning.trials.rows import Row

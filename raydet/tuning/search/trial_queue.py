@@ -11,7 +11,7 @@ from ray.tune.experiment import Trial
 from ray.tune.search.search_algorithm import SearchAlgorithm
 
 from raydet.io.clock import clock
-from raydet.tuning.ray_private import make_trial
+from raydet.tuning.ray_tune_private import make_trial
 from raydet.tuning.search.study import SearchStudy
 from raydet.tuning.trials.folders import run_name
 from raydet.tuning.trials.rows import State

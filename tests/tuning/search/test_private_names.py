@@ -1,13 +1,10 @@
-"""Names of Optuna's and Ray's interior that a search uses: here it shows first when a new version lacks one."""
+"""Names of Optuna's and Ray Tune's interior that a search uses: here it shows first when a new version lacks one."""
 
 import optuna
-import pytest
-import ray
 from optuna.distributions import FloatDistribution
-from ray._private import worker
 from ray.tune.registry import register_trainable
 
-from raydet.tuning import ray_private
+from raydet.tuning import ray_tune_private
 from raydet.tuning.search.optuna_private import draw_missing, open_trial
 from raydet.tuning.search.schedulers import Asha
 from tests.tuning.search.test_schedulers import setting
@@ -24,18 +21,11 @@ def test_optuna_lets_a_trial_of_an_earlier_session_be_written_to() -> None:
 
 def test_ray_tune_takes_a_trial_with_an_id_of_ours() -> None:
     register_trainable("a_trainable", lambda config: None)
-    trial = ray_private.make_trial({"run": "a_trainable"}, "0007", {"optim.lr": 0.1})
+    trial = ray_tune_private.make_trial({"run": "a_trainable"}, "0007", {"optim.lr": 0.1})
     assert (trial.trial_id, trial.config, trial.experiment_tag) == ("0007", {"optim.lr": 0.1}, "0007")
 
 
 def test_ray_tune_s_asha_compares_a_trial_within_the_bracket_it_was_given() -> None:
     asha = Asha(setting(16, scheduler="hyperband"))
-    ray_private.put_in_bracket(asha, "0002", 1)
+    ray_tune_private.put_in_bracket(asha, "0002", 1)
     assert asha._trial_info["0002"] is asha._brackets[1] and len(asha._brackets) == 3
-
-
-def test_a_dead_local_ray_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert hasattr(worker, "_global_node") and hasattr(ray._private.node.Node, "dead_processes")
-    assert ray_private.local_ray_died() is False
-    monkeypatch.setattr(worker, "_global_node", type("Node", (), {"dead_processes": lambda self: ["raylet"]})())
-    assert ray_private.local_ray_died() is True

@@ -1,7 +1,6 @@
-"""The private names of Ray that a search needs, seen in ray 2.60.0; a test fails when one goes."""
+"""The private names of Ray Tune that a search needs, seen in ray 2.60.0; a test fails when one goes."""
 
 from collections.abc import Mapping
-from contextlib import suppress
 from typing import Any
 
 from ray.tune.experiment import Trial
@@ -17,13 +16,3 @@ def make_trial(spec: Mapping[str, Any], name: str, params: Mapping[str, Any]) ->
 def put_in_bracket(scheduler: ASHAScheduler, trial_id: str, index: int) -> None:
     """Give a trial its bracket; Ray draws one at random, and would draw another when a search continues."""
     scheduler._trial_info[trial_id] = scheduler._brackets[index]
-
-
-def local_ray_died() -> bool:
-    """Return whether processes of a Ray that this process started have died; False where there is none."""
-    with suppress(ImportError, AttributeError):
-        from ray._private import worker
-
-        node = worker._global_node
-        return node is not None and bool(node.dead_processes())
-    return False
