@@ -55,5 +55,6 @@ def test_loader_processes_do_not_grow_over_a_million_boxes(tmp_path: Path) -> No
     finally:
         loader.close()
     assert len(early) == 2
-    # 25 600 images, 640 000 boxes later: an index of Python objects would have grown by over 100 MB in each.
-    assert all(late[process] - early[process] < 8_000 for process in early), (early, late)
+    # 25 600 images, 640 000 boxes later: an index of Python objects would have grown by over 100 MB in each. What
+    # pytest holds is shared too and becomes private where a reference is counted: 10 MB after many other tests.
+    assert all(late[process] - early[process] < 25_000 for process in early), (early, late)
