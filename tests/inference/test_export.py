@@ -26,7 +26,7 @@ from raydet.inference.images import part
 from raydet.inference.predict import Classes, Detections
 from raydet.inference.trained_model import open_source
 from raydet.models import EfficientDet
-from raydet.onnx import onnx_model, onnxruntime_int8, saturation
+from raydet.onnx import metadata, onnx_model, onnxruntime_int8, saturation
 from raydet.runs import writers
 from raydet.tasks.build import make_task
 from raydet.tasks.detection import Detection
@@ -201,7 +201,7 @@ def test_a_quantized_classifier_is_small_and_says_what_it_is(
         with pytest.warns(RuntimeWarning, match="expect it slower than fp32"):
             found = raydet.evaluate(tmp_path / "x.onnx")
     assert found["top5"] > 0
-    assert open_source(tmp_path / "x.onnx", {}).cfg.quantization is not None
+    assert metadata.read(onnx.load(str(tmp_path / "x.onnx")), tmp_path).cfg.quantization is not None
 
 
 # --- a file that is right, and a CPU that does not run it as it is written
