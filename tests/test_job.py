@@ -20,7 +20,20 @@ from ray.job_submission import JobStatus, JobSubmissionClient
 
 from raydet.config import Config, load, override
 from raydet.runs import checkpoint_store
-from tests.commands import LIMIT_S, ROOT, begun, descendants, environment, kill, psutil, raydet, running, until, words
+from tests.commands import (
+    LIMIT_S,
+    ROOT,
+    begun,
+    descendants,
+    environment,
+    kill,
+    last_of_each,
+    psutil,
+    raydet,
+    running,
+    until,
+    words,
+)
 
 pytestmark = pytest.mark.slow
 
@@ -114,7 +127,7 @@ def test_a_submitted_job_trains_to_its_end(classification: Config, cluster: Clus
 def test_a_bad_configuration_ends_a_job_as_failed_with_code_2(
     changes: list[str], message: str, classification: Config, cluster: Cluster, tmp_path: Path
 ) -> None:
-    entry = " ".join([*fit_words(override(classification, {"scaling.num_workers": 1})), *changes])
+    entry = " ".join(last_of_each([*fit_words(override(classification, {"scaling.num_workers": 1})), *changes]))
     job = cluster.client.submit_job(entrypoint=entry, runtime_env={"working_dir": str(ROOT)})
     until(lambda: cluster.client.get_job_status(job).is_terminal(), "the job's end")
     info = cluster.client.get_job_info(job)

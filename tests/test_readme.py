@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from raydet.cli import main as cli
+from tests.commands import last_of_each
 from tests.data.s3_stub import serving
 from tests.test_examples import CLASSIFIER, DETECTOR
 
@@ -45,17 +46,6 @@ def raydet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captu
         return out
 
     return run
-
-
-def last_of_each(words: list[str]) -> list[str]:
-    """Return the words with each flag where it was last: a flag that a test adds stands for the README's own."""
-    flags: dict[str, list[str]] = {}
-    for number, word in enumerate(words):
-        name = f"{word} {number}" if word == "--set" else word
-        if word.startswith("--"):
-            flags.pop(name, None)
-        flags.setdefault(name if word.startswith("--") else next(reversed(flags), ""), []).append(word)
-    return [word for group in flags.values() for word in group]
 
 
 def readme_command(start: str) -> list[str]:
