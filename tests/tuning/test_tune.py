@@ -230,6 +230,7 @@ def test_a_budget_ends_the_search_in_time_with_the_best_so_far(cfg: Config) -> N
 
 @slow
 @on_shared_ray
+@pytest.mark.timeout(1200)  # eight starts of workers, half a minute each
 def test_pbt_lets_the_worse_continue_from_the_better_with_changed_values(cfg: Config) -> None:
     cfg = override(cfg, {"schedule.epochs": 4, "schedule.warmup_epochs": 0})
     taking_turns = {"num_samples": 2, "concurrent": 1}  # side by side one may end before the other has begun
