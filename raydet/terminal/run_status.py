@@ -142,8 +142,6 @@ class Board:
     """Batches of an epoch; 0: not known yet."""
     figures: Figures = field(default_factory=dict)
     """Of the latest training step."""
-    _ended: int = 0
-    """Epochs whose evaluation is over."""
     _shown: int = 0
     _anchor: tuple[float, int] | None = None
     _tails: list[Tail] = field(default_factory=list)
@@ -160,7 +158,7 @@ class Board:
     @property
     def evaluating(self) -> bool:
         """Whether all batches of the epoch are done, and its figures are not there yet."""
-        return 0 < self.steps == self.batch and self._ended <= self.epoch
+        return 0 < self.steps == self.batch and self._shown < self.done
 
     @property
     def elapsed_s(self) -> float:
@@ -197,8 +195,6 @@ class Board:
         if not isinstance(step, list) or len(step) < 2 or not all(type(s) is int for s in step):
             return
         numbers = [s for s in step if isinstance(s, int)]
-        if any(name.startswith(("eval_", "val.")) for name in data):
-            return
         self.figures = data
         self._advance(numbers[0], numbers[-1] + 1)
 
@@ -216,5 +212,5 @@ class Board:
         step = step_of(row) if isinstance(row, dict) else None
         if step is None or step <= self._shown:  # of an earlier attempt, or an epoch that a restart repeats
             return None
-        self._shown, self._ended = step, self.epoch + 1
+        self._shown = step
         return {str(name): value for name, value in row.items()}

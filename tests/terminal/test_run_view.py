@@ -261,11 +261,15 @@ def test_a_classifier_shows_its_own_figures(tmp_path: Path) -> None:
     board.poll()
     assert run_view.plain_step(board).startswith("epoch 1/2  evaluating")
     run.epoch(1, 20, {run_log.TRAIN_LOSS: 2.0, run_log.TOP1: 0.7612, run_log.TOP5: 0.934, run_log.EVAL_LOSS: 1.1})
+    run.train_step(1, 20, 0, data)  # the view reads on after that
     [row] = board.poll()
     assert run_view.plain_epoch(board, row).startswith(
         "epoch 1/2  train loss 2.0000  top1 % 76.12  eval loss 1.1000  top5 % 93.40"
     )
-    assert run_view.plain_step(board).startswith("epoch 1/2  step 20/20")
+    assert run_view.plain_step(board).startswith("epoch 2/2  step 1/20")
+    run.train_step(1, 20, 19, data)
+    board.poll()
+    assert run_view.plain_step(board).startswith("epoch 2/2  evaluating")
 
 
 @pytest.mark.parametrize("task", ["detection", "classification"])
