@@ -21,10 +21,7 @@ def run(words: list[str]) -> None:
         ),
         more=_help,
     )
-    parser.add_argument("recipe", nargs="?", help="where the settings start from")
-    parser.add_argument(
-        "--from", dest="base", metavar="CONFIG", help="start from the config.json of a run (default: the recipe)"
-    )
+    add_start(parser)
     parser.add_argument("--dry-run", action="store_true", help="show what would be done, and do nothing")
     options, changes = parser.parse(words)
     cfg = config_of(options.recipe, options.base, changes)
@@ -41,6 +38,14 @@ def run(words: list[str]) -> None:
     figures = {"run": str(result.dir), "best": str(result.best), "last": str(result.last)}
     print_result({**figures, **result.metrics}, options.json)
     return None
+
+
+def add_start(parser: VerbParser) -> None:
+    """Add what `config_of` wants of a command line: a recipe, or --from."""
+    parser.add_argument("recipe", nargs="?", help="where the settings start from; `raydet fit --help` lists all")
+    parser.add_argument(
+        "--from", dest="base", metavar="CONFIG", help="start from a config.json or best.json (default: the recipe)"
+    )
 
 
 def config_of(recipe: str | None, base: str | None, changes: Mapping[str, Any]) -> Config:

@@ -3,7 +3,7 @@
 from typing import Any
 
 from raydet.cli import help_text
-from raydet.cli.fit import config_of
+from raydet.cli.fit import add_start, config_of
 from raydet.cli.parser import VerbParser, print_result
 from raydet.config import Config, nearest
 from raydet.exceptions import ConfigError
@@ -24,10 +24,7 @@ def run(words: list[str]) -> None:
         ),
         more=_spaces,
     )
-    parser.add_argument("recipe", nargs="?", help="where the settings start from; see raydet fit --help")
-    parser.add_argument(
-        "--from", dest="base", metavar="CONFIG", help="start from a config.json or best.json (default: the recipe)"
-    )
+    add_start(parser)
     parser.add_argument("--space", help="what is searched: a name, see below, or a Python file with space(cfg)")
     parser.add_argument("--set", dest="sets", action="append", default=[], metavar="KEY=FUNCTION(...)", help="a range")
     parser.add_argument("--num-samples", type=int, default=20, help="trials, the default included; of pbt at a time")
