@@ -52,7 +52,7 @@ class Shape:
 
 
 @dataclass(frozen=True, slots=True)
-class BatchInputs:
+class DecodeJob:
     """What the graph does with one file."""
 
     encoded: bytes
@@ -63,24 +63,24 @@ class BatchInputs:
     """`raydet.data.images.color.variation`: three of colour jitter if the graph has it, then AutoAugment's."""
 
 
-def feed(pipeline: Any, shape: Shape, works: Sequence[BatchInputs]) -> None:
+def feed(pipeline: Any, shape: Shape, jobs: Sequence[DecodeJob]) -> None:
     """Hand a batch over to the graph."""
-    pipeline.feed_input("encoded", [np.frombuffer(work.encoded, np.uint8) for work in works])
-    views = [work.view for work in works]
-    windows_B4 = np.array([v.whole_pixels or (0, 0, *w.hw[::-1]) for v, w in zip(views, works, strict=True)], np.int32)
+    pipeline.feed_input("encoded", [np.frombuffer(job.encoded, np.uint8) for job in jobs])
+    views = [job.view for job in jobs]
+    windows_B4 = np.array([v.whole_pixels or (0, 0, *w.hw[::-1]) for v, w in zip(views, jobs, strict=True)], np.int32)
     pipeline.feed_input("start", np.ascontiguousarray(windows_B4[:, 1::-1]))
     pipeline.feed_input("shape", windows_B4[:, :1:-1] - windows_B4[:, 1::-1])
-    made_B = [_frame(shape, work, window_4) for work, window_4 in zip(works, windows_B4.tolist(), strict=True)]
+    made_B = [_frame(shape, job, window_4) for job, window_4 in zip(jobs, windows_B4.tolist(), strict=True)]
     for i, name in enumerate(("margin", "end", "roi_start", "roi_end", "rows", "columns")):
         pipeline.feed_input(name, [frame[i] for frame in made_B])
     pipeline.feed_input("content", np.array([v.content for v in views], np.float32))
     pipeline.feed_input("flip", np.array([v.flip for v in views], np.int32))
     split = 3 if shape.jitter else 0
     if shape.jitter:
-        factors_B3 = [[1 + o.magnitude for o in work.operations[:3]] or [1.0] * 3 for work in works]
+        factors_B3 = [[1 + o.magnitude for o in job.operations[:3]] or [1.0] * 3 for job in jobs]
         pipeline.feed_input("jitter", np.array(factors_B3, np.float32))
     for slot in range(SLOTS if shape.autoaugment else 0):
-        chosen = [work.operations[split + slot : split + slot + 1] for work in works]
+        chosen = [job.operations[split + slot : split + slot + 1] for job in jobs]
         pipeline.feed_input(f"kind{slot}", np.array([_KINDS[o[0].name] if o else NONE for o in chosen], np.int32))
         numbers_BN = [_numbers(o[0], shape.size) if o else _unchanged() for o in chosen]
         pipeline.feed_input(f"numbers{slot}", np.stack(numbers_BN))
@@ -107,11 +107,11 @@ def _numbers(operation: Operation, size: int) -> Numbers:
     return made_N
 
 
-def _frame(shape: Shape, work: BatchInputs, window: list[int]) -> tuple[npt.NDArray[Any], ...]:
+def _frame(shape: Shape, job: DecodeJob, window: list[int]) -> tuple[npt.NDArray[Any], ...]:
     """Black around the decoded window, where to cut with it, the region to resize there, and its rows' and columns'
     make-weights."""
-    x1, y1, x2, y2 = work.view.window
-    axes = [(y1, y2, window[1], window[3], work.view.content[0]), (x1, x2, window[0], window[2], work.view.content[1])]
+    x1, y1, x2, y2 = job.view.window
+    axes = [(y1, y2, window[1], window[3], job.view.content[0]), (x1, x2, window[0], window[2], job.view.content[1])]
     support = 2 if shape.interpolation == "bicubic" else 1
     margin_2 = np.array([math.ceil(support * max(1.0, (b - a) / n)) + 1 for a, b, _, _, n in axes], np.int32)
     end_2 = np.array([last - first for _, _, first, last, _ in axes], np.int32) + margin_2

@@ -22,7 +22,7 @@ from raydet.data.columns import Ints
 from raydet.data.formats.index import Index
 from raydet.data.images import dali_graph as graph
 from raydet.data.images.dali_decoder import plain_jpeg
-from raydet.data.images.dali_inputs import BatchInputs, Device, Shape, feed
+from raydet.data.images.dali_inputs import DecodeJob, Device, Shape, feed
 from raydet.data.images.decode import loaded
 from raydet.data.images.geometry import Geometry
 from raydet.data.images.resample import Pixels
@@ -36,7 +36,7 @@ from raydet.exceptions import DataError, one_line
 class _Part:
     """One image of a batch: what the graph shall do, or what Pillow has made, or neither if it is left out."""
 
-    work: BatchInputs | None
+    job: DecodeJob | None
     sample: Sample | None
     bad: dict[str, str] = field(default_factory=dict)
 
@@ -48,7 +48,7 @@ class _Order:
     key: Key
     parts: list[_Part] | DataError
     graph: Any = None
-    """What has its works; None: they are not under way."""
+    """What has its jobs; None: they are not under way."""
 
 
 class GpuFeed:
@@ -101,7 +101,7 @@ class GpuFeed:
             if header is not None:
                 one = plan_sample(self._cfg, self._index, epoch, row, header)
                 sample = with_truth(self._cfg, self._index, one, np.empty((0, 0, 3), np.uint8))
-                return _Part(BatchInputs(source.data, one.view, one.hw, operations(self._cfg, one)), sample)
+                return _Part(DecodeJob(source.data, one.view, one.hw, operations(self._cfg, one)), sample)
         except DataError:
             pass  # Pillow's turn: it says what is wrong, or data.on_bad takes another
         return self._by_pillow(epoch, row)
@@ -117,10 +117,10 @@ class GpuFeed:
         except DataError as error:
             return _Order(key, error)
         assert isinstance(order.parts, list) and self._shape is not None
-        if any(part.work for part in order.parts):
+        if any(part.job for part in order.parts):
             self._graph = self._graph or graph.build(self._shape)
             try:
-                feed(self._graph, self._shape, [part.work or _placeholder(self._size) for part in order.parts])
+                feed(self._graph, self._shape, [part.job or _placeholder(self._size) for part in order.parts])
                 self._graph.schedule_run()
                 self._running, order.graph = self._running + 1, self._graph
             except RuntimeError as error:
@@ -132,7 +132,7 @@ class GpuFeed:
         if isinstance(order.parts, DataError):
             return order.parts
         images_BHW3 = torch.empty(len(order.parts), self._size, self._size, 3, dtype=torch.uint8, device=self._target())
-        if any(part.work for part in order.parts) and not self._received(order, images_BHW3):
+        if any(part.job for part in order.parts) and not self._received(order, images_BHW3):
             epoch, rows = order.key
             try:
                 order.parts = [self._by_pillow(epoch, row) for row in rows.tolist()]
@@ -163,7 +163,7 @@ class GpuFeed:
         samples = [part.sample for part in parts if part.sample is not None]
         bad = {name: why for part in parts for name, why in part.bad.items()}
         for i, part in enumerate(parts):
-            if part.work is None and part.sample is not None:
+            if part.job is None and part.sample is not None:
                 images_BHW3[i].copy_(_host(part.sample.pixels_HW3, self._device), non_blocking=True)
         batch = collated(self._cfg, epoch, np.empty((0, 0, 0, 3), np.uint8), samples, bad)
         batch.images_B3HW = (images_BHW3 if len(kept) == len(parts) else images_BHW3[kept]).permute(0, 3, 1, 2)
@@ -206,9 +206,9 @@ def _cause(error: RuntimeError) -> str:
     return one_line(lines[-1] if lines else str(error))
 
 
-def _placeholder(size: int) -> BatchInputs:
+def _placeholder(size: int) -> DecodeJob:
     """A tiny image in the place of one that Pillow makes."""
-    return BatchInputs(_grey_jpeg(), Geometry((0.0, 0.0, 8.0, 8.0), (size, size), (size, size)), (8, 8))
+    return DecodeJob(_grey_jpeg(), Geometry((0.0, 0.0, 8.0, 8.0), (size, size), (size, size)), (8, 8))
 
 
 def _grey_jpeg() -> bytes:

@@ -11,7 +11,7 @@ from PIL import Image
 from raydet.data.images.autoaugment import GREY, Operation, _magnitude, apply
 from raydet.data.images.dali_decoder import installed
 from raydet.data.images.dali_graph import build
-from raydet.data.images.dali_inputs import BatchInputs, Shape, feed
+from raydet.data.images.dali_inputs import DecodeJob, Shape, feed
 from raydet.data.images.geometry import Geometry, letterbox
 from raydet.data.images.resample import Pixels, cut, place
 from tests.data.makers import make_image
@@ -33,17 +33,17 @@ def file(seed: int, hw: tuple[int, int]) -> bytes:
     return found.getvalue()
 
 
-def whole(seed: int, operations: tuple[Operation, ...] = ()) -> BatchInputs:
+def whole(seed: int, operations: tuple[Operation, ...] = ()) -> DecodeJob:
     """All of an image, not resized."""
     view = Geometry((0.0, 0.0, float(SIZE), float(SIZE)), (SIZE, SIZE), (SIZE, SIZE))
-    return BatchInputs(file(seed, (SIZE, SIZE)), view, (SIZE, SIZE), operations)
+    return DecodeJob(file(seed, (SIZE, SIZE)), view, (SIZE, SIZE), operations)
 
 
 built = functools.cache(build)
 """A graph takes half a second to build and any number of batches."""
 
 
-def by_graph(made_for: Shape, works: list[BatchInputs]) -> Pixels:
+def by_graph(made_for: Shape, works: list[DecodeJob]) -> Pixels:
     pipeline = built(made_for)
     feed(pipeline, made_for, works)
     pipeline.schedule_run()
@@ -53,7 +53,7 @@ def by_graph(made_for: Shape, works: list[BatchInputs]) -> Pixels:
     return pixels_BHW3
 
 
-def by_pillow(made_for: Shape, works: list[BatchInputs]) -> Pixels:
+def by_pillow(made_for: Shape, works: list[DecodeJob]) -> Pixels:
     pixels_BHW3 = np.empty((len(works), made_for.size, made_for.size, 3), np.uint8)
     for work, canvas_HW3 in zip(works, pixels_BHW3, strict=True):
         content_HW3 = cut(work.view, Image.open(io.BytesIO(work.encoded)).convert("RGB"), made_for.interpolation)
@@ -61,7 +61,7 @@ def by_pillow(made_for: Shape, works: list[BatchInputs]) -> Pixels:
     return pixels_BHW3
 
 
-def levels(made_for: Shape, works: list[BatchInputs]) -> Any:
+def levels(made_for: Shape, works: list[DecodeJob]) -> Any:
     """Per image, how far the two are from each other."""
     apart_BHW3 = np.abs(by_graph(made_for, works).astype(int) - by_pillow(made_for, works))
     return apart_BHW3.reshape(len(works), -1)
@@ -84,7 +84,7 @@ def test_an_operation_is_pillows_but_for_levels(name: Any, most: int) -> None:
 def test_a_image_of_one_colour_stays_as_it_is(name: Any) -> None:
     data = io.BytesIO()
     Image.new("RGB", (SIZE, SIZE), (77, 77, 77)).save(data, "JPEG")
-    work = BatchInputs(data.getvalue(), whole(0).view, (SIZE, SIZE), (Operation(name),))
+    work = DecodeJob(data.getvalue(), whole(0).view, (SIZE, SIZE), (Operation(name),))
     assert (by_graph(shape(autoaugment=True), [work]) == 77).all()
 
 
@@ -131,18 +131,18 @@ def test_windows_of_all_sizes_are_pillows_up_to_their_borders(interpolation: str
         x, y = int(rng.integers(0, hw[1] - width + 1)), int(rng.integers(0, hw[0] - height + 1))
         content = (int(rng.integers(1, SIZE + 1)), int(rng.integers(1, SIZE + 1)))
         window = (float(x), float(y), float(x + width), float(y + height))
-        works.append(BatchInputs(file(i, hw), Geometry(window, content, (SIZE, SIZE), bool(i % 2)), hw))
+        works.append(DecodeJob(file(i, hw), Geometry(window, content, (SIZE, SIZE), bool(i % 2)), hw))
     found = levels(shape(interpolation=interpolation, batch=40), works)
     assert found.max() <= most and found.mean(axis=1).max() < 0.3
 
 
 def test_the_content_is_flipped_before_it_is_padded() -> None:
     view = Geometry((0.0, 0.0, 40.0, 20.0), (30, 60), (SIZE, SIZE), True)
-    (pixels_HW3,) = by_graph(shape(), [BatchInputs(file(1, (20, 40)), view, (20, 40))])
+    (pixels_HW3,) = by_graph(shape(), [DecodeJob(file(1, (20, 40)), view, (20, 40))])
     assert (pixels_HW3[30:] == FILL).all() and (pixels_HW3[:, 60:] == FILL).all()
     assert not (pixels_HW3[:30, :60] == FILL).all(axis=2).any()
     (plain_HW3,) = by_graph(
-        shape(), [BatchInputs(file(1, (20, 40)), Geometry(view.window, view.content, view.canvas), (20, 40))]
+        shape(), [DecodeJob(file(1, (20, 40)), Geometry(view.window, view.content, view.canvas), (20, 40))]
     )
     assert np.array_equal(pixels_HW3[:30, :60], plain_HW3[:30, :60][:, ::-1])
 
@@ -151,7 +151,7 @@ def test_exif_does_not_turn() -> None:
     marks, data = Image.Exif(), io.BytesIO()
     marks[0x0112] = 6
     make_image(2, (50, 80)).save(data, "JPEG", exif=marks)
-    work = BatchInputs(data.getvalue(), letterbox((50, 80), SIZE), (50, 80))
+    work = DecodeJob(data.getvalue(), letterbox((50, 80), SIZE), (50, 80))
     assert levels(shape(), [work]).max() <= 1
 
 

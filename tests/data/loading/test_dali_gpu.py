@@ -17,7 +17,7 @@ from raydet.data.columns import Ints
 from raydet.data.formats.index import Index
 from raydet.data.formats.open_split import open_split
 from raydet.data.images.dali_decoder import installed
-from raydet.data.images.dali_inputs import BatchInputs, Shape, feed
+from raydet.data.images.dali_inputs import DecodeJob, Shape, feed
 from raydet.data.loading import dali_gpu
 from raydet.data.loading.batch import Batch
 from raydet.data.loading.batch_dataset import Key, Maker
@@ -198,7 +198,7 @@ def test_batches_of_a_pass_may_grow(coco: Config) -> None:
 def test_a_graph_that_takes_no_batch_costs_no_image(coco: Config, monkeypatch: pytest.MonkeyPatch) -> None:
     fed = 0
 
-    def third_fails(pipeline: Any, shape: Shape, works: list[BatchInputs]) -> None:
+    def third_fails(pipeline: Any, shape: Shape, works: list[DecodeJob]) -> None:
         nonlocal fed
         fed += 1
         if fed == 3:
@@ -278,7 +278,7 @@ def test_a_image_that_only_dali_refuses_costs_no_image(coco: Config, monkeypatch
     expected = by_torch(coco, eval_keys(coco))
     refused = sorted(Path(coco.data.root).glob("train/*.jpg"))[5].read_bytes()
 
-    def mangled(pipeline: Any, shape: Shape, works: list[BatchInputs]) -> None:
+    def mangled(pipeline: Any, shape: Shape, works: list[DecodeJob]) -> None:
         feed(pipeline, shape, [replace(w, encoded=b"\xff\xd8x") if w.encoded == refused else w for w in works])
 
     monkeypatch.setattr(dali_gpu, "feed", mangled)
