@@ -180,11 +180,10 @@ class Session:
 
     def _rerun(self, runs: "Reruns", message: str) -> None:
         """Let all of `runs` run to their end, and say what went wrong."""
-        from raydet.tuning.search.schedulers import make_scheduler
+        from ray.tune.schedulers import FIFOScheduler
 
         print(message, file=self.out, flush=True)
-        no_stopping = make_scheduler(replace(self.setting, algorithm="tpe", scheduler="none"))
-        self._tune(runs, self.concurrent, no_stopping)
+        self._tune(runs, self.concurrent, FIFOScheduler())  # which stops none
         for error in runs.errors:
             print(f"failed    {error}", file=self.out, flush=True)
 
