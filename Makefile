@@ -9,7 +9,7 @@ ANY := $$(command -v $(PYTHON) || command -v python3)
 PYTEST := PYTHONDONTWRITEBYTECODE= $(RUN) -m pytest --numprocesses 2 --dist loadfile
 INSTALL := $(RUN) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: help demo quick test gpu lint clean
+.PHONY: help demo quick test soak gpu lint clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile
@@ -20,10 +20,13 @@ demo: $(VENV)/demo.stamp  ## train the demo classifier and detector, predict, pr
 quick: $(VENV)/dev.stamp lint  ## before a commit: style, types and the quick tests, in about two minutes
 	$(PYTEST) -m "not slow and not gpu"
 
-test: $(VENV)/dev.stamp lint  ## everything that needs no GPU; what CI runs
-	$(PYTEST) -m "not ray and not gpu" --durations=10
+test: $(VENV)/dev.stamp lint  ## before a push: all that needs no GPU, in a quarter of an hour
+	$(PYTEST) -m "not ray and not soak and not gpu" --durations=10
 	@# each of these wants all cores, so they run one after the other
-	$(RUN) -m pytest -m "ray and not gpu" --durations=10
+	$(RUN) -m pytest -m "ray and not soak and not gpu" --durations=10
+
+soak: $(VENV)/dev.stamp  ## the long tests that CI runs after `make test`: kills, jobs, searches, full-size networks
+	$(RUN) -m pytest -m "soak" --durations=10
 
 lint: $(VENV)/dev.stamp  ## style, formatting, types
 	$(RUN) -m ruff check .

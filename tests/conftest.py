@@ -16,21 +16,14 @@ os.environ.setdefault("RAY_AUTH_TOKEN", "0" * 64)  # so that no test writes into
 os.environ.pop("RAY_ADDRESS", None)  # so that no test joins a cluster of the user's
 
 
-_STARTS_RAY = (
-    *("cli/test_main.py", "driver/test_fit.py", "test_job.py", "test_kill.py"),
-    *("tuning/lr_range/test_run.py", "tuning/test_tune.py", "tuning/trials/test_trial.py"),
-)
-"""Files whose slow tests start a Ray of their own, or `raydet fit` as a process: each wants all cores."""
-
-
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the tests that need a Ray; `make test` runs them one after the other, `shared_ray` last."""
-    here = Path(__file__).parent
+    """Put the tests that share a Ray last, for a Ray that is there would serve those that want one of their own."""
     for item in items:
-        listed = item.path.relative_to(here).as_posix() in _STARTS_RAY and item.get_closest_marker("slow") is not None
-        if listed or _shares_ray(item):
+        if _shares_ray(item):
             item.add_marker(pytest.mark.ray)
-    items.sort(key=_shares_ray)  # a Ray that is there would serve those that are about a Ray of their own
+        if item.get_closest_marker("soak"):
+            item.add_marker(pytest.mark.slow)
+    items.sort(key=_shares_ray)
 
 
 def _shares_ray(item: pytest.Item) -> bool:

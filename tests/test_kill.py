@@ -66,6 +66,7 @@ def kill_driver_in(epoch: int, pid: int, folder: Path) -> None:
     assert found is not None and epoch - 1 <= found.epoch < EPOCHS
 
 
+@pytest.mark.ray
 def test_two_workers_survive_a_kill_of_one_and_then_of_the_driver(classification: Config, tmp_path: Path) -> None:
     """With checkpoints in mid-epoch."""
     changes = {"scaling.num_workers": 2, "run.checkpoint_steps": 3, "schedule.epochs": EPOCHS, "run.max_failures": 1}
@@ -87,6 +88,7 @@ def test_two_workers_survive_a_kill_of_one_and_then_of_the_driver(classification
     assert same_as_undisturbed(cfg, 2, tmp_path)
 
 
+@pytest.mark.soak
 def test_one_worker_that_dies_too_often_fails_the_run_and_the_same_command_goes_on(
     classification: Config, tmp_path: Path
 ) -> None:
@@ -108,6 +110,7 @@ def test_one_worker_that_dies_too_often_fails_the_run_and_the_same_command_goes_
     assert same_as_undisturbed(cfg, 1, tmp_path)
 
 
+@pytest.mark.ray
 def test_ctrl_c_ends_a_run_on_ray_at_once_with_one_line(classification: Config, tmp_path: Path) -> None:
     cfg = override(classification, {"scaling.num_workers": 2, "scaling.cpus_per_worker": 1, "schedule.epochs": 60})
     folder = run_folder(cfg)

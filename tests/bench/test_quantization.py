@@ -21,7 +21,7 @@ pytest.importorskip("onnxruntime")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["classification", "detection"])
+@pytest.mark.parametrize("kind", ["classification", pytest.param("detection", marks=pytest.mark.soak)])
 def test_floats_and_integers_are_scored_sized_and_timed(
     kind: str, request: pytest.FixtureRequest, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

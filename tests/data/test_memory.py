@@ -39,7 +39,7 @@ def grown_kb(cfg: Config) -> list[tuple[int, int]]:
     raise AssertionError("the epoch has too few steps")
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_loader_processes_do_not_grow_over_a_million_boxes(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     (tmp_path / "train").mkdir()

@@ -178,6 +178,7 @@ def handlers() -> list[object]:
 
 
 @pytest.mark.slow
+@pytest.mark.ray
 def test_a_ray_of_its_own_trains_quietly_and_leaves_nothing(
     classification: Config, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -1,6 +1,7 @@
 """Ray's private names are still there, and do what raydet needs them for."""
 
 import inspect
+from types import SimpleNamespace
 
 import pytest
 
@@ -31,6 +32,26 @@ def test_the_trainers_controller_can_be_replaced() -> None:
     made = ray_private.trainer_class(lambda controller: None)
     assert issubclass(made, TorchTrainer)
     assert "self._initialize_and_run_controller(" in inspect.getsource(TorchTrainer.__mro__[1])
+
+
+def test_no_actor_is_started_to_hand_out_data_sets(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray Train makes one for each run, whether it has any or not."""
+    import ray
+    from ray.train.torch import TorchTrainer
+
+    class Actor:
+        def __init__(self, callbacks: list[object], **_: object) -> None:
+            handed.extend(type(one).__name__ for one in callbacks)
+            raise InterruptedError
+
+    handed: list[str] = []
+    monkeypatch.setattr(ray, "get_runtime_context", lambda: SimpleNamespace(get_node_id=str))
+    monkeypatch.setattr(ray, "remote", lambda **_: lambda _: SimpleNamespace(remote=Actor))
+    trainer = ray_private.trainer_class(lambda controller: None)(lambda: None)
+    with pytest.raises(InterruptedError):
+        trainer.fit()
+    theirs = [type(one).__name__ for one in TorchTrainer(lambda: None)._create_default_callbacks()]
+    assert "DatasetsCallback" in theirs and handed == [name for name in theirs if name != "DatasetsCallback"]
 
 
 def test_whether_a_cluster_grows_is_asked_of_its_state() -> None:

@@ -143,8 +143,15 @@ def test_the_file_names_its_classes_and_its_source(exported: Path, classifier: C
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:a quantized file for TensorRT")
-@pytest.mark.parametrize("quantized", [False, True])
-@pytest.mark.parametrize("target", ["tensorrt", "onnxruntime"])
+@pytest.mark.parametrize(
+    ("target", "quantized"),
+    [
+        ("tensorrt", False),
+        ("onnxruntime", False),
+        ("onnxruntime", True),
+        pytest.param("tensorrt", True, marks=pytest.mark.soak),
+    ],
+)
 def test_a_file_that_detects_finds_what_the_task_finds(
     detector: Changes, toy_detection: Path, tmp_path: Path, target: str, quantized: bool
 ) -> None:

@@ -47,19 +47,22 @@ def images_B3HW() -> torch.Tensor:
     "name, side, arguments",
     [
         ("efficientnet_demo", 32, {}),
-        pytest.param("efficientnet_demo", 32, {"act": "relu6"}, marks=pytest.mark.slow),
-        pytest.param("tf_efficientnet_lite0", 33, {}, marks=pytest.mark.slow),
-        pytest.param("efficientdet_demo", 128, {}, marks=pytest.mark.slow),
-        pytest.param("efficientnet_b0", 64, {}, marks=pytest.mark.slow),
-        pytest.param("tf_efficientnet_b0", 64, {}, marks=pytest.mark.slow),
-        pytest.param("efficientnet_widese_b0", 64, {}, marks=pytest.mark.slow),
-        pytest.param("efficientdet_d0", 128, {}, marks=pytest.mark.slow),
-        pytest.param("tf_efficientdet_d0", 128, {}, marks=pytest.mark.slow),
-        pytest.param("efficientdet_lite0", 128, {}, marks=pytest.mark.slow),
-        pytest.param("tf_efficientdet_lite0", 128, {}, marks=pytest.mark.slow),
+        ("efficientnet_demo", 32, {"act": "relu6"}),
+        ("tf_efficientnet_lite0", 33, {}),
+        ("efficientnet_widese_b0", 64, {}),
+        ("efficientdet_demo", 128, {}),
+        ("efficientdet_lite0", 128, {}),
+        pytest.param("efficientnet_b0", 64, {}, marks=pytest.mark.soak),
+        pytest.param("tf_efficientnet_b0", 64, {}, marks=pytest.mark.soak),
+        pytest.param("efficientdet_d0", 128, {}, marks=pytest.mark.soak),
+        pytest.param("tf_efficientdet_d0", 128, {}, marks=pytest.mark.soak),
+        pytest.param("tf_efficientdet_lite0", 128, {}, marks=pytest.mark.soak),
     ],
 )
-def test_the_runtime_computes_with_integers_all_the_way(name: str, side: int, arguments: dict[str, object]) -> None:
+def test_the_runtime_computes_with_integers_all_the_way(
+    name: str, side: int, arguments: dict[str, object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(onnxruntime_int8, "fit_weights", lambda *_: None)  # half of the time, and changes no operator
     net, images_B3HW = nets.settled(name, side, **arguments), torch.randn(4, 3, side, side)
     found = operators(exported(net, images_B3HW))
     layers = [m for m in net.modules() if isinstance(m, nn.Conv2d)]

@@ -78,7 +78,7 @@ def test_a_batchnorm_folds_whatever_the_sign_of_its_factor() -> None:
         assert (graph.constants[node.input[1]] > 0).all()
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 @pytest.mark.parametrize("target", ["tensorrt", "onnxruntime"])
 def test_b0_shrinks_to_less_than_three_tenths(target: str) -> None:
     net = nets.settled("efficientnet_b0", 64)

@@ -80,7 +80,7 @@ def test_layers_keep_the_class_they_had_as_a_base() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=() if name.endswith("demo") else pytest.mark.slow) for name in NAMES]
+    "name", [pytest.param(name, marks=() if name.endswith(("demo", "lite0")) else pytest.mark.soak) for name in NAMES]
 )
 def test_each_group_can_be_left_out(name: str) -> None:
     with on_meta():

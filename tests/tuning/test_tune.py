@@ -72,6 +72,7 @@ def test_a_key_that_does_not_exist_is_refused_before_ray_starts(
 
 
 @slow
+@pytest.mark.ray
 def test_a_search_from_the_command_line_to_the_next_fit(cfg: Config, tmp_path: Path) -> None:
     """Some trials can only fail; default and best are repeated."""
     sets = [LR, "data.train=choice(train, nowhere)"]
@@ -100,6 +101,7 @@ def test_a_search_from_the_command_line_to_the_next_fit(cfg: Config, tmp_path: P
 
 
 @slow
+@pytest.mark.soak
 def test_ctrl_c_and_kill_leave_nothing_running_and_the_same_command_continues(cfg: Config, tmp_path: Path) -> None:
     cfg = override(cfg, {"schedule.epochs": 4})
     again = command(cfg, "--set", LR, "--num-samples", "3", "--scheduler", "none", "--concurrent", "2")
@@ -204,6 +206,7 @@ def _kill_a_trial_s_actor(folder: Path) -> int:
 
 @slow
 @on_shared_ray
+@pytest.mark.soak
 def test_the_best_continues_to_its_end_if_it_was_stopped(cfg: Config) -> None:
     study = earlier(cfg, 0.1, 0.1)
     assert study.ask() == 2
@@ -219,6 +222,7 @@ def test_the_best_continues_to_its_end_if_it_was_stopped(cfg: Config) -> None:
 
 @slow
 @on_shared_ray
+@pytest.mark.soak
 def test_a_budget_ends_the_search_in_time_with_the_best_so_far(cfg: Config) -> None:
     cfg = override(cfg, {"schedule.epochs": 4000})
     earlier(cfg, 0.5, scheduler="none")
@@ -230,14 +234,15 @@ def test_a_budget_ends_the_search_in_time_with_the_best_so_far(cfg: Config) -> N
 
 @slow
 @on_shared_ray
-@pytest.mark.timeout(1200)  # eight starts of workers, half a minute each
+@pytest.mark.timeout(1200)  # six starts of workers, half a minute each
+@pytest.mark.soak
 def test_pbt_lets_the_worse_continue_from_the_better_with_changed_values(cfg: Config) -> None:
-    cfg = override(cfg, {"schedule.epochs": 4, "schedule.warmup_epochs": 0})
+    cfg = override(cfg, {"schedule.epochs": 3, "schedule.warmup_epochs": 0})
     taking_turns = {"num_samples": 2, "concurrent": 1}  # side by side one may end before the other has begun
     result = tune(cfg, sets=[LR], algorithm="pbt", **taking_turns, out=(out := io.StringIO()))
     donations = result.search.donations
     assert donations, out.getvalue()
-    assert all(one.donor != one.number and 1 <= one.epoch < 4 for one in donations)
+    assert all(one.donor != one.number and 1 <= one.epoch < 3 for one in donations)
     first = min(donations, key=lambda one: one.epoch)
     donor = load(folder_of(cfg) / "trials" / f"{first.donor:04d}" / "config.json")
     assert first.after["optim.lr"] not in (first.before["optim.lr"], donor.optim.lr)
@@ -248,11 +253,12 @@ def test_pbt_lets_the_worse_continue_from_the_better_with_changed_values(cfg: Co
         (folder_of(cfg) / "trials" / f"{first.donor:04d}" / "metrics.jsonl").read_text().splitlines()[0]
     )
     assert "takes over" in out.getvalue() and (folder_of(cfg) / "lineage.csv").is_file()
-    assert all(row.state == "finished" and row.epochs == 4 for row in result.search.rows)
+    assert all(row.state == "finished" and row.epochs == 3 for row in result.search.rows)
 
 
 @slow
 @on_shared_ray
+@pytest.mark.soak
 def test_two_objectives_give_a_front(cfg: Config) -> None:
     cfg = override(cfg, {"schedule.epochs": 1})
     sets = [LR, "model.image_size=choice(none, 32)"]

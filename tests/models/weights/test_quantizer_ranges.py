@@ -126,7 +126,7 @@ def test_the_quantizers_are_seen_in_nvidias_logits(nvidia, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["efficientnet_demo", pytest.param("efficientnet_b0", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", ["efficientnet_demo", pytest.param("efficientnet_b0", marks=pytest.mark.soak)])
 def test_nvidias_quantized_checkpoint_is_scored_by_name_and_its_ranges_are_not_sought_anew(name, tmp_path):
     from raydet.inference.trained_model import open_source
     from tests.models.nvidia_qat import calibrated

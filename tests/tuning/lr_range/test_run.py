@@ -116,6 +116,7 @@ def test_any_losses_can_be_drawn(losses: list[float], tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.soak
 def test_on_ray_workers_it_finds_what_it_finds_in_this_process(classification: Config) -> None:
     cfg = override(classification, {"model.freeze_bn": True, "scaling.cpus_per_worker": 1, "scaling.threads": 1})
     here = lr_range_test(cfg, io.StringIO())

@@ -248,7 +248,7 @@ def test_real_cocos_oddities_are_warnings_only(tmp_path: Path) -> None:
     assert [fault.rule for fault in index.faults] == ["COCO-W27", "COCO-W15"]
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_a_million_annotations_are_audited_within_sixty_seconds_and_memory(tmp_path: Path) -> None:
     content = truth(1)
     one = json.dumps(content["annotations"][0])
