@@ -103,10 +103,10 @@ def test_keep_means_how_many_are_kept(classification: Config, tmp_path: Path) ->
 def test_settings_are_not_accepted_and_ignored() -> None:
     """--drop, --fill-color, --mixup and --lr-noise-std of train.py change nothing; each of ours must."""
     base = override(recipe("efficientdet_d0_coco"), {"data.batch_size": 2, "optim.batch_size": 2})
-    base = resolve_model(override(base, {"model.image_size": 64}))
+    base = resolve_model(override(base, {"model.image_size": 128}))
 
     def loss(changes: dict[str, float]) -> float:
-        return float(ours(override(base, changes), synthetic(2, 64, 10), 10, CPU)().state.sums[0])
+        return float(ours(override(base, changes), synthetic(2, 128, 10), 10, CPU)().state.sums[0])
 
     usual = loss({})
     for key, value in {"model.drop_path": 0.9, "loss.gamma": 3.0, "loss.box_weight": 1.0, "loss.alpha": 0.9}.items():
