@@ -94,6 +94,10 @@ class Data:
     """Training: boxes narrower or lower than this are dropped, in pixels of the file and again of the input."""
     max_boxes: int | None = None
     """Training: at most this many boxes per image, the largest first. None: all."""
+    mean: tuple[float, float, float] | None = None
+    """Subtracted from each channel's intensity, 0 to 1. None: what the weights were trained with, else ImageNet's."""
+    std: tuple[float, float, float] | None = None
+    """What the result is divided by. None: as for the mean."""
     exif: bool = False
     """Turn images by their EXIF orientation. COCO's boxes are in unturned pixels."""
     max_pixels: int = 100_000_000
@@ -109,6 +113,10 @@ class Data:
         require(self.workers >= 0, f"data.workers must be >= 0, got {self.workers}")
         require(self.min_box >= 0, f"data.min_box must be >= 0, got {self.min_box}")
         fraction("data", self, "max_bad")
+        for name, least in (("mean", 0.0), ("std", 1e-3)):
+            values = getattr(self, name)
+            within = values is None or all(least <= value <= 1 for value in values)
+            require(within, f"data.{name} must be three numbers from {least:g} to 1, got {values}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -126,7 +134,7 @@ class Augment:
     interpolation: Literal["bilinear", "bicubic"] = "bilinear"
     """How images are resized, in training and evaluation."""
     fill: Literal["mean"] | int = "mean"
-    """Detection: colour outside the image, ImageNet's mean or a grey level 0 to 255."""
+    """Detection: colour outside the image, data.mean or a grey level 0 to 255."""
     autoaugment: Literal["imagenet"] | None = None
     """Classification: AutoAugment policy (arXiv:1805.09501), grey fill 128."""
     color_jitter: float = 0.0

@@ -2,8 +2,9 @@
 
 from pathlib import Path
 
-from raydet.config import Config, differences, load, override
+from raydet.config import Config, as_flat, differences, load, override
 from raydet.exceptions import ConfigError
+from raydet.training.resume import FROM_WEIGHTS
 
 MAY_CHANGE = {
     "recipe",
@@ -32,9 +33,10 @@ def continued(cfg: Config, folder: Path) -> Config:
             raise ConfigError(f"run.name: {folder} exists and is not a run of raydet; choose another run.name")
         return cfg
     old = load(path)
+    given, known = as_flat(cfg), as_flat(old)
+    # What was found out when the run began, from its data and weights, holds where it is not given.
+    cfg = override(cfg, {key: known[key] for key in ("model.num_classes", *FROM_WEIGHTS) if given[key] is None})
     changed = differences(old, cfg)
-    if cfg.model.num_classes is None:
-        changed.pop("model.num_classes", None)
     if cfg.optim.batch_size is None and cfg.data.batch_size == old.data.batch_size:
         # Only the number of workers may differ: the run keeps its global batch.
         cfg = override(cfg, {"optim.batch_size": old.global_batch})

@@ -20,7 +20,7 @@ from raydet.quantization import in_words
 from raydet.runs import checkpoint_store
 from raydet.runs.layout import CHECKPOINTS
 from raydet.runs.result import read_result
-from raydet.training.resume import built_otherwise, load_weights
+from raydet.training.resume import as_weights_want, built_otherwise, load_weights
 from raydet.training.state import build_model, resolve_model
 
 _MOST_NOTES = 3
@@ -68,6 +68,9 @@ def make_plan(cfg: Config, *, fresh: bool = False) -> Plan:
     cfg = resolve_model(absolute(cfg))
     folder = Path(cfg.run.storage_path) / cfg.run.name
     cfg = cfg if fresh else continued(cfg, folder)
+    if fresh or not (folder / "config.json").exists():
+        _check_weights(cfg)
+        cfg = as_weights_want(cfg)
     train_index, val_index = open_split(cfg, "train"), open_split(cfg, "val")
     check_same_classes(train_index, val_index)
     for index in (train_index, val_index):
@@ -86,12 +89,10 @@ def make_plan(cfg: Config, *, fresh: bool = False) -> Plan:
     cfg = override(cfg, {"model.num_classes": classes})
     continues = checkpoint_store.newest(folder / CHECKPOINTS) if (folder / CHECKPOINTS).is_dir() else None
     loaded: tuple[weights.LoadReport, ...] = ()
-    if continues is None:
-        _check_weights(cfg)
-        if cfg.model.weights is not None or cfg.model.backbone_weights is not None:
-            model = build_model(cfg, classes)
-            reports = load_weights(cfg, model)
-            loaded = tuple(replace(r, notes=(*r.notes, *built_otherwise(model, r.path))) for r in reports)
+    if continues is None and (cfg.model.weights is not None or cfg.model.backbone_weights is not None):
+        model = build_model(cfg, classes)
+        reports = load_weights(cfg, model)
+        loaded = tuple(replace(r, notes=(*r.notes, *built_otherwise(model, r.path))) for r in reports)
     images = len(train_index.train_rows(cfg))
     batch = cfg.global_batch
     if batch < cfg.scaling.worker_range[1]:

@@ -17,7 +17,7 @@ from raydet.quantization import in_words, is_quantized, uncalibrated
 from raydet.recipes import RECIPES, recipe
 from raydet.runs import checkpoint_store
 from raydet.training.calibrate import post_training
-from raydet.training.resume import find_checkpoint, saved_config
+from raydet.training.resume import as_weights_want, find_checkpoint, saved_config
 from raydet.training.state import build_model, resolve_model
 
 _BUILT = ("name", "num_classes", "padding", "redundant_bias", "anchor_scale", "bn_eps", "act")
@@ -110,7 +110,7 @@ def _foreign(cfg: Config) -> TrainedModel:
         raise ConfigError(f"model.weights must name the weights to use with recipe {cfg.recipe}")
     if count is None:
         raise ConfigError(f"model.num_classes must be given with recipe {cfg.recipe} and foreign weights")
-    cfg = resolve_model(cfg)
+    cfg = as_weights_want(resolve_model(cfg))
     model = build_model(cfg, count)
     weights.load(model, weights.resolve(spec), num_classes_may_differ=False)
     first = 1 if cfg.task == "detection" else 0

@@ -22,7 +22,7 @@ from raydet.models.anchors import ASPECTS, SCALES
 from raydet.onnx.graph import CODES, INPUT, LOGITS
 from raydet.onnx.postprocess import DETECTIONS
 from raydet.onnx.saturation import arithmetic
-from raydet.tasks.base import MEAN, STD
+from raydet.tasks.base import pixel_statistics
 
 if TYPE_CHECKING:
     import onnx
@@ -107,6 +107,7 @@ def portable(cfg: Config) -> Config:
 def preprocessing(cfg: Config) -> dict[str, Any]:
     """Return how an image becomes the graph's input, for readers that do not have raydet."""
     side, augment = input_size(cfg), cfg.augment
+    mean, std = pixel_statistics(cfg)
     filtered = f"{augment.interpolation}, antialiased"
     resize: dict[str, Any]
     if cfg.task == "detection":
@@ -122,8 +123,8 @@ def preprocessing(cfg: Config) -> dict[str, Any]:
         "size_hw": [side, side],
         "channels": "RGB",
         "formula": "(pixel / 255 - mean) / std",
-        "mean": list(MEAN),
-        "std": list(STD),
+        "mean": list(mean),
+        "std": list(std),
         "resize": resize,
         "exif_turned": cfg.data.exif,
     }

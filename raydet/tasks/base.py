@@ -15,6 +15,11 @@ STD = (0.229, 0.224, 0.225)
 """ImageNet's channel means and deviations, of intensities from 0 to 1."""
 
 
+def pixel_statistics(cfg: Config) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
+    """Return the mean and the deviation of each channel that images are normalised with."""
+    return cfg.data.mean or MEAN, cfg.data.std or STD
+
+
 class Task(Protocol):
     """What the loop needs to know of a task."""
 
@@ -69,9 +74,10 @@ class ImageInputs:
 
     def __init__(self, cfg: Config, device: torch.device) -> None:
         self.cfg, self.device = cfg, device
-        std = torch.tensor(STD, device=device) * 255
+        mean, std = (torch.tensor(values, device=device) for values in pixel_statistics(cfg))
+        std = std * 255
         self._scale = (1 / std).view(1, 3, 1, 1)
-        self._shift = (-torch.tensor(MEAN, device=device) * 255 / std).view(1, 3, 1, 1)
+        self._shift = (-mean * 255 / std).view(1, 3, 1, 1)
         channels_last = cfg.precision.memory_format == "channels_last"
         self._format = torch.channels_last if channels_last else torch.contiguous_format
 

@@ -1,11 +1,13 @@
 """Weights and state that a run starts from: a checkpoint's, or those asked for."""
 
+import json
+from contextlib import suppress
 from pathlib import Path
 
 import torch
 
-from raydet.config import Config, from_dict, override
-from raydet.exceptions import CheckpointError
+from raydet.config import Config, as_flat, from_dict, load, override
+from raydet.exceptions import CheckpointError, ConfigError
 from raydet.models import EfficientDet, EfficientNet, weights
 from raydet.runs import checkpoint_store
 from raydet.runs.layout import CHECKPOINTS
@@ -65,6 +67,54 @@ def _unseen(model: EfficientNet | EfficientDet) -> dict[str, float | str]:
     if isinstance(model, EfficientDet):
         found["anchor_scale"] = model.anchor_scale
     return found
+
+
+FROM_WEIGHTS = ("model.padding", "model.bn_eps", "data.mean", "data.std")
+"""Settings that are taken from the weights a run starts from, where they are None."""
+
+
+def as_weights_want(cfg: Config) -> Config:
+    """Return `cfg` with those of FROM_WEIGHTS that are None as the weights it names want them, if these say so.
+
+    Raises:
+        WeightsError: the weights cannot be had or read.
+    """
+    values = as_flat(cfg)
+    wanted: dict[str, object] = {}
+    for spec in (cfg.model.weights, cfg.model.backbone_weights):
+        if spec is not None:
+            wanted |= _wanted_by(weights.resolve(spec))
+    return override(cfg, {key: value for key, value in wanted.items() if value is not None and values[key] is None})
+
+
+def _wanted_by(path: Path) -> dict[str, object]:
+    saved = _config_beside(path)
+    if saved is not None:
+        with torch.device("meta"):
+            model = build_model(override(saved, {"quantization": None}), 1)
+        unseen = _unseen(model)
+        return {
+            "model.padding": unseen["padding"],
+            "model.bn_eps": unseen["bn_eps"],
+            "data.mean": saved.data.mean,
+            "data.std": saved.data.std,
+        }
+    found = weights.traits(path)
+    mean, std = found.pixels or (None, None)
+    return {"model.padding": found.padding, "model.bn_eps": found.bn_eps, "data.mean": mean, "data.std": std}
+
+
+def _config_beside(path: Path) -> Config | None:
+    """The configuration of the run or checkpoint that the weights are of; None where it cannot be told.
+
+    What is damaged there is said when the weights are loaded.
+    """
+    folder = path if path.is_dir() else path.parent
+    with suppress(OSError, ValueError, KeyError, TypeError, ConfigError):
+        if (folder / CHECKPOINTS).is_dir():
+            return load(folder / "config.json")
+        return from_dict(json.loads((folder / "state.json").read_text())["config"])
+    return None
 
 
 def restore(state: State, path: Path) -> None:

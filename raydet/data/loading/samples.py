@@ -161,8 +161,10 @@ def input_size(cfg: Config) -> int:
 
 def fill_colour(cfg: Config) -> tuple[int, int, int]:
     """Return augment.fill as a colour."""
-    fill = cfg.augment.fill
-    return geo.MEAN_COLOUR if isinstance(fill, str) else (fill, fill, fill)
+    fill, mean = cfg.augment.fill, cfg.data.mean
+    if not isinstance(fill, str):
+        return fill, fill, fill
+    return geo.MEAN_COLOUR if mean is None else tuple(round(255 * channel) for channel in mean)  # type: ignore[return-value]
 
 
 def operations(cfg: Config, made: SamplePlan) -> tuple[Operation, ...]:

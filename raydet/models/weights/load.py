@@ -5,7 +5,6 @@ and copies only then. A different number of classes re-initializes the last laye
 names the model the file would fit. Ranges of fake-quantizers go by rules of their own (`weight_ranges`).
 """
 
-import re
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,9 +19,10 @@ from raydet.models.efficientnet import Backbone, EfficientNet
 from raydet.models.weights import quantizer_ranges
 from raydet.models.weights.files import WeightFile, read, resolve
 from raydet.models.weights.key_maps import HEAD, SOURCES, Mapped, family, finite, to_our_names
+from raydet.models.weights.traits import Traits, traits_of
 from raydet.models.weights.widths import fitting_names
 
-__all__ = ["CheckpointMismatch", "LoadReport", "WeightsError", "load", "resolve"]
+__all__ = ["CheckpointMismatch", "LoadReport", "WeightsError", "load", "resolve", "traits"]
 
 Model = EfficientNet | EfficientDet
 
@@ -75,7 +75,8 @@ def load(
     Args:
         model: as `raydet.models.build` returns it, on any device.
         path: what `resolve` takes; also a checkpoint's or a run's folder.
-        num_classes_may_differ: re-initialize the last layer where the file has another number of classes.
+        num_classes_may_differ: re-initialize the last layer where the file has another number of classes, and take a
+            file without one; into a detector, a classifier's backbone.
         ema: take the averaged weights where the file has any.
         backbone_only: take the stem and the blocks alone, from a detector or a classifier.
         source: whose file it is, one of `weight_maps.SOURCES`; None finds out. Needed only for a detector in a
@@ -89,11 +90,17 @@ def load(
     """
     file = read(resolve(path), ema=ema, pick=pick)
     mapped = _mapped(model, file, source)
-    _check_style(model, file)
+    traits = traits_of(file, mapped.source)
+    _check_padding(model, file, traits)
     state = model.state_dict()
-    places, untouched = _wanted(model, state, backbone_only)
+    if num_classes_may_differ:  # the head is new anyway, so a file without one serves
+        backbone_only = backbone_only or (isinstance(model, EfficientDet) and mapped.kind != "detector")
+        headless = isinstance(model, EfficientNet) and mapped.kind == "backbone"
+    else:
+        headless = False
+    places, untouched = _wanted(model, state, backbone_only, mapped.tensors if headless else None)
     wanted, ranged = quantizer_ranges.split(places)
-    mapped = _for_model(model, mapped, file.path, backbone_only)
+    mapped = mapped if headless else _for_model(model, mapped, file.path, backbone_only)
     redrawn = _differing_heads(model, mapped.tensors, wanted) if num_classes_may_differ else {}
     given = _without(mapped.tensors, redrawn)
     _check_fit(model, file.path, _without(wanted, redrawn), given)
@@ -110,11 +117,24 @@ def load(
         path=file.path,
         loaded=tuple((key, _shape(value)) for key, value in given.items()),
         ranges=len(ranges),
-        skipped=(*mapped.skipped, *(() if ranged else ((key, "quantizer") for key in mapped.ranges))),
+        skipped=(
+            *mapped.skipped,
+            *(() if ranged else ((key, "quantizer") for key in mapped.ranges)),
+            *((key, "beside the network") for key in file.beside),
+        ),
         reinitialised=tuple(redrawn.items()),
         untouched=tuple((key, _shape(state[key])) for key in untouched),
-        notes=tuple(_notes(model, mapped, file)),
+        notes=tuple(_notes(model, mapped, traits)),
     )
+
+
+def traits(path: str | Path) -> Traits:
+    """Return what the weights at `path` want of the network and its input, as far as the file says; see `load`."""
+    file = read(resolve(path), ema=True)
+    found = family(file.tensors)
+    if found is None:
+        return Traits()
+    return traits_of(file, "raydet" if file.own and found[0] in ("timm", "effdet") else found[0])
 
 
 def _mapped(model: Model, file: WeightFile, source: str | None) -> Mapped:
@@ -143,28 +163,31 @@ def _backbone(model: Model) -> Backbone:
     return model.backbone if isinstance(model, EfficientDet) else model
 
 
-_VARIANT_NAME = re.compile(r"(?<![a-z])(tf_)?efficient(net|det)[_-]?(b[0-7]|d[0-6]|d7x?|lite[0-4])(?![0-9])")
-
-
-def _check_style(model: Model, file: WeightFile) -> None:
-    """Refuse TensorFlow's weights in a PyTorch variant and the reverse: same shapes, other padding and BN eps."""
-    for text in file.names:
-        named = _VARIANT_NAME.search(text.lower())
-        if named is None:
-            continue
-        theirs, ours = named[1] is not None, _backbone(model).padding == "same"
-        if theirs != ours:
-            name = model.name
-            right = name.removeprefix("tf_") if ours else f"tf_{name}"
-            raise WeightsError(
-                f"{text} is of {named[0]}, which pads {'SAME' if theirs else 'symmetrically'}, unlike {name}; "
-                f"set model.name={right}, or give weights of the other kind"
-            )
+def _check_padding(model: Model, file: WeightFile, traits: Traits) -> None:
+    """Refuse TensorFlow's weights in a network that pads as PyTorch does and the reverse: no shape would show it."""
+    ours = _backbone(model).padding
+    if traits.padding is None or traits.padding == ours:
         return
+    name = model.name
+    right = name.removeprefix("tf_") if ours == "same" else f"tf_{name}"
+    how = {"same": "pads SAME, as TensorFlow does", "symmetric": "pads symmetrically"}[traits.padding]
+    raise WeightsError(
+        f"{file.path}: the network it is of {how}, unlike {name} here; set model.name={right} or "
+        f"model.padding={traits.padding}, or give weights of the other kind"
+    )
 
 
-def _wanted(model: Model, state: dict[str, Tensor], backbone_only: bool) -> tuple[dict[str, Tensor], list[str]]:
-    """Return what the file has to provide, and what of the model it has not."""
+def _wanted(
+    model: Model, state: dict[str, Tensor], backbone_only: bool, headless: dict[str, Tensor] | None
+) -> tuple[dict[str, Tensor], list[str]]:
+    """Return what the file has to provide, and what of the model it has not.
+
+    Args:
+        headless: tensors of a classifier without its last layer, of whose head the rest may be there.
+    """
+    if headless is not None and not backbone_only:
+        wanted = {key: x for key, x in state.items() if not HEAD.match(key) or key in headless}
+        return wanted, [key for key in state if key not in wanted]
     if not backbone_only:
         return state, []
     if isinstance(model, EfficientDet):
@@ -250,25 +273,14 @@ def _check_fit(model: Model, path: Path, wanted: dict[str, Tensor], given: dict[
     raise WeightsError(f"{path} does not fit {model.name}: {', '.join(faults)}{cause}")
 
 
-def _notes(model: Model, mapped: Mapped, file: WeightFile) -> Iterator[str]:
-    """Yield what no file can say and no shape shows: the eps and the pixels that the weights were trained with."""
-    source = mapped.source
+def _notes(model: Model, mapped: Mapped, traits: Traits) -> Iterator[str]:
+    """Yield what no shape shows: ranges that are missing, another eps than the weights were trained with."""
     ranges = quantizer_ranges.note(quantizer_ranges.split(model.state_dict())[1], mapped.ranges)
     if ranges is not None:
         yield ranges
-    named = next((match for text in file.names if (match := _VARIANT_NAME.search(text.lower()))), None)
-    if source.startswith("nvidia") or (named and named[1]):
-        eps = 1e-3
-    elif named and source in ("timm", "effdet"):
-        eps = 1e-5
-    else:
-        return
     ours = _backbone(model).norm.eps
-    if ours != eps:
-        yield f"the weights were trained with model.bn_eps={eps:g}, the model has {ours:g}"
-    wanted = _backbone(model).variant
-    if wanted.mean == (0.5, 0.5, 0.5) and not source.startswith("nvidia"):
-        yield f"the weights want pixels of mean {wanted.mean[0]} and std {wanted.std[0]}, raydet gives them ImageNet's"
+    if traits.bn_eps not in (None, ours):
+        yield f"the weights were trained with model.bn_eps={traits.bn_eps:g}, the model has {ours:g}"
 
 
 def _first(keys: list[str]) -> str:

@@ -258,10 +258,29 @@ def test_backbone_of_a_detector_into_a_classifier(tmp_path):
     assert torch.equal(model.blocks[6][0].conv_pwl.weight, detector.backbone.blocks[6][0].conv_pwl.weight)
 
 
-def test_classifier_for_a_whole_detector_is_refused_with_the_remedy(tmp_path):
-    torch.save(models.build("efficientnet_demo", 3).state_dict(), tmp_path / "a.pth")
+def test_of_a_classifier_a_detector_takes_the_backbone_unless_all_weights_must_be_there(tmp_path):
+    classifier = _trained("efficientnet_demo", 3)
+    torch.save(classifier.state_dict(), tmp_path / "a.pth")
+    model = models.build("efficientdet_demo", 3)
+    report = weights.load(model, tmp_path / "a.pth")
+    assert torch.equal(model.backbone.conv_stem.weight, classifier.conv_stem.weight)
+    assert any(key.startswith("class_net.") for key, _ in report.untouched)
     with pytest.raises(WeightsError, match=r"holds a classifier and the model is a detector; .*backbone_weights"):
-        weights.load(models.build("efficientdet_demo", 3), tmp_path / "a.pth")
+        weights.load(model, tmp_path / "a.pth", num_classes_may_differ=False)
+
+
+@pytest.mark.parametrize("head", [True, False], ids=["all but the last layer", "stem and blocks"])
+def test_a_classifier_takes_a_backbone_without_its_head(head, tmp_path):
+    theirs = _trained("efficientnet_demo", 3)
+    left = ("classifier.",) if head else ("classifier.", "conv_head.", "bn2.")
+    torch.save({k: x for k, x in theirs.state_dict().items() if not k.startswith(left)}, tmp_path / "a.pth")
+    model = models.build("efficientnet_demo", 5)
+    report = weights.load(model, tmp_path / "a.pth")
+    assert torch.equal(model.blocks[0][0].conv_dw.weight, theirs.blocks[0][0].conv_dw.weight)
+    assert torch.equal(model.conv_head.weight, theirs.conv_head.weight) == head
+    assert {key for key, _ in report.untouched} >= {"classifier.weight", "classifier.bias"}
+    with pytest.raises(WeightsError):
+        weights.load(model, tmp_path / "a.pth", num_classes_may_differ=False)
 
 
 # --- our own ---
@@ -388,16 +407,16 @@ def test_other_eps_is_noted(tmp_path):
     assert "note: the weights" in str(report)
 
 
-@pytest.mark.parametrize(("prefix", "noted"), [("tf_", True), ("", False)])
-def test_other_pixels_are_noted(prefix, noted, tmp_path):
-    # timm and Google train these on pixels of mean and std 0.5, raydet normalises with ImageNet's.
+@pytest.mark.parametrize(("prefix", "mean"), [("tf_", 0.5), ("", 0.485)])
+def test_the_pixels_that_lite_weights_want_go_with_their_name(prefix, mean, tmp_path):
+    # timm and Google train the tf_ ones on pixels of mean and std 0.5.
     trained = _trained(f"{prefix}efficientnet_lite0", 10)
     torch.save(trained.state_dict(), tmp_path / f"{prefix}efficientnet_lite0-0aa007d2.pth")
     model = models.build(f"{prefix}efficientnet_lite0", 10)
     report = weights.load(model, tmp_path / f"{prefix}efficientnet_lite0-0aa007d2.pth")
     assert _same(model, trained) and report.source == "timm"
-    assert any("pixels of mean 0.5 and std 0.5" in note for note in report.notes) == noted
-    assert len(report.notes) == noted
+    assert weights.traits(tmp_path / f"{prefix}efficientnet_lite0-0aa007d2.pth").pixels[0][0] == mean
+    assert not report.notes
 
 
 @pytest.mark.slow
