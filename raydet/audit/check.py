@@ -16,7 +16,6 @@ from typing import TextIO
 
 import numpy as np
 
-from raydet.audit.anchor_coverage import coverage
 from raydet.audit.duplicates import near, same
 from raydet.audit.parallel_map import here, on_ray
 from raydet.audit.report import write
@@ -32,6 +31,7 @@ from raydet.data.validation.rules import RULES
 from raydet.driver.resources import cores, wanted_address
 from raydet.exceptions import ConfigError, DataError
 from raydet.io.files import make_folder
+from raydet.models.anchor_coverage import coverage
 from raydet.terminal.progress_bar import Counter
 from raydet.training.state import resolve_model
 

@@ -1,5 +1,6 @@
 """`raydet fit`: its flags, its help, and the configuration that a command line means."""
 
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,11 @@ def run(words: list[str]) -> None:
     """Train."""
     parser = VerbParser(
         "fit",
-        "Train. The same command again continues a run, or returns at once from a finished one.",
+        "Train on your data, or by a recipe. The same command again continues a run, or returns at once from a "
+        "finished one.",
         examples=(
+            "raydet fit path/to/data",
+            "raydet fit path/to/data --model efficientdet_lite0 --schedule.epochs 20",
             "raydet fit demo_classification --schedule.epochs 3 --run.name quick",
             "raydet fit demo_detection --augment.scale 0.8 1.25 --dry-run",
         ),
@@ -24,7 +28,7 @@ def run(words: list[str]) -> None:
     add_start(parser)
     parser.add_argument("--dry-run", action="store_true", help="show what would be done, and do nothing")
     options, changes = parser.parse(words)
-    cfg = config_of(options.recipe, options.base, changes)
+    cfg = config_of(options.recipe, options.base, changes, options.model)
     if options.dry_run:
         from raydet.driver.dry_run import dry_run
 
@@ -42,14 +46,21 @@ def run(words: list[str]) -> None:
 
 def add_start(parser: VerbParser) -> None:
     """Add what `config_of` wants of a command line: a recipe, or --from."""
-    parser.add_argument("recipe", nargs="?", help="where the settings start from; `raydet fit --help` lists all")
+    parser.add_argument(
+        "recipe",
+        nargs="?",
+        help="a data set (folder, annotation file, data.yaml), or a recipe, see `raydet fit --help`",
+    )
+    parser.add_argument(
+        "--model", help="which model for your data (default: efficientdet_d0 for boxes, efficientnet_b0 for classes)"
+    )
     parser.add_argument(
         "--from", dest="base", metavar="CONFIG", help="start from a config.json or best.json (default: the recipe)"
     )
 
 
-def config_of(recipe: str | None, base: str | None, changes: Mapping[str, Any]) -> Config:
-    """Return the configuration that a recipe or a config.json gives, with `changes`.
+def config_of(recipe: str | None, base: str | None, changes: Mapping[str, Any], model: str | None = None) -> Config:
+    """Return the configuration that a data set, a recipe or a config.json gives, with `changes`.
 
     Raises:
         ConfigError: neither or both are named, there is none of that name, or the changes do not fit.
@@ -57,7 +68,18 @@ def config_of(recipe: str | None, base: str | None, changes: Mapping[str, Any]) 
     from raydet import recipes
 
     if (recipe is None) == (base is None):
-        raise ConfigError("name a recipe, or --from a run's config.json; `raydet fit --help` lists the recipes")
+        raise ConfigError("name a data set or a recipe, or --from a run's config.json; see `raydet fit --help`")
+    if model is not None:
+        changes = {"model.name": model, **changes}
+    if recipe is not None:
+        from raydet.driver.own_data import is_place, own_data
+        from raydet.recipes.own_data import OWN_DATA
+
+        own = recipe in OWN_DATA
+        if own or is_place(recipe):
+            found = own_data(None, {"model.name": recipe, **changes}) if own else own_data(recipe, changes)
+            print("\n".join(found.lines()), file=sys.stderr, flush=True)
+            return found.cfg
     cfg = recipes.recipe(recipe) if recipe is not None else load(Path(str(base)))
     return override(cfg, changes)
 

@@ -17,7 +17,8 @@ class Model:
     image_size: int | None = None
     """Side of the square input in pixels. None: the variant's own (512 for D0, 224 for B0)."""
     weights: str | None = None
-    """Start from these weights: a path (file, checkpoint or run folder), `timm:NAME` or `hf://owner/repo/file`."""
+    """Start from these weights: a path (file, checkpoint or run folder), `effdet:NAME`, `torchvision:NAME`,
+    `timm:NAME` or `hf://owner/repo/file`. Of a classifier a detector takes the backbone."""
     backbone_weights: str | None = None
     """Detection only: start the backbone from these weights of a classifier, same forms as `weights`."""
     dropout: float | None = None
@@ -115,8 +116,8 @@ class Data:
         fraction("data", self, "max_bad")
         for name, least in (("mean", 0.0), ("std", 1e-3)):
             values = getattr(self, name)
-            within = values is None or all(least <= value <= 1 for value in values)
-            require(within, f"data.{name} must be three numbers from {least:g} to 1, got {values}")
+            fits = values is None or all(least <= value <= 1 for value in values)
+            require(fits, f"data.{name} must be three numbers from {least:g} to 1, got {values}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -20,6 +20,7 @@ from raydet.quantization import in_words
 from raydet.runs import checkpoint_store
 from raydet.runs.layout import CHECKPOINTS
 from raydet.runs.result import read_result
+from raydet.tasks.base import pixel_statistics
 from raydet.training.resume import as_weights_want, built_otherwise, load_weights
 from raydet.training.state import build_model, resolve_model
 
@@ -122,7 +123,7 @@ def _check_weights(cfg: Config) -> None:
         )
     for key in ("model.weights", "model.backbone_weights"):
         value = as_flat(cfg)[key]
-        if value is not None and "://" not in value and not value.startswith("timm:") and not Path(value).exists():
+        if value is not None and weights.files.is_path(value) and not Path(value).exists():
             raise ConfigError(f"{key}: no such file or folder: {value}")
 
 
@@ -138,9 +139,9 @@ def absolute(cfg: Config) -> Config:
     in_job = "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ  # set for the entrypoint of `ray job submit`
     for key in ("run.storage_path", "data.root", "model.weights", "model.backbone_weights"):
         value = as_flat(cfg)[key]
-        if value is None or "://" in value or value.startswith("timm:"):
-            if key == "run.storage_path":
-                raise ConfigError(f"{key} must be a folder that all workers see, got {value}")
+        if value is not None and key == "run.storage_path" and "://" in value:
+            raise ConfigError(f"{key} must be a folder that all workers see, got {value}")
+        if value is None or not weights.files.is_path(value):
             continue
         path = Path(value).expanduser()
         if in_job and not path.is_absolute():
@@ -167,11 +168,23 @@ def describe_start(plan: Plan) -> list[str]:
         lines.append(f"note      {len(plan.notes) - _MOST_NOTES} more; `raydet check` shows all")
     if cfg.quantization is not None:
         lines.append(f"INT8      {in_words(cfg.quantization)}")
-    for report in plan.loaded:
-        lines.append(str(report))
+    lines += [str(report) for report in plan.loaded]
+    if plan.loaded:
+        lines.append(f"input     {_input_of(cfg)}")
+    elif c is None:
+        lines.append("weights   none: the network starts from random weights")
     if c is not None:
         lines.append(f"continue  after epoch {c.epoch}, step {c.step}, from {c.path.name}")
     return lines
+
+
+def _input_of(cfg: Config) -> str:
+    """What goes with the weights: the pixels they want, padding, BatchNorm's eps."""
+    mean, std = (", ".join(f"{value:g}" for value in values) for values in pixel_statistics(cfg))
+    built = [
+        f"model.{name}={value}" for name in ("padding", "bn_eps") if (value := getattr(cfg.model, name)) is not None
+    ]
+    return "; ".join([f"data.mean {mean}", f"data.std {std}", *built])
 
 
 def _class_map(plan: Plan, most: int = 10) -> str:

@@ -14,6 +14,7 @@ from raydet.exceptions import ConfigError
 from raydet.recipes.coco import efficientdet_coco, efficientdet_d0_coco_8x150, efficientdet_d0_waymo
 from raydet.recipes.demo import demo_classification, demo_detection
 from raydet.recipes.imagenet import efficientnet_imagenet
+from raydet.recipes.own_data import CLASSIFIERS, DETECTORS, own_classifier, own_detector
 from raydet.recipes.qat import demo_classification_qat, demo_detection_qat, efficientdet_d0_qat, efficientnet_qat
 
 __all__ = ["RECIPES", "recipe"]
@@ -21,6 +22,8 @@ __all__ = ["RECIPES", "recipe"]
 _KINDS = ("efficientnet", "efficientnet_widese")
 
 RECIPES: dict[str, Callable[[], Config]] = {
+    **{model: partial(own_detector, model) for model in DETECTORS},
+    **{model: partial(own_classifier, model) for model in CLASSIFIERS},
     **{
         f"{model}_imagenet": partial(efficientnet_imagenet, model)
         for kind in _KINDS

@@ -19,6 +19,7 @@ from torch import Tensor
 from raydet.exceptions import UnsafeWeights, WeightsError
 from raydet.io import safetensors_file
 from raydet.models.weights.networks import network_in
+from raydet.models.weights.published import PUBLISHED, fetch
 
 HUB_INSTALL = "pip install timm huggingface_hub"
 _AVERAGED = ("state_dict_ema", "model_ema", "ema_state_dict", "ema")
@@ -42,17 +43,28 @@ class WeightFile:
     """Names in the file that are no part of the network."""
 
 
+def is_path(spec: str) -> bool:
+    """Whether `spec` means a place on this machine's disks."""
+    return "://" not in spec and not spec.startswith(("timm:", "effdet:", "torchvision:"))
+
+
 def resolve(spec: str | Path) -> Path:
     """Return the local path that `spec` means, downloading it where it names a hub.
 
     Args:
-        spec: a path, `timm:NAME` (timm's pretrained weights) or `hf://owner/repository/file`, the last with an
-            optional `@revision`.
+        spec: a path, `effdet:NAME`, `torchvision:NAME`, `timm:NAME` (published weights, see `published`) or
+            `hf://owner/repository/file`, the last with an optional `@revision`.
 
     Raises:
         WeightsError: the path does not exist, the form is wrong, timm has no such weights, or the hub cannot be asked.
     """
     text = str(spec)
+    if text in PUBLISHED:
+        return fetch(text)
+    if text.startswith(("effdet:", "torchvision:")):
+        kind = text.partition(":")[0]
+        known = ", ".join(name for name in PUBLISHED if name.startswith(kind))
+        raise WeightsError(f"no weights named {text!r}; known are {known}")
     if text.startswith("timm:"):
         return _from_timm(text.removeprefix("timm:"))
     if text.startswith("hf://"):

@@ -1,0 +1,243 @@
+"""From a data set's place to a configuration that fits it: what `raydet fit DATA` trains, and why.
+
+Nothing that the user gives is changed. What is chosen depends on the data and the machine's size alone, so the same
+command means the same run again.
+"""
+
+import math
+import os
+import re
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from raydet import models, recipes
+from raydet.config import Config, differences, nearest, override
+from raydet.data import DetectionIndex, Index, open_split
+from raydet.data.columns import spread_over
+from raydet.data.formats.detect_format import guess
+from raydet.data.images.decode import read_size
+from raydet.data.storage.address import is_remote
+from raydet.driver.expected_memory import activation_bytes
+from raydet.exceptions import ConfigError, DataError
+from raydet.models.anchor_coverage import at_input, best_iou
+from raydet.models.efficientdet_variants import EfficientDetVariant
+from raydet.models.weights.published import published_for
+from raydet.recipes.own_data import OWN_DATA
+from raydet.training.state import build_model, resolve_model
+
+_SMALL_BOX = 16
+"""Pixels of the input that nine of ten boxes should at least be wide and high."""
+_LEAST_INPUT = 256
+_LEAST_STEPS_PER_EPOCH = 20
+_STEPS = {"cpu": 800, "cuda": 4000}
+"""Budget of optimiser steps: on two CPU cores half an hour for a lite detector at 256 px, on a GPU minutes."""
+_LEAST_EPOCHS = {"cpu": 3, "cuda": 10}
+_MOST_EPOCHS = 300
+_LR_BATCH = 16
+"""The batch that the recipes' learning rates are for."""
+_MEMORY_SHARE = 0.5
+"""Of the memory of the GPU or the machine that a step's activations may take."""
+
+
+@dataclass(frozen=True)
+class OwnData:
+    """A configuration that fits a data set."""
+
+    cfg: Config
+    chosen: tuple[tuple[str, str, str], ...]
+    """Setting, value and reason of what was chosen."""
+
+    def lines(self) -> list[str]:
+        """Return one line for each choice."""
+        return [f"chosen    {key} {value}: {why}" for key, value, why in self.chosen]
+
+
+def is_place(word: str) -> bool:
+    """Whether a word names a data set rather than a recipe: a file or folder that is there, or an address."""
+    return word not in recipes.RECIPES and (is_remote(word) or Path(word).expanduser().exists())
+
+
+def own_data(place: str | Path | None, changes: Mapping[str, Any]) -> OwnData:
+    """Return the configuration to train on a data set of one's own.
+
+    Args:
+        place: a folder, annotation file or data.yaml, as `raydet check` takes them; None: `changes` say where.
+        changes: dotted keys that the user has given; none of them is chosen here.
+
+    Raises:
+        ConfigError: nothing known lies there, or no such model. DataError: the data.
+    """
+    found = {} if place is None else _found(str(place))
+    name = str(changes.get("model.name", found.get("model.name", "efficientdet_d0")))
+    if name not in OWN_DATA:
+        close = nearest(name, OWN_DATA) or ["efficientdet_d0", "efficientnet_b0"]
+        raise ConfigError(f"no model {name!r} with defaults for own data; did you mean {' or '.join(close)}?")
+    cfg = override(recipes.recipe(name), {**found, **changes, "model.name": name})
+    if place is not None and "run.name" not in changes:
+        cfg = override(cfg, {"run.name": _run_name(str(place))})
+    return _fitted(cfg, frozenset(changes))
+
+
+def _found(place: str) -> dict[str, Any]:
+    if is_remote(place):
+        raise ConfigError(
+            f"what lies at {place} cannot be guessed; give --data.root {place} and --data.format to a model"
+        )
+    found = differences(Config(), guess(Path(place).expanduser()))
+    return {key: value for key, (_, value) in found.items()}
+
+
+def _run_name(place: str) -> str:
+    path = Path(place).expanduser().absolute()
+    named = path.parent if path.is_file() and path.stem in ("data", "dataset") else path
+    return re.sub(r"[^\w.-]+", "_", named.stem if named.is_file() else named.name).strip("._-") or "own_data"
+
+
+class _Choices:
+    """The configuration as it is chosen, with reasons; what was given stays."""
+
+    def __init__(self, cfg: Config, given: frozenset[str]) -> None:
+        self.cfg, self._given = cfg, given
+        self.made: list[tuple[str, str, str]] = []
+
+    def set(self, key: str, value: Any, why: str) -> None:
+        """Choose a value, unless one was given."""
+        if key in self._given:
+            return
+        self.cfg = override(self.cfg, {key: value})
+        self.made.append((key, f"{value:g}" if isinstance(value, float) else str(value), why))
+
+
+def _fitted(cfg: Config, given: frozenset[str]) -> OwnData:
+    tolerant = override(cfg, {"data.on_bad": "skip", "data.max_bad": 1.0})
+    index = open_split(tolerant, "train")
+    choices = _Choices(cfg, given)
+    _choose_weights(choices)
+    if isinstance(index, DetectionIndex):
+        _fit_boxes(choices, index)
+    else:
+        _fit_input_to_images(choices, index)
+    _fit_training(choices, len(index.train_rows(choices.cfg)))
+    return OwnData(choices.cfg, tuple(choices.made))
+
+
+def _choose_weights(choices: _Choices) -> None:
+    """Start from published weights of the model, unless others were given."""
+    named = published_for(choices.cfg.model.name)
+    if choices.cfg.model.backbone_weights is None and named is not None:
+        trained = "COCO" if choices.cfg.task == "detection" else "ImageNet"
+        choices.set("model.weights", named, f"trained on {trained}; padding and normalization follow them")
+
+
+def _fit_boxes(choices: _Choices, index: DetectionIndex) -> None:
+    """Choose the input size and the anchors by the boxes."""
+    live_N = ~index.crowd & (index.boxes[:, 2:] > 0).all(axis=1)
+    boxes_N4 = index.boxes[live_N]
+    sizes_N2 = index.sizes[np.repeat(np.arange(len(index)), np.diff(index.first))[live_N]].astype(np.float64)
+    if not len(boxes_N4):
+        raise DataError("has no box to train on", file=index.file, rule="COCO-E26")
+    variant = models.MODELS[choices.cfg.model.name]
+    assert isinstance(variant, EfficientDetVariant)
+    multiple, usual = 1 << variant.max_level, variant.image_size
+    sides = {size: _short_side(boxes_N4, sizes_N2, size) for size in range(_LEAST_INPUT, usual + 1, multiple)}
+    size = next((size for size, side in sides.items() if side >= _SMALL_BOX), usual)
+    why = f"nine of ten boxes are at least {sides[size]:.0f} pixels wide and high there"
+    choices.set("model.image_size", size, why)
+    cfg = resolve_model(choices.cfg)
+    size = int(cfg.model.image_size or usual)
+    at_N4 = at_input(boxes_N4, sizes_N2, size)
+    if len(at_N4) > 20_000:
+        at_N4 = at_N4[np.random.default_rng(0).choice(len(at_N4), 20_000, replace=False)]
+    shares = {
+        scale: float((best_iou(at_N4, size, replace(variant, anchor_scale=scale)) >= 0.5).mean())
+        for scale in (variant.anchor_scale * factor for factor in (1.0, 0.75, 0.5, 1.25))
+    }
+    best = max(shares, key=lambda scale: shares[scale])
+    if shares[best] > shares[variant.anchor_scale] + 0.02:
+        why = f"{shares[best]:.0%} of the boxes then have an anchor with an IoU of 0.5, {{}} with the usual {{}}"
+        choices.set("model.anchor_scale", best, why.format(f"{shares[variant.anchor_scale]:.0%}", variant.anchor_scale))
+
+
+def _short_side(boxes_N4: Any, sizes_N2: Any, size: int) -> float:
+    at_N4 = at_input(boxes_N4, sizes_N2, size)
+    return float(np.quantile((at_N4[:, 2:] - at_N4[:, :2]).min(axis=1), 0.1))
+
+
+def _fit_input_to_images(choices: _Choices, index: Index) -> None:
+    """Choose the input of a classifier: no larger than most of its images."""
+    usual = models.default_image_size(choices.cfg.model.name)
+    rows = spread_over(len(index), 100).tolist()
+    sides = []
+    for row in rows:
+        try:
+            sides.append(min(read_size(index.image(row))))
+        except DataError:
+            continue
+    side = float(np.quantile(sides, 0.75)) if sides else float(usual)
+    size = min(usual, max(64, 32 * math.ceil(side / 32)))
+    if size < usual:
+        choices.set("model.image_size", size, f"three of four images are at most {side:.0f} pixels wide or high")
+
+
+def _fit_training(choices: _Choices, images: int) -> None:
+    """Choose batch, epochs, learning rate and average by the number of images and the machine."""
+    cfg = resolve_model(choices.cfg)
+    device = "cuda" if cfg.scaling.use_gpu else "cpu"
+    most = _images_in_memory(cfg, device)
+    wanted = _power_of_two(images / _LEAST_STEPS_PER_EPOCH)
+    limit = 32 if device == "cuda" else 8 if cfg.task == "detection" else 16
+    batch = max(4, min(wanted, limit, _power_of_two(most)))
+    if "optim.batch_size" not in choices._given:
+        why = f"{-(-images // batch)} steps an epoch of {images} images"
+        choices.set(
+            "data.batch_size", batch, why + (", as many as fit into memory" if batch == _power_of_two(most) else "")
+        )
+    batch = choices.cfg.global_batch
+    steps = max(1, -(-images // batch))
+    epochs = min(_MOST_EPOCHS, max(_LEAST_EPOCHS[device], round(_STEPS[device] / steps)))
+    where = "a GPU" if device == "cuda" else "CPUs"
+    choices.set(
+        "schedule.epochs", epochs, f"about {epochs * steps} steps in all, the budget on {where} being {_STEPS[device]}"
+    )
+    epochs = choices.cfg.schedule.total_epochs
+    choices.set(
+        "schedule.warmup_epochs", round(max(0.05 * epochs, min(1.0, 50 / steps)), 2), "a twentieth of the epochs"
+    )
+    lr = choices.cfg.optim.lr
+    if batch != _LR_BATCH:
+        scaled = float(f"{lr * math.sqrt(batch / _LR_BATCH):.2g}")
+        choices.set(
+            "optim.lr", scaled, f"{lr:g} is for {_LR_BATCH} images a step; scaled by the root of {batch} / {_LR_BATCH}"
+        )
+    total = epochs * steps
+    choices.set(
+        "ema.decay", round(min(0.9998, max(0.97, 1 - 15 / total)), 4), f"an average over the last steps of {total}"
+    )
+
+
+def _images_in_memory(cfg: Config, device: str) -> float:
+    """How many images' activations fit into the share of memory that a step may take."""
+    with torch.device("meta"):
+        model = build_model(override(cfg, {"quantization": None}), cfg.model.num_classes or 1)
+    each = activation_bytes(model, int(cfg.model.image_size or 0))
+    return _MEMORY_SHARE * _memory_bytes(device) / each
+
+
+def _memory_bytes(device: str) -> int:
+    if device == "cuda" and torch.cuda.is_available():
+        return torch.cuda.get_device_properties(0).total_memory
+    limits = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
+    with suppress(OSError, ValueError):  # a container's; "max" where there is none
+        limits.append(int(Path("/sys/fs/cgroup/memory.max").read_text()))
+    return min(limits)
+
+
+def _power_of_two(number: float) -> int:
+    """The largest power of two that is not above the number; 1 at least."""
+    return 1 << max(0, int(math.log2(max(1.0, number))))

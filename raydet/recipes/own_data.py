@@ -1,0 +1,49 @@
+"""Recipes for data of one's own, named after their model: what holds for any data set.
+
+`raydet.driver.own_data` fits the rest to the data: input size, anchors, batch, epochs, learning rate, average. The
+optimizer and the augmentation are for fine-tuning in a few hundred to some thousand steps, not for 300 epochs.
+"""
+
+from raydet.config import Config, override
+
+_ANY = {
+    "optim.name": "adamw",
+    "optim.eps": 1e-8,
+    "optim.weight_decay": 0.01,
+    "optim.grad_clip": 5.0,
+    "schedule.per_step": True,
+    "schedule.warmup_lr": 0.0,
+    "schedule.min_lr": 1e-5,
+    "ema.warmup": True,
+    "evaluation.recalibrate_bn": 160,
+    "data.on_bad": "skip",
+    "run.checkpoint_epochs": 1,
+}
+DETECTORS = tuple(f"efficientdet_{size}" for size in (*(f"d{i}" for i in range(8)), *(f"lite{i}" for i in range(5))))
+CLASSIFIERS = tuple(f"efficientnet_{size}" for size in (*(f"b{i}" for i in range(8)), *(f"lite{i}" for i in range(5))))
+OWN_DATA = DETECTORS + CLASSIFIERS
+
+
+def own_detector(model: str) -> Config:
+    """A detector for boxes of your own: give `--data.root`, or the data itself as in `raydet fit DATA`."""
+    changes = {
+        "model.name": model,
+        "optim.lr": 1.5e-3,
+        "augment.scale": (0.6, 1.5),
+        "data.class_ids": "contiguous",
+    }
+    return override(Config(), _ANY | changes)
+
+
+def own_classifier(model: str) -> Config:
+    """A classifier for classes of your own: give `--data.root`, or the data itself as in `raydet fit DATA`."""
+    changes = {
+        "model.name": model,
+        "data.format": "folder",
+        "data.train": "train",
+        "data.val": "val",
+        "optim.lr": 1e-3,
+        "augment.crop_area": (0.35, 1.0),
+        "loss.label_smoothing": 0.1,
+    }
+    return override(Config(), _ANY | changes)
