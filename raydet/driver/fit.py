@@ -7,13 +7,15 @@ repeats a lost machine. What is known of Ray 2.60 and worked around stands where
 
 import json
 import sys
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
-from raydet.config import Config
+from raydet.config import Config, override
 from raydet.distributed import WorkerGroup
+from raydet.driver.own_data import own_data
 from raydet.driver.plan import Plan, describe_start, make_plan
 from raydet.driver.ray_session import check_scaling, ray_session
 from raydet.driver.ray_trainer import Cancel, attempt
@@ -44,12 +46,24 @@ class Result:
     """As it was run."""
 
 
-def fit(cfg: Config, *, out: TextIO | None = None, cancel: Cancel | None = None) -> Result:
-    """Train as `cfg` says, on this machine or a cluster, and return the result.
+def fit(
+    cfg: Config | str | Path,
+    changes: Mapping[str, Any] | None = None,
+    *,
+    out: TextIO | None = None,
+    cancel: Cancel | None = None,
+) -> Result:
+    """Train on a data set of one's own, or as a configuration says, on this machine or a cluster; return the result.
 
     The same call again continues a run that was interrupted, and returns at once from one that is finished.
 
+        raydet.fit("path/to/data", {"model.name": "efficientdet_lite0", "schedule.epochs": 20})
+        raydet.fit(raydet.recipe("demo_classification"))
+
     Args:
+        cfg: a configuration; or the place of a data set (folder, annotation file, data.yaml, as `raydet check` takes
+            them), for which one is made (`raydet.driver.own_data`).
+        changes: dotted keys that are to be otherwise.
         out: where progress is shown. None: standard error.
         cancel: for another thread, to end this call; it then raises Cancelled. Not without Ray.
 
@@ -60,6 +74,12 @@ def fit(cfg: Config, *, out: TextIO | None = None, cancel: Cancel | None = None)
         Refused: another process trains this run. RunFailed: workers failed more often than run.max_failures.
     """
     out = out or sys.stderr
+    if isinstance(cfg, Config):
+        cfg = override(cfg, changes or {})
+    else:
+        found = own_data(cfg, changes or {})
+        print("\n".join(found.lines()), file=out, flush=True)
+        cfg = found.cfg
     plan = make_plan(cfg)
     in_process = plan.cfg.scaling.worker_range[1] == 0
     if not in_process and not plan.finished:

@@ -24,6 +24,7 @@ from raydet.data.formats.detect_format import guess
 from raydet.data.images.decode import read_size
 from raydet.data.storage.address import is_remote
 from raydet.driver.expected_memory import activation_bytes
+from raydet.driver.resources import cores, wanted_address
 from raydet.exceptions import ConfigError, DataError
 from raydet.models.anchor_coverage import at_input, best_iou
 from raydet.models.efficientdet_variants import EfficientDetVariant
@@ -106,6 +107,10 @@ class _Choices:
         self.cfg, self._given = cfg, given
         self.made: list[tuple[str, str, str]] = []
 
+    def is_given(self, key: str) -> bool:
+        """Whether the user has said so."""
+        return key in self._given
+
     def set(self, key: str, value: Any, why: str) -> None:
         """Choose a value, unless one was given."""
         if key in self._given:
@@ -119,6 +124,7 @@ def _fitted(cfg: Config, given: frozenset[str]) -> OwnData:
     index = open_split(tolerant, "train")
     choices = _Choices(cfg, given)
     _choose_weights(choices)
+    _fit_machine(choices)
     if isinstance(index, DetectionIndex):
         _fit_boxes(choices, index)
     else:
@@ -185,40 +191,50 @@ def _fit_input_to_images(choices: _Choices, index: Index) -> None:
         choices.set("model.image_size", size, f"three of four images are at most {side:.0f} pixels wide or high")
 
 
+def _fit_machine(choices: _Choices) -> None:
+    """Choose where to train: on this machine's GPUs, or in this process; a cluster is the user's to say."""
+    cfg = choices.cfg
+    if wanted_address(cfg) is not None:
+        return
+    gpus = torch.cuda.device_count()
+    if gpus and not choices.is_given("scaling.use_gpu"):
+        choices.set("scaling.use_gpu", True, f"{gpus} found")
+        choices.set("scaling.num_workers", gpus, "one worker a GPU")
+        choices.set("precision.mode", "bf16" if torch.cuda.is_bf16_supported() else "fp16", "half the memory, faster")
+    elif not cfg.scaling.use_gpu:
+        choices.set("scaling.num_workers", 0, "no GPU here: trained in this process; 1 or more start Ray")
+    choices.set("data.workers", min(cfg.data.workers, max(1, cores() - 1)), f"loader processes beside {cores()} cores")
+
+
 def _fit_training(choices: _Choices, images: int) -> None:
     """Choose batch, epochs, learning rate and average by the number of images and the machine."""
     cfg = resolve_model(choices.cfg)
     device = "cuda" if cfg.scaling.use_gpu else "cpu"
-    most = _images_in_memory(cfg, device)
-    wanted = _power_of_two(images / _LEAST_STEPS_PER_EPOCH)
-    limit = 32 if device == "cuda" else 8 if cfg.task == "detection" else 16
-    batch = max(4, min(wanted, limit, _power_of_two(most)))
-    if "optim.batch_size" not in choices._given:
-        why = f"{-(-images // batch)} steps an epoch of {images} images"
-        choices.set(
-            "data.batch_size", batch, why + (", as many as fit into memory" if batch == _power_of_two(most) else "")
-        )
+    if not choices.is_given("optim.batch_size"):
+        workers = max(1, cfg.scaling.worker_range[1])
+        most = max(1, _power_of_two(_images_in_memory(cfg, device)))
+        limit = min(most, 32 if device == "cuda" else 8 if cfg.task == "detection" else 16)
+        batch = min(limit, max(4, _power_of_two(images / _LEAST_STEPS_PER_EPOCH / workers)))
+        why = f"{_steps(images, batch * workers)} steps an epoch of {images} images"
+        choices.set("data.batch_size", batch, why + (", as many as fit into memory" if batch == most else ""))
     batch = choices.cfg.global_batch
-    steps = max(1, -(-images // batch))
-    epochs = min(_MOST_EPOCHS, max(_LEAST_EPOCHS[device], round(_STEPS[device] / steps)))
-    where = "a GPU" if device == "cuda" else "CPUs"
-    choices.set(
-        "schedule.epochs", epochs, f"about {epochs * steps} steps in all, the budget on {where} being {_STEPS[device]}"
-    )
-    epochs = choices.cfg.schedule.total_epochs
-    choices.set(
-        "schedule.warmup_epochs", round(max(0.05 * epochs, min(1.0, 50 / steps)), 2), "a twentieth of the epochs"
-    )
+    steps = _steps(images, batch)
+    budget, where = _STEPS[device], "a GPU" if device == "cuda" else "CPUs"
+    epochs = min(_MOST_EPOCHS, max(_LEAST_EPOCHS[device], round(budget / steps)))
+    choices.set("schedule.epochs", epochs, f"{epochs * steps} steps in all; the budget on {where} is {budget}")
+    total = steps * choices.cfg.schedule.total_epochs
+    warmup = max(total / 20, min(50, total / 4)) / steps
+    choices.set("schedule.warmup_epochs", round(warmup, 2), f"{warmup * steps:.0f} of {total} steps")
     lr = choices.cfg.optim.lr
     if batch != _LR_BATCH:
-        scaled = float(f"{lr * math.sqrt(batch / _LR_BATCH):.2g}")
-        choices.set(
-            "optim.lr", scaled, f"{lr:g} is for {_LR_BATCH} images a step; scaled by the root of {batch} / {_LR_BATCH}"
-        )
-    total = epochs * steps
-    choices.set(
-        "ema.decay", round(min(0.9998, max(0.97, 1 - 15 / total)), 4), f"an average over the last steps of {total}"
-    )
+        why = f"{lr:g} is for {_LR_BATCH} images a step; times the root of {batch} / {_LR_BATCH}"
+        choices.set("optim.lr", float(f"{lr * math.sqrt(batch / _LR_BATCH):.2g}"), why)
+    decay = min(0.9998, max(0.9, 1 - 15 / total))
+    choices.set("ema.decay", round(decay, 4), f"an average over about {1 / (1 - decay):.0f} of {total} steps")
+
+
+def _steps(images: int, batch: int) -> int:
+    return max(1, -(-images // batch))
 
 
 def _images_in_memory(cfg: Config, device: str) -> float:
