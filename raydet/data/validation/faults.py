@@ -5,13 +5,15 @@ A fault concerns records of one kind (annotations, images, images ...) or, witho
 
 import json
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from raydet.data.validation.rules import RULES
+from raydet.data.validation.rules import FOLLOWS, RULES
 from raydet.exceptions import DataError, one_line
 
 SHOWN = 5
@@ -20,6 +22,23 @@ _LONGEST = 100
 """Characters of a record's name or value that are kept."""
 _MOST_WHATS = 20
 """Different sentences kept per rule; further ones are counted under the rule's own."""
+
+
+_COLLECTING: ContextVar[bool] = ContextVar("collecting", default=False)
+
+
+@contextmanager
+def collecting() -> Iterator[None]:
+    """Within this, `Faults.check` raises nothing: whoever opens data judges all that was found together.
+
+    So no fault of a split hides another, and its images are looked at although its annotations are refused. What
+    leaves nothing to open is raised all the same.
+    """
+    token = _COLLECTING.set(True)
+    try:
+        yield
+    finally:
+        _COLLECTING.reset(token)
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,8 +160,8 @@ class Faults:
 
     @property
     def errors(self) -> list[Fault]:
-        """Kinds of fault that refuse the data; those of the file as a whole first."""
-        return sorted((f for f in self if f.severe), key=lambda fault: bool(fault.kind))
+        """Kinds of fault that refuse the data; those of the file as a whole first, what follows from others last."""
+        return sorted((f for f in self if f.severe), key=lambda fault: (fault.rule in FOLLOWS, bool(fault.kind)))
 
     @property
     def warnings(self) -> list[Fault]:
@@ -179,6 +198,8 @@ class Faults:
         if first.count > 1 and first.kind:
             what += f": {', '.join(e.record.split(' ', 1)[-1] for e in first.examples if e.record)}"
         more = f"Also {', '.join(dict.fromkeys(f.rule for f in others))}. " if others else ""
+        if first.rule in FOLLOWS and not others:  # then it is warnings that have left nothing
+            more = "".join(f"{f.rule}: {self._counted(f)}: {f.what}. " for f in self.warnings[:2] if f.kind)
         tip = "`raydet check` shows all." if first.count > 1 or others else ""
         hint = " ".join(part for part in (first.hint, more + tip) if part)
         return self._of(
@@ -189,10 +210,12 @@ class Faults:
         """Raise what must not be gone on with: any E; with `skip`, those of a whole file, and too many faulty records.
 
         Raises:
-            DataError: the gravest fault, with its count and first records.
+            DataError: the gravest fault, with its count and first records; none while faults are being collected.
         """
+        if _COLLECTING.get():
+            return
         errors = self.errors
-        if errors and (not skip or not errors[0].kind):
+        if errors and (not skip or not all(fault.kind for fault in errors)):
             raise self.error()
         for (file, kind), (total, left_out) in self._totals.items():
             if left_out > max_bad * total:

@@ -91,7 +91,7 @@ RULES = {
     "YOLO-W05": "two classes have the same name",
     "YOLO-E06": "the YAML has no such split, or it holds no image",
     "YOLO-E07": "a name in the YAML or in a list leads out of data.root",
-    "YOLO-W08": "a folder in the YAML lies elsewhere; the one in data.root is taken",
+    "YOLO-W08": "a folder in the YAML is not there; the one in data.root that it may mean is taken",
     "YOLO-E09": "a label row has the wrong number of columns",
     "YOLO-E10": "a label row holds something that is not a finite number",
     "YOLO-E11": "a label row has a class that is not in names",
@@ -107,6 +107,9 @@ RULES = {
     "YOLO-E21": "a listed image is not there",
     "YOLO-E22": "many boxes leave their image, as corners read as centre and extent do",
     "YOLO-W22": "a box leaves its image; it is clipped",
+    "YOLO-E23": "kpt_shape in the YAML is not [key points, 2 or 3]",
+    "YOLO-W24": "a label row has key points behind its box; the box is taken",
+    "YOLO-W25": "a label row has four corners, as of a rotated box; the upright box around them is taken",
     "PARQUET-E01": "the file is no parquet, or is damaged",
     "PARQUET-E02": "a column that is needed is not there, or has the wrong type",
     "PARQUET-E03": "a row has no image",
@@ -129,3 +132,6 @@ RULES = {
     "REMOTE-E07": "the store does not answer, or breaks off",
     "REMOTE-E08": "a file of the store is too large, or does not fit the disk",
 }
+
+FOLLOWS = frozenset({"COCO-E26", "COCO-E33", "DIR-E03", "PARQUET-E11", "YOLO-E19"})
+"""Rules of nothing being left: mostly what others lead to, and never to stand before these."""
