@@ -125,7 +125,7 @@ def test_data_with_other_classes_is_refused(
     other["categories"][3]["name"] = "drei"
     path = toy_detection / "annotations" / "instances_other.json"
     path.write_text(json.dumps(other))
-    with pytest.raises(ConfigError, match="'3' for the model and 'drei'"):
+    with pytest.raises(ConfigError, match="classes that the model lacks: class 4 'drei'"):
         raydet.evaluate(trained_detector, {"data.val": f"annotations/{path.name}", "data.val_images": "val"})
 
 

@@ -1,7 +1,8 @@
 """What is wrong with a data set, said in words its owner can act on.
 
 A rule's number is stable: it is what a user searches for. COCO-* concern an annotation file, IMG-* one image,
-DIR-* the place and layout of the files. E refuses, W is accepted and said (`index.warnings`).
+DIR-* the place and layout of the files, BOX-* boxes of any format. E refuses, W is accepted and said
+(`index.warnings`).
 """
 
 RULES = {
@@ -57,6 +58,7 @@ RULES = {
     "COCO-W52": "a box is rotated (attributes.rotation of CVAT); the upright box around it is taken",
     "COCO-W53": "a category is the supercategory of all others and has no annotation (Roboflow); it is left out",
     "COCO-W54": "bbox is missing; the bounds of the polygon are taken",
+    "COCO-E55": "every image or every category of the file is faulty",
     "IMG-E01": "no such file, or it cannot be read",
     "IMG-E02": "the file is empty",
     "IMG-E03": "the file is no image",
@@ -76,14 +78,24 @@ RULES = {
     "IMG-W17": "nearly the same image is in two splits",
     "IMG-E18": "a JPEG with too many scans: decoding it would take minutes",
     "IMG-W19": "a JPEG that ends in zeros, as after a failed download",
+    "IMG-W20": "training images that another split has too are left out (data.on_leak=drop)",
     "DIR-E01": "a path of the config does not exist",
     "DIR-E02": "a class folder without images",
     "DIR-E03": "no class folders",
-    "DIR-E04": "the validation classes differ from the training classes",
+    "DIR-E04": "a split has classes that the training split lacks",
     "DIR-W05": "files that are no images are left out",
     "DIR-W08": "images in no class folder are left out",
     "DIR-E06": "the folder exists and is not raydet's to replace",
     "DIR-W07": "images lie in the folder that the annotations do not name",
+    "DIR-W09": "a split's classes differ in order, id or number; they are matched by name",
+    "DIR-W10": "boxes or images of classes that the training split lacks are left out",
+    "DIR-W11": "images of the quarantine list are left out",
+    "DIR-W12": "the quarantine list names what is no image of the split",
+    "DIR-E13": "a classifier's training split has one class",
+    "DIR-W14": "the test split that the data set names is not there",
+    "BOX-W01": "training images without a usable box are left out",
+    "BOX-W02": "training images under 32 pixels are left out",
+    "BOX-W03": "many boxes have no anchor that overlaps them by half",
     "YOLO-E01": "the data set's YAML cannot be read as plain data",
     "YOLO-E02": "there is no data.yaml, or it is not clear which one is meant",
     "YOLO-E03": "the YAML has no usable names of classes",
@@ -133,5 +145,5 @@ RULES = {
     "REMOTE-E08": "a file of the store is too large, or does not fit the disk",
 }
 
-FOLLOWS = frozenset({"COCO-E26", "COCO-E33", "DIR-E03", "PARQUET-E11", "YOLO-E19"})
+FOLLOWS = frozenset({"COCO-E26", "COCO-E33", "COCO-E55", "DIR-E03", "PARQUET-E11", "YOLO-E19"})
 """Rules of nothing being left: mostly what others lead to, and never to stand before these."""

@@ -96,6 +96,7 @@ def fill_sizes(
         except DataError as error:
             what = "width or height is missing, and the image cannot be read"
             log.refuse(error.rule, what, [i], lambda _, e=error: e.what, error.hint)  # type: ignore[misc]
+            log.faults.unusable.append((names[i], error.rule))
 
 
 def check_same_names(log: Log, names: list[str]) -> None:

@@ -54,8 +54,13 @@ def load_coco(
     columns, faults = _read(path, places, left_out)
     _check_annotated(path, columns, role, faults)
     files, columns = _located(path, columns, places, role, faults, present)
+    _check_boxes(path, columns, role, faults)
+    empty = [kind for key, kind in (("ids", "images"), ("category_ids", "categories")) if not len(columns[key])]
+    if empty:
+        faults.add("COCO-E55", f'no record of "{empty[0]}" is usable', file=path)
     faults.check(skip=on_bad == "skip", max_bad=max_bad)
-    _check_left(path, columns, role, faults)
+    if empty:
+        raise faults.error()
     labels, category_ids, class_names = _classes(path, columns, class_ids, faults)
     return DetectionIndex.of_columns(str(path), files, columns | {"labels": labels}, category_ids, class_names, faults)
 
@@ -104,16 +109,11 @@ def _check_annotated(path: Path, columns: Columns, role: Role, faults: Faults) -
         faults.add("COCO-E06", '"annotations" is missing', file=path, hint=hint)
 
 
-def _check_left(path: Path, columns: Columns, role: Role, faults: Faults) -> None:
-    """Refuse a file of which nothing usable is left."""
-    for key, rule, kind in (("ids", "COCO-E03", "images"), ("category_ids", "COCO-E05", "categories")):
-        if len(columns[key]) == 0:
-            faults.add(rule, f'no record of "{kind}" is usable', file=path)
-            raise faults.error()
+def _check_boxes(path: Path, columns: Columns, role: Role, faults: Faults) -> None:
+    """Refuse a file of which no box is left."""
     if len(columns["boxes"]) == 0 and role == "train":
         faults.add("COCO-E26", "no annotation with a usable box; there is nothing to train on", file=path)
-        raise faults.error()
-    if len(columns["boxes"]) == 0:
+    elif len(columns["boxes"]) == 0:
         faults.add("COCO-W26", f"the {role} split has 0 boxes: AP cannot be computed", file=path)
 
 

@@ -91,6 +91,7 @@ def _texts(tree: Tree, label_of: dict[str, str], faults: Faults) -> dict[str, st
             if isinstance(text, DataError):
                 shown = Example(f"file {label}", text.what, name)
                 faults.add("YOLO-E20", "a label file cannot be read", kind="label files", examples=[shown])
+                faults.unusable.append((name, "YOLO-E20"))
     return found
 
 
@@ -111,6 +112,7 @@ def _sizes(tree: Tree, names: list[str], faults: Faults) -> tuple[list[str], npt
     for name, error in bad:
         wrong = DataError(error.what, rule=error.rule, record=f"image {name}", hint=error.hint)
         faults.add_error(wrong, file=tree.place, kind="images")
+        faults.unusable.append((name, error.rule))
     faults.looked_at("images", len(names), len(bad), tree.place)
     good = [(name, size) for name, size in zip(names, sizes, strict=True) if not isinstance(size, DataError)]
     return [name for name, _ in good], np.array([size for _, size in good], np.int32).reshape(-1, 2)

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from raydet.audit.anchor_coverage import at_input, best_iou, coverage
 from raydet.config import Config, override
+from raydet.data.validation.anchor_coverage import at_input, best_iou, coverage
 from raydet.models import MODELS
 from raydet.models.anchors import make_anchors
 from raydet.models.efficientdet_variants import EfficientDetVariant
