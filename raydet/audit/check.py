@@ -8,7 +8,7 @@ import json
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from functools import lru_cache
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -32,7 +32,7 @@ from raydet.data.validation.anchor_coverage import coverage
 from raydet.data.validation.faults import Example, Faults, collecting
 from raydet.data.validation.rules import RULES
 from raydet.driver.resources import cores, wanted_address
-from raydet.exceptions import ConfigError
+from raydet.exceptions import ConfigError, DataError
 from raydet.io.files import make_folder
 from raydet.terminal.progress_bar import Counter
 from raydet.training.state import resolve_model
@@ -157,6 +157,7 @@ def _note_not_listed(audit: Audit) -> None:
         if isinstance(index, DetectionIndex) and isinstance(index.files, Folder):
             folders.setdefault(index.files.root, []).append(index)
     listed = {os.path.join(root, name) for root, held in folders.items() for i in held for name in i.names.tolist()}
+    listed |= _left_out(audit)
     opened = {getattr(data, split.name) for split in audit.splits}
     complete = {data.train, data.val, data.test} - {None} <= opened
     for root, held in folders.items():
@@ -168,6 +169,19 @@ def _note_not_listed(audit: Audit) -> None:
         if extra:
             shown = [Example(name) for name in extra[:5]]
             audit.faults.add("DIR-W07", RULES["DIR-W07"], file=root, kind="files", count=len(extra), examples=shown)
+
+
+def _left_out(audit: Audit) -> set[str]:
+    """The paths of images that the annotations name and the configuration leaves out."""
+    cfg, found = audit.cfg, set[str]()
+    if cfg.data.quarantine is None and cfg.data.on_leak == "warn":
+        return found
+    whole = override(cfg, {"data.quarantine": None, "data.on_leak": "warn"})
+    for split in audit.splits:
+        with suppress(DataError), collecting():
+            index = open_split(whole, split.name)  # type: ignore[arg-type]
+            found |= {os.path.join(index.files.place, name) for name in index.names.tolist()}
+    return found
 
 
 def _compare(audit: Audit) -> None:

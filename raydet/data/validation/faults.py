@@ -136,7 +136,9 @@ class RuleFaults:
         elif len(self.faults) > 1:
             counted = f"{len(self.faults)} times: "
         shown = ", ".join(map(str, self.examples[:most]))
-        return f"{counted}{self.what}" + (f"; {shown}" if shown else "")
+        if not shown and len(self.faults) > 1:  # the sentences are all there is
+            shown = "; ".join(dict.fromkeys(fault.what for fault in self.faults[:most]))
+        return f"{counted}{self.what}" + (f"; {shown}" if shown and shown != self.what else "")
 
     def line(self, root: str = "") -> str:
         """Return the rule, its files, what is said, and what to do."""

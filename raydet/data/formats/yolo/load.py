@@ -229,13 +229,14 @@ def _located(tree: Tree, base: str, place: str, file: str, faults: Faults) -> st
         name, out = "", error
     if out is None and there(name):
         return name
-    meant = next((one for one in _other_readings(tree, base, place) if one is not None and there(one)), None)
+    readings = [one for one in _other_readings(tree, base, place) if one is not None]
+    meant = next(filter(there, readings), None)
     if meant is not None:
         faults.add("YOLO-W08", f"{place} is not there: {meant} is taken", file=file)
         return posixpath.normpath(meant)
-    if out is not None:
+    if out is not None and not readings:
         raise out
-    return name
+    return name if out is None else readings[0]
 
 
 def _images(
