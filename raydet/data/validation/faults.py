@@ -288,8 +288,8 @@ class Faults:
         if first.count > 1 and first.kind:
             what += f": {', '.join(e.record.split(' ', 1)[-1] for e in first.examples if e.record)}"
         more = f"Also {', '.join(dict.fromkeys(f.rule for f in others))}. " if others else ""
-        if first.rule in FOLLOWS and not others:  # then it is warnings that have left nothing
-            more = "".join(f"{f.rule}: {self._counted(f)}: {f.what}. " for f in self.warnings[:2] if f.kind)
+        if all(fault.rule in FOLLOWS for fault in (first, *others)):  # then it is warnings that have left nothing
+            more += "".join(f"{f.rule}: {self._counted(f)}: {f.what}. " for f in self.warnings[:2] if f.kind)
         tip = "`raydet check` shows all." if first.count > 1 or others else ""
         hint = " ".join(part for part in (first.hint, more + tip) if part)
         return self._of(

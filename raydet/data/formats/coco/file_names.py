@@ -45,7 +45,9 @@ class NameReading:
             read = read.split("/", self.strip)[-1] if read.count("/") >= self.strip else read
         if self.spelling and not read.isascii():
             read = self.spelling.get(unicodedata.normalize("NFC", read), read)
-        finding = check_name(read) if read != name else None
+        if read == name or (PLAIN_NAME.fullmatch(read) and ".." not in read):
+            return read
+        finding = check_name(read)
         return name if finding is not None and "-E" in finding[0] else read
 
     @property

@@ -78,16 +78,15 @@ def _is_size(value: Any) -> bool:
     return type(value) in (int, float) and 0 < value < 2**31 and value % 1 == 0
 
 
-def fill_sizes(
-    log: Log, names: list[str], sizes: npt.NDArray[np.int32], files: Files, left_out: Container[str]
-) -> None:
-    """Read missing sizes from the images' headers.
+def fill_sizes(log: Log, names: list[str], sizes: npt.NDArray[np.int32], files: Files, left_out: Container[str]) -> int:
+    """Read missing sizes from the images' headers; return how many images are left out for `left_out`.
 
     Args:
         left_out: names of images that are not opened, and left out without a word.
     """
     missing = np.flatnonzero((sizes == 0).any(axis=1) & ~log.bad).tolist()
-    log.bad[[i for i in missing if names[i] in left_out]] = True
+    listed = [i for i in missing if names[i] in left_out]
+    log.bad[listed] = True
     missing = [i for i in missing if not log.bad[i]]
     log.warn("COCO-W23", "width or height is missing, read from the image", missing)
     for i in missing:
@@ -97,6 +96,7 @@ def fill_sizes(
             what = "width or height is missing, and the image cannot be read"
             log.refuse(error.rule, what, [i], lambda _, e=error: e.what, error.hint)  # type: ignore[misc]
             log.faults.unusable.append((names[i], error.rule))
+    return len(listed)
 
 
 def check_same_names(log: Log, names: list[str]) -> None:

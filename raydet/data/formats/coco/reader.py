@@ -188,7 +188,7 @@ class _Images:
         if not self.alone:
             located = locate(self.names, places)
             names = [located.reading(name) for name in self.names]
-            images.fill_sizes(self.log, names, self.sizes, located.files, left_out)
+            self._size -= images.fill_sizes(self.log, names, self.sizes, located.files, left_out)
         _count(self.log, self._size)
 
     def _both(self, i: int) -> str:
