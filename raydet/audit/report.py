@@ -14,8 +14,8 @@ from raydet.data.storage.address import is_remote
 from raydet.exceptions import one_line
 from raydet.io.files import make_folder, replace_file
 
-FORMAT = 1
-"""Of report.json."""
+FORMAT = 2
+"""Of report.json, whose schema is docs/check_report.schema.json."""
 _MOST_CLASSES = 12
 
 

@@ -16,7 +16,7 @@ from raydet.data.validation.anchor_coverage import unmatched
 from raydet.data.validation.faults import SHOWN, Example, Faults, collecting
 from raydet.exceptions import DataError
 
-_NOT_THERE = ("DIR-E01", "YOLO-E06")
+_NOT_THERE = ("DIR-E01", "YOLO-E06", "ANN-E21")
 """Rules of a split that there is none of."""
 _LEFT_OUT = tuple(f"({rule})" for rule in ("BOX-W01", "BOX-W02", "BOX-W03", "DIR-W09", "DIR-W10", "DIR-W11", "IMG-W20"))
 """What a user must know before all else: it changes what is trained on."""

@@ -40,9 +40,9 @@ class _Set:
     base: str
     """Folder that names are relative to, within the root."""
     names: list[str]
-    keypoints: tuple[int, int] | None
-    """How many key points a box has, and the numbers of one (kpt_shape)."""
     digest: str
+    keypoints: tuple[int, int] | None = None
+    """How many key points a box has, and the numbers of one (kpt_shape)."""
 
 
 def load_yolo(
@@ -121,7 +121,7 @@ def _read(tree: Tree, name: str, faults: Faults) -> _Set:
         what = f"classes with the same name stay apart: {', '.join(map(repr, twice[:5]))}"
         faults.add("YOLO-W05", what, file=file)
     base, digest = _base(tree, file, values.get("path"), faults), hashlib.sha256(data).hexdigest()
-    return _Set(file, values, base, names, _keypoints(values.get("kpt_shape"), file), digest)
+    return _Set(file, values, base, names, digest, _keypoints(values.get("kpt_shape"), file))
 
 
 def _keypoints(shape: Plain, file: str) -> tuple[int, int] | None:
