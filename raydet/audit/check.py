@@ -91,8 +91,11 @@ def check(
 def _unusable(cfg: Config, data: OpenedData) -> list[tuple[str, str, str]]:
     """The images of data.quarantine, and those that cannot be opened for their size."""
     listed = read_quarantine(cfg.data.quarantine) if cfg.data.quarantine and data.splits else {}
-    given = [(split, name, "DIR-W11") for split in data.found for name in sorted(listed.get(split, ()))]
-    return given + [(split, *pair) for split, faults in data.found.items() for pair in faults.unusable]
+    found: list[tuple[str, str, str]] = []
+    for split, faults in data.found.items():
+        found += [(split, name, "DIR-W11") for name in sorted(listed.get(split, ()))]
+        found += [(split, name, rule) for name, rule in faults.unusable]
+    return found
 
 
 def _writable(out: Path) -> None:

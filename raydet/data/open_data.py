@@ -146,8 +146,8 @@ def _note_training(cfg: Config, index: Index, faults: Faults) -> None:
         index.train_rows(cfg)
     except DataError as error:
         faults.add_error(error)
-    if (what := unmatched(cfg, index)) is not None:
-        faults.add("BOX-W03", what, file=index.file)
+    if (advice := unmatched(cfg, index)) is not None:
+        faults.add("BOX-W03", advice, file=index.file)
 
 
 def _note_scoring(split: Split, index: Index, faults: Faults) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -69,7 +70,8 @@ def other_classes(names: Sequence[str], report: weights.LoadReport) -> list[str]
     folder = report.path if report.path.is_dir() else report.path.parent
     if not (folder / "state.json").is_file():
         return []
-    theirs = [str(name) for name in checkpoint_store.read(folder).state()["classes"]["names"]]  # type: ignore[index,call-overload]
+    classes: Any = checkpoint_store.read(folder).state()["classes"]
+    theirs = [str(name) for name in classes["names"]]
     if theirs == list(names):
         return []
     kept = not report.reinitialised and not report.untouched

@@ -91,17 +91,19 @@ def test_a_single_image_that_becomes_a_single_pixel_is_refused(
     detection: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     one = {"data.batch_size": 1, "optim.batch_size": None}
-    check_lone_images(override(detection, one), 10)  # of 64 px the demo network makes more than a pixel
     tiny = override(detection, {**one, "model.name": "efficientdet_d0", "model.image_size": 128})
     with pytest.raises(ConfigError, match=r"single image at a time.*efficientdet_d0 makes a single pixel.*=128"):
         check_lone_images(tiny, 10)
+    check_lone_images(override(detection, one), 10)  # of 64 px the demo network makes more than a pixel
     monkeypatch.setattr("raydet.driver.lone_images._takes_one", lambda *_: False)
     for changes in ({"data.batch_size": 2}, {"data.batch_size": 2, "optim.batch_size": 6}):
         check_lone_images(override(tiny, changes), 10)
     shared = {"data.batch_size": 2, "optim.batch_size": 2, "scaling.num_workers": 2}
     for changes in ({"data.batch_size": 2, "optim.batch_size": 3}, shared):  # 2 and 1 of three; one of two each
         with pytest.raises(ConfigError, match="single image"):
-            make_plan(override(tiny, changes))
+            check_lone_images(override(tiny, changes), 10)
+    with pytest.raises(ConfigError, match="single image"):
+        make_plan(override(detection, one))
 
 
 @pytest.mark.slow

@@ -42,7 +42,7 @@ def _upright(table: JsonTable, xywh: Floats) -> Floats:
     angles = [a.get("rotation") if type(a) is dict else None for a in attributes]
     wrong = [i for i, v in enumerate(angles) if v is not None and not _is_angle(v)]
     table.refuse("COCO-E29", "attributes.rotation must be an angle in degrees", wrong, table.shown(angles))
-    turn = np.radians([v if _is_angle(v) else 0.0 for v in angles])
+    turn = np.radians(np.array([v if _is_angle(v) else 0.0 for v in angles], np.float64))
     turned = np.flatnonzero(np.sin(turn).round(9) != 0)
     if turned.size:
         cos, sin = np.abs(np.cos(turn[turned])), np.abs(np.sin(turn[turned]))

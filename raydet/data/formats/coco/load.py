@@ -50,7 +50,7 @@ def load_coco(
     path = Path(json_path)
     if isinstance(images, (str, Path)):
         images = Folder(Path(images))
-    places = list(images) if isinstance(images, Sequence) else [images]
+    places: list[Files] = [*images] if isinstance(images, Sequence) else [images]
     columns, faults = _read(path, places, left_out)
     _check_annotated(path, columns, role, faults)
     files, columns = _located(path, columns, places, role, faults, present)

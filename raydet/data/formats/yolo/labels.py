@@ -206,9 +206,14 @@ class Rows:
         """
         if self._flagged and len(self._flagged) == self._long:
             what = "every longer row is a box and key points (x, y and a visibility of 0, 1 or 2), not a polygon"
-            hint = "Write kpt_shape: [key points, 3] into data.yaml."
-            examples = [Example(record) for record in self._flagged[:SHOWN]]
-            self._faults.add("YOLO-E09", what, count=self._long, examples=examples, hint=hint)
+            flagged = [Example(record) for record in self._flagged[:SHOWN]]
+            self._faults.add(
+                "YOLO-E09",
+                what,
+                count=self._long,
+                examples=flagged,
+                hint="Write kpt_shape: [key points, 3] into data.yaml.",
+            )
         values_N5 = np.frombuffer(self._values, np.float64).reshape(-1, 5)
         image_N, line_N = np.frombuffer(self._image, np.int64), np.frombuffer(self._line, np.int64)
         live_N = np.ones(len(values_N5), bool)
