@@ -8,7 +8,7 @@ import json
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from functools import lru_cache
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -16,22 +16,24 @@ from typing import TextIO
 
 import numpy as np
 
-from raydet.audit.duplicates import near, same
-from raydet.audit.parallel_map import here, on_ray
+from raydet.audit.parallel_map import on_ray
 from raydet.audit.report import write
 from raydet.audit.result import Audit, AuditedSplit
 from raydet.config import Config, from_dict, override, to_dict
-from raydet.data import DetectionIndex, Index, check_same_classes, open_split
-from raydet.data.image_checks import Looked, look
+from raydet.data import DetectionIndex
+from raydet.data.image_checks import Looked
 from raydet.data.images.decode import EXTENSIONS
+from raydet.data.left_out import DuplicateGroup, Look, duplicate_groups, open_split, read_quarantine, save_prints
+from raydet.data.loading.parallel import here
+from raydet.data.open_data import OpenedData, open_data
 from raydet.data.storage.address import is_remote, parse
 from raydet.data.storage.files import Folder
-from raydet.data.validation.faults import Example, Faults
+from raydet.data.validation.anchor_coverage import coverage
+from raydet.data.validation.faults import Example, Faults, collecting
 from raydet.data.validation.rules import RULES
 from raydet.driver.resources import cores, wanted_address
 from raydet.exceptions import ConfigError, DataError
 from raydet.io.files import make_folder
-from raydet.models.anchor_coverage import coverage
 from raydet.terminal.progress_bar import Counter
 from raydet.training.state import resolve_model
 
@@ -57,14 +59,15 @@ def check(
     if out is not None:
         _writable(Path(out))
     cfg = resolve_model(cfg)
-    names = list(splits or [s for s in ("train", "val", "test") if getattr(cfg.data, s) is not None])
-    same_place = {getattr(cfg.data, s): s for s in reversed(names)}
-    audit = Audit(cfg, Faults(), [])
+    names = list(splits or ("train", "val", "test"))
+    same_place = {getattr(cfg.data, s): s for s in reversed(names) if getattr(cfg.data, s) is not None}
+    names = [n for n in names if same_place.get(getattr(cfg.data, n), n) == n]
+    if not splits and cfg.data.test is None and cfg.data.format in ("coco", "folder"):
+        names.remove("test")  # nothing says where it would be
+    data = open_data(cfg, names)  # type: ignore[arg-type]
+    audit = Audit(cfg, data.faults, [AuditedSplit(name, index) for name, index in data.splits.items()])
+    audit.unusable = _unusable(cfg, data)
     tolerant = override(cfg, {"data.on_bad": "skip", "data.max_bad": 1.0})
-    for name in (n for n in names if same_place[getattr(cfg.data, n)] == n):
-        index = _opened(tolerant, name, audit)
-        if index is not None:
-            audit.splits.append(AuditedSplit(name, index))
     with ExitStack() as stack:
         ray = wanted_address(cfg) is not None
         if ray:
@@ -73,14 +76,26 @@ def check(
             stack.enter_context(ray_session(override(cfg, {"scaling.num_workers": 1, "scaling.use_gpu": False})))
         for split in audit.splits:
             split.seen = sorted(_seen(tolerant, split, ray, stream or sys.stderr), key=lambda one: one.row)
-            _note_images(audit, split)
+            save_prints(tolerant, split.index, split.seen)
+            _note_images(audit, split, data.found[split.name])  # type: ignore[index]
+    audit.verdict, audit.fit_verdict = data.verdict(), data.verdict(("train", "val"))
+    audit.faults = data.faults
     _note_not_listed(audit)
     _compare(audit)
     _anchors(audit)
-    audit.verdict = _verdict(audit)
     if out is not None:
         write(audit, Path(out))
     return audit
+
+
+def _unusable(cfg: Config, data: OpenedData) -> list[tuple[str, str, str]]:
+    """The images of data.quarantine, and those that cannot be opened for their size."""
+    listed = read_quarantine(cfg.data.quarantine) if cfg.data.quarantine and data.splits else {}
+    found: list[tuple[str, str, str]] = []
+    for split, faults in data.found.items():
+        found += [(split, name, "DIR-W11") for name in sorted(listed.get(split, ()))]
+        found += [(split, name, rule) for name, rule in faults.unusable]
+    return found
 
 
 def _writable(out: Path) -> None:
@@ -93,33 +108,6 @@ def _writable(out: Path) -> None:
         raise ConfigError(f"--out {out} cannot be written to: {error.strerror}; choose another folder") from None
 
 
-def _opened(cfg: Config, name: str, audit: Audit) -> Index | None:
-    try:
-        index = open_split(cfg, name)  # type: ignore[arg-type]
-    except DataError as error:
-        held = getattr(error, "faults", None)
-        if isinstance(held, Faults):
-            audit.faults.extend(held, name)
-        else:
-            audit.faults.add_error(error, file=error.file or name)
-        return None
-    audit.faults.extend(index.faults, name)
-    if isinstance(index, DetectionIndex):
-        _note_unusable(audit, index, name)
-    return index
-
-
-def _note_unusable(audit: Audit, index: DetectionIndex, name: str) -> None:
-    """Count what `fit` refuses although each record of the split is sound."""
-    try:
-        if name == "train":
-            index.train_rows(audit.cfg)
-    except DataError as error:
-        audit.faults.add_error(error)
-    if name == "val" and not len(index.boxes):
-        audit.faults.add("COCO-E26", "the validation split has no boxes, so AP cannot be computed", file=index.file)
-
-
 def _seen(cfg: Config, split: AuditedSplit, ray: bool, stream: TextIO) -> Iterator[Looked]:
     """Every image of the split, with its progress shown."""
     parts = np.array_split(np.arange(len(split.index)), -(-len(split.index) // _PART))
@@ -128,7 +116,7 @@ def _seen(cfg: Config, split: AuditedSplit, ray: bool, stream: TextIO) -> Iterat
         wanted = [(text, split.name, part.tolist()) for part in parts]
         answers = on_ray(_look_on_node, wanted)
     else:
-        work = _Look(cfg, split.index)
+        work = Look(cfg, split.index)
         few = len(split.index) <= 2 * _PART
         answers = here(work, [part.tolist() for part in parts], 0 if few else cores(), split.index.files.forkable)
     with Counter(f"check     {split.name} images", len(split.index), stream) as tick:
@@ -137,36 +125,29 @@ def _seen(cfg: Config, split: AuditedSplit, ray: bool, stream: TextIO) -> Iterat
             yield from answer
 
 
-class _Look:
-    def __init__(self, cfg: Config, index: Index) -> None:
-        self._cfg, self._index = cfg, index
-
-    def __call__(self, rows: list[int]) -> list[Looked]:
-        return [look(self._cfg, self._index, row) for row in rows]
-
-
 def _look_on_node(part: tuple[str, str, list[int]]) -> list[Looked]:
     config, name, rows = part
     return _node_look(config, name)(rows)
 
 
 @lru_cache(maxsize=4)
-def _node_look(config: str, name: str) -> _Look:
+def _node_look(config: str, name: str) -> Look:
     cfg = from_dict(json.loads(config))
-    return _Look(cfg, open_split(cfg, name))  # type: ignore[arg-type]
+    with collecting():
+        return Look(cfg, open_split(cfg, name))  # type: ignore[arg-type]
 
 
-def _note_images(audit: Audit, split: AuditedSplit) -> None:
-    """Count what is wrong with the split's images, and which are not listed."""
+def _note_images(audit: Audit, split: AuditedSplit, faults: Faults) -> None:
+    """Count what is wrong with the split's images."""
     index, place = split.index, split.index.files.place
     for one in split.seen:
         for rule, what, hint in one.notes:
             record = f"image {index.ids[one.row]}, {one.name}" if isinstance(index, DetectionIndex) else one.name
             example = Example(record, what, one.name)
-            audit.faults.add(rule, RULES[rule], file=place, kind="images", examples=[example], hint=hint)
+            faults.add(rule, RULES[rule], file=place, kind="images", examples=[example], hint=hint)
     # YOLO's index has opened them all for their size, and has counted them.
     total = 0 if index.faults.counted("images", place) else len(split.seen)
-    audit.faults.looked_at("images", total, sum(one.broken for one in split.seen), place)
+    faults.looked_at("images", total, sum(one.broken for one in split.seen), place)
 
 
 def _note_not_listed(audit: Audit) -> None:
@@ -179,6 +160,7 @@ def _note_not_listed(audit: Audit) -> None:
         if isinstance(index, DetectionIndex) and isinstance(index.files, Folder):
             folders.setdefault(index.files.root, []).append(index)
     listed = {os.path.join(root, name) for root, held in folders.items() for i in held for name in i.names.tolist()}
+    listed |= _left_out(audit)
     opened = {getattr(data, split.name) for split in audit.splits}
     complete = {data.train, data.val, data.test} - {None} <= opened
     for root, held in folders.items():
@@ -192,37 +174,40 @@ def _note_not_listed(audit: Audit) -> None:
             audit.faults.add("DIR-W07", RULES["DIR-W07"], file=root, kind="files", count=len(extra), examples=shown)
 
 
+def _left_out(audit: Audit) -> set[str]:
+    """The paths of images that the annotations name and the configuration leaves out."""
+    cfg, found = audit.cfg, set[str]()
+    if cfg.data.quarantine is None and cfg.data.on_leak == "warn":
+        return found
+    whole = override(cfg, {"data.quarantine": None, "data.on_leak": "warn"})
+    for split in audit.splits:
+        with suppress(DataError), collecting():
+            index = open_split(whole, split.name)  # type: ignore[arg-type]
+            found |= {os.path.join(index.files.place, name) for name in index.names.tolist()}
+    return found
+
+
 def _compare(audit: Audit) -> None:
     """Find images that are there twice, within a split and across splits, and classes that differ."""
-    by_name = {split.name: split for split in audit.splits}
-    if "train" in by_name and "val" in by_name:
-        try:
-            check_same_classes(by_name["train"].index, by_name["val"].index)
-        except DataError as error:
-            audit.faults.add_error(error)
-    where = [(split.name, one) for split in audit.splits for one in split.seen]
-    exact = same([one.sha1 for _, one in where])
-    again = {i for group in exact for i in group[1:]}  # of equal files the first stands for all
-    prints = [None if i in again else one.dhash for i, (_, one) in enumerate(where)]
-    alike = near(prints, [one.miniature for _, one in where])
-    for groups, within, across in ((exact, "IMG-W14", "IMG-W15"), (alike, "IMG-W16", "IMG-W17")):
-        inner = [g for g in groups if len({where[i][0] for i in g}) == 1]
-        outer = [g for g in groups if len({where[i][0] for i in g}) > 1]
-        _note_groups(audit, within, inner, where)
-        _note_groups(audit, across, outer, where)
-        audit.leaks += len(outer)
+    audit.duplicates = duplicate_groups({split.name: split.seen for split in audit.splits})
+    for kind, within, across in (("exact", "IMG-W14", "IMG-W15"), ("near", "IMG-W16", "IMG-W17")):
+        groups = [group for group in audit.duplicates if group.kind == kind]
+        _note_groups(audit, within, [group for group in groups if not group.across])
+        _note_groups(audit, across, [group for group in groups if group.across])
+    audit.leaks = sum(group.across for group in audit.duplicates)
 
 
 _TWICE_HINT = {
-    "IMG-W15": "Remove them from one split, or the score is too good.",
-    "IMG-W17": "Look at them: frames of one scene in two splits make the score too good.",
+    "IMG-W15": "The score is too good: remove them from one split, or train with data.on_leak=drop.",
+    "IMG-W17": "Frames of one scene in two splits make the score too good: look at them, or train with "
+    "data.on_leak=drop.",
 }
 
 
-def _note_groups(audit: Audit, rule: str, groups: list[list[int]], where: list[tuple[str, Looked]]) -> None:
+def _note_groups(audit: Audit, rule: str, groups: list[DuplicateGroup]) -> None:
     if not groups:
         return
-    shown = [Example(" = ".join(f"{where[i][0]}/{where[i][1].name}" for i in group[:4])) for group in groups[:5]]
+    shown = [Example(" = ".join(f"{split}/{one.name}" for split, one in group.members[:4])) for group in groups[:5]]
     details = {"kind": "groups of images", "count": len(groups), "hint": _TWICE_HINT.get(rule)}
     audit.faults.add(rule, RULES[rule], examples=shown, **details)  # type: ignore[arg-type]
 
@@ -230,14 +215,4 @@ def _note_groups(audit: Audit, rule: str, groups: list[list[int]], where: list[t
 def _anchors(audit: Audit) -> None:
     content = next((split.content for split in audit.splits if split.name == "train"), None)
     if audit.cfg.task == "detection" and content is not None and content.boxes_N4.size:
-        audit.best_iou, advice = coverage(audit.cfg, content.boxes_N4, content.sizes_N2)
-        audit.advice += advice
-
-
-def _verdict(audit: Audit) -> DataError | None:
-    data = audit.cfg.data
-    try:
-        audit.faults.check(skip=data.on_bad == "skip", max_bad=data.max_bad)
-    except DataError as error:
-        return error
-    return None
+        audit.best_iou, _ = coverage(audit.cfg, content.boxes_N4, content.sizes_N2)

@@ -1,28 +1,42 @@
 """What `raydet check` found, for people (lines), for programs (report.json) and for the next step (quarantine.txt)."""
 
+import csv
 import json
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from raydet.audit.result import Audit, AuditedSplit, draw_plots
+from raydet.data.left_out import quarantine_name
 from raydet.data.storage.address import is_remote
 from raydet.exceptions import one_line
 from raydet.io.files import make_folder, replace_file
 
-FORMAT = 1
-"""Of report.json."""
+FORMAT = 2
+"""Of report.json, whose schema is docs/check_report.schema.json."""
 _MOST_CLASSES = 12
 
 
 def write(audit: Audit, folder: Path) -> None:
-    """Write report.json, quarantine.txt and plots/*.png."""
+    """Write report.json, quarantine.txt, duplicates.csv and plots/*.png."""
     make_folder(folder / "plots")
     draw_plots(audit, folder / "plots")
-    lines = ["\t".join(one_line(part, 4096) for part in row) for row in audit.quarantine]
-    replace_file(folder / "quarantine.txt", "".join(line + "\n" for line in lines))
+    listed = ["\t".join(quarantine_name(part) for part in row) for row in audit.quarantine]
+    replace_file(folder / "quarantine.txt", "".join(line + "\n" for line in listed))
+    replace_file(folder / "duplicates.csv", _duplicates(audit))
     replace_file(folder / "report.json", json.dumps(to_dict(audit), indent=1) + "\n")
+
+
+def _duplicates(audit: Audit) -> str:
+    """Every group of equal or nearly equal images, an image a line."""
+    text = StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(("group", "split", "name", "kind"))
+    for number, group in enumerate(audit.duplicates, 1):
+        table.writerows((number, split, quarantine_name(one.name), group.kind) for split, one in group.members)
+    return text.getvalue()
 
 
 def to_dict(audit: Audit) -> dict[str, Any]:
@@ -32,11 +46,11 @@ def to_dict(audit: Audit) -> dict[str, Any]:
         "format": FORMAT,
         "ok": audit.verdict is None,
         "verdict": None if audit.verdict is None else str(audit.verdict),
+        "fit_trains": audit.fit_verdict is None,
         "data": {"root": data.root, "format": data.format, "train": data.train, "val": data.val, "test": data.test},
         "splits": {split.name: _split(split) for split in audit.splits},
         "anchor_coverage": {str(size): share for size, share in audit.anchors.items()},
         "in_two_splits": audit.leaks,
-        "advice": audit.advice,
         **audit.faults.to_dict(),
         "quarantine": [list(row) for row in audit.quarantine],
     }
@@ -70,18 +84,26 @@ def lines(audit: Audit, out: Path | None) -> list[str]:
         texts += _classes(audit.splits[0])
     if audit.anchors:
         share = audit.anchors[int(cfg.model.image_size or 0)]
-        texts.append(f"anchors   {share:.1%} of the boxes have one with an IoU of 0.5 at {cfg.model.image_size} px")
-    texts += [f"advice    {text}" for text in audit.advice]
+        what = f"{share:.1%} of the boxes have one with an IoU of 0.5"
+        texts.append(f"anchors   {what}, those of {cfg.model.name} at {cfg.model.image_size} px (--model.name)")
     root = cfg.data.root.partition("?")[0] if is_remote(cfg.data.root) else cfg.data.root
     texts += audit.faults.lines(root)
     errors, warnings = audit.faults.errors, audit.faults.warnings
     counts = f"{sum(f.count for f in errors)} errors of {len(errors)} kinds, "
     counts += f"{sum(f.count for f in warnings)} warnings of {len(warnings)} kinds"
-    texts.append(f"result    {'good: fit would train' if audit.verdict is None else 'bad: fit would refuse'}; {counts}")
+    texts.append(f"result    {_result(audit)}; {counts}")
     if out is not None:
-        names = "report.json, quarantine.txt, plots/*.png"
+        names = "report.json, quarantine.txt, duplicates.csv, plots/*.png"
         texts.append(f"written   {out}: {names}")
     return texts
+
+
+def _result(audit: Audit) -> str:
+    if audit.verdict is None:
+        return "good: fit would train"
+    if audit.fit_verdict is None and any(split.name != "test" for split in audit.splits):
+        return "bad: fit would train, evaluate --split test would refuse"
+    return "bad: fit would refuse"
 
 
 def _boxes(split: AuditedSplit) -> str:

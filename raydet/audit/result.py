@@ -11,6 +11,7 @@ from raydet.config import Config, override
 from raydet.data import Batch, DetectionIndex, Index
 from raydet.data.columns import spread_over
 from raydet.data.image_checks import Looked
+from raydet.data.left_out import DuplicateGroup
 from raydet.data.loading.samples import EVAL
 from raydet.data.validation.faults import Faults
 from raydet.exceptions import DataError
@@ -44,13 +45,17 @@ class Audit:
     cfg: Config
     faults: Faults
     splits: list[AuditedSplit]
-    advice: list[str] = field(default_factory=list)
+    duplicates: list[DuplicateGroup] = field(default_factory=list)
     best_iou: dict[int, Floats] = field(default_factory=dict)
     """Detection: IoU of training boxes with their best anchor, by input size."""
+    unusable: list[tuple[str, str, str]] = field(default_factory=list)
+    """Split, name and rule of images that have entered no index."""
     leaks: int = 0
-    """Images that are in two splits."""
+    """Groups of images that are in two splits."""
     verdict: DataError | None = None
-    """What `fit` would say of it; None: it would train."""
+    """What `fit`, or `evaluate` of its test split, would refuse it with; None: neither would."""
+    fit_verdict: DataError | None = None
+    """What `fit` would refuse it with."""
 
     @property
     def anchors(self) -> dict[int, float]:
@@ -59,14 +64,13 @@ class Audit:
 
     @property
     def quarantine(self) -> list[tuple[str, str, str]]:
-        """AuditedSplit, name and rule of each image that cannot be used."""
-        return [
-            (split.name, one.name, rule)
-            for split in self.splits
-            for one in split.seen
-            for rule in [next((rule for rule, _, _ in one.notes if "-E" in rule), None)]
-            if rule is not None
-        ]
+        """Split, name and rule of each image that cannot be used, those of a list that was given (DIR-W11) first."""
+        found = list(self.unusable)
+        for split in self.splits:
+            for one in split.seen:
+                rule = next((rule for rule, _, _ in one.notes if "-E" in rule), None)
+                found += [] if rule is None else [(split.name, one.name, rule)]
+        return found
 
 
 def draw_plots(audit: Audit, folder: Path) -> list[Path]:

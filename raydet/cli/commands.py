@@ -11,6 +11,8 @@ from raydet.cli.parser import VerbParser, print_result
 from raydet.config import Config, override
 from raydet.exceptions import ConfigError
 
+_PLACE = ("data.format", "data.root", "data.train", "data.val", "data.test")
+"""Where a data set lies; what a recipe says of it does not count."""
 _MODEL = "a checkpoint, a run's folder (its best one), an exported ONNX file, or a recipe with foreign model.weights"
 
 
@@ -125,15 +127,23 @@ def check(words: list[str]) -> int:
     parser = VerbParser(
         "check",
         "Look through a data set: every annotation, every image, duplicates, leaks between splits, anchors.",
-        examples=("raydet check demo_detection", "raydet check /data/shop --split train --out report"),
+        examples=(
+            "raydet check demo_detection",
+            "raydet check /data/shop --split train --out report",
+            "raydet check /data/shop --recipe efficientdet_d2_coco",
+        ),
     )
     parser.add_argument("data", help="a recipe, an annotation file, data.yaml, or a data set's folder")
     parser.add_argument("--split", nargs="+", choices=("train", "val", "test"), help="which (default: all)")
-    parser.add_argument("--out", default="check", help="folder for report.json, quarantine.txt and plots")
+    parser.add_argument(
+        "--recipe", help="the recipe that a data set is for (default: efficientdet_d0, or _b0 of classes)"
+    )
+    written = "report.json, quarantine.txt, duplicates.csv and plots"
+    parser.add_argument("--out", default="check", help=f"folder for {written}")
     options, changes = parser.parse(words)
     from raydet.audit import check, report
 
-    audit = check.check(_data_config(options.data, changes), options.split, out=options.out)
+    audit = check.check(_data_config(options.data, options.recipe, changes), options.split, out=options.out)
     if options.json:
         print_result(report.to_dict(audit), True)
     else:
@@ -141,9 +151,14 @@ def check(words: list[str]) -> int:
     return 0 if audit.verdict is None else 65
 
 
-def _data_config(name: str, changes: Mapping[str, Any]) -> Config:
-    """Return the recipe of that name, or the configuration that fits the data set at that path, with `changes`."""
+def _data_config(name: str, recipe: str | None, changes: Mapping[str, Any]) -> Config:
+    """Return the recipe of that name, or the configuration that fits the data set at that path, with `changes`.
+
+    Args:
+        recipe: what the data set at a path is for; None: the defaults, of the task that it looks like.
+    """
     from raydet import recipes
+    from raydet.config import as_flat
     from raydet.data.formats.detect_format import guess
 
     if name in recipes.RECIPES:
@@ -153,6 +168,10 @@ def _data_config(name: str, changes: Mapping[str, Any]) -> Config:
         raise ConfigError(f"what lies in a store is not guessed; {how} --data.format ... --data.train ...")
     elif "/" in name or Path(name).exists():
         cfg = guess(Path(name).expanduser())
+        if recipe is not None:
+            found = {key: value for key, value in as_flat(cfg).items() if key.startswith("data.")}
+            plain = as_flat(Config())
+            cfg = override(recipes.recipe(recipe), {k: v for k, v in found.items() if v != plain[k] or k in _PLACE})
     else:
         try:
             cfg = recipes.recipe(name)

@@ -108,6 +108,13 @@ class Data:
     counted."""
     max_bad: float = 0.01
     """on_bad=skip: the share of unreadable images or faulty records above which the run ends all the same."""
+    quarantine: str | None = None
+    """A list of images to leave out, as `raydet check` writes quarantine.txt: split, name and rule a line, with tabs
+    between; or a name a line, for all splits. None: none."""
+    on_leak: Literal["warn", "drop"] = "warn"
+    """drop: a training image that is in another split too, or nearly (IMG-W15, IMG-W17 of `raydet check`), is left
+    out. Each image is looked at once for that, some 300 a second and core, and the result kept. warn: `raydet check`
+    says so."""
 
     def __post_init__(self) -> None:
         positive("data", self, "batch_size", "eval_batch_size", "prefetch", "max_boxes", "max_pixels")

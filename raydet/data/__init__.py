@@ -5,10 +5,10 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from raydet.data.formats.demo.datasets import make_classification, make_detection
-    from raydet.data.formats.index import ClassificationIndex, DetectionIndex, Index, check_same_classes
-    from raydet.data.formats.open_split import open_split
+    from raydet.data.formats.index import ClassificationIndex, DetectionIndex, Index
     from raydet.data.images.color import mixup, mixup_weight
     from raydet.data.images.decode import read_rgb
+    from raydet.data.left_out import open_split
     from raydet.data.loading.batch import Batch
     from raydet.data.loading.loader import EvalLoader, TrainLoader
     from raydet.data.loading.sampler import EpochSampler, eval_shard
@@ -23,13 +23,12 @@ _WHERE = {
     "Index": "formats.index",
     "RULES": "validation.rules",
     "TrainLoader": "loading.loader",
-    "check_same_classes": "formats.index",
     "eval_shard": "loading.sampler",
     "make_classification": "formats.demo.datasets",
     "make_detection": "formats.demo.datasets",
     "mixup": "images.color",
     "mixup_weight": "images.color",
-    "open_split": "formats.open_split",
+    "open_split": "left_out",
     "read_rgb": "images.decode",
 }
 __all__ = [
@@ -41,7 +40,6 @@ __all__ = [
     "EvalLoader",
     "Index",
     "TrainLoader",
-    "check_same_classes",
     "eval_shard",
     "make_classification",
     "make_detection",

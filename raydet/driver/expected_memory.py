@@ -36,7 +36,10 @@ def memory_bytes(plan: Plan) -> dict[str, int]:
 
 
 def activation_bytes(model: nn.Module, image_size: int) -> int:
-    """Return the bytes autograd keeps for one float32 image through `model`, which lies on the meta device."""
+    """Return the bytes autograd keeps for one float32 image through `model`, which lies on the meta device.
+
+    Two images go through it: BatchNorm trains on no single one that comes down to one pixel.
+    """
     for name, quantizer in quantizers(model).items():
         # abs keeps as much for the backward pass, and asks for no value; weights on a grid are kept once, not per image
         quantizer.forward = _same if name.endswith("weight_quantizer") else torch.abs
@@ -51,11 +54,11 @@ def activation_bytes(model: nn.Module, image_size: int) -> int:
             held.append(base)
         return tensor
 
-    images_B3HW = torch.zeros(1, 3, image_size, image_size, device="meta")
-    seeds_B = torch.zeros(1, dtype=torch.int64, device="meta")
+    images_B3HW = torch.zeros(2, 3, image_size, image_size, device="meta")
+    seeds_B = torch.zeros(2, dtype=torch.int64, device="meta")
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
         model.train()(images_B3HW, seeds_B)
-    return sum(kept.values())
+    return sum(kept.values()) // 2
 
 
 def _same(tensor: torch.Tensor) -> torch.Tensor:

@@ -23,10 +23,10 @@ from raydet.data.columns import spread_over
 from raydet.data.formats.detect_format import guess
 from raydet.data.images.decode import read_size
 from raydet.data.storage.address import is_remote
+from raydet.data.validation.anchor_coverage import at_input, best_iou
 from raydet.driver.expected_memory import activation_bytes
 from raydet.driver.resources import cores, wanted_address
 from raydet.exceptions import ConfigError, DataError
-from raydet.models.anchor_coverage import at_input, best_iou
 from raydet.models.efficientdet_variants import EfficientDetVariant
 from raydet.models.weights.published import published_for
 from raydet.recipes.own_data import OWN_DATA

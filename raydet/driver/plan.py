@@ -4,24 +4,25 @@ All that can be wrong is found here, before a machine is taken and before anythi
 """
 
 import os
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from raydet.config import Config, as_flat, override
-from raydet.data import DetectionIndex, check_same_classes, open_split
 from raydet.data.image_checks import quick_look
 from raydet.data.images.dali_decoder import check_installed
+from raydet.data.open_data import open_data
 from raydet.data.storage.address import is_remote, parse
 from raydet.driver.continued_run import continued
-from raydet.exceptions import ConfigError, DataError, one_line
+from raydet.driver.lone_images import check_lone_images
+from raydet.exceptions import ConfigError, one_line
 from raydet.models import weights
 from raydet.quantization import in_words
 from raydet.runs import checkpoint_store
 from raydet.runs.layout import CHECKPOINTS
 from raydet.runs.result import read_result
 from raydet.tasks.base import pixel_statistics
-from raydet.training.resume import as_weights_want, built_otherwise, load_weights
+from raydet.training.resume import as_weights_want, built_otherwise, load_weights, other_classes
 from raydet.training.state import build_model, resolve_model
 
 _MOST_NOTES = 3
@@ -47,6 +48,8 @@ class Plan:
     """What the weights asked for will change in the fresh model."""
     continues: checkpoint_store.Checkpoint | None = None
     """The checkpoint that training goes on from."""
+    left_out: dict[str, int] = field(default_factory=dict)
+    """Training images that are not trained on, by why."""
 
     @property
     def finished(self) -> bool:
@@ -72,14 +75,10 @@ def make_plan(cfg: Config, *, fresh: bool = False) -> Plan:
     if fresh or not (folder / "config.json").exists():
         _check_weights(cfg)
         cfg = as_weights_want(cfg)
-    train_index, val_index = open_split(cfg, "train"), open_split(cfg, "val")
-    check_same_classes(train_index, val_index)
+    data = open_data(cfg, ("train", "val")).check()
+    train_index, val_index = data.splits["train"], data.splits["val"]
     for index in (train_index, val_index):
         quick_look(cfg, index)
-    if isinstance(val_index, DetectionIndex) and not len(val_index.boxes):
-        raise DataError(
-            "the validation split has no boxes, so AP cannot be computed", file=val_index.file, rule="COCO-E26"
-        )
     classes = train_index.num_classes
     if cfg.model.num_classes not in (None, classes):
         raise ConfigError(
@@ -92,8 +91,11 @@ def make_plan(cfg: Config, *, fresh: bool = False) -> Plan:
     loaded: tuple[weights.LoadReport, ...] = ()
     if continues is None and (cfg.model.weights is not None or cfg.model.backbone_weights is not None):
         model = build_model(cfg, classes)
-        reports = load_weights(cfg, model)
-        loaded = tuple(replace(r, notes=(*r.notes, *built_otherwise(model, r.path))) for r in reports)
+        names = train_index.class_names
+        loaded = tuple(
+            replace(r, notes=(*r.notes, *built_otherwise(model, r.path), *other_classes(names, r)))
+            for r in load_weights(cfg, model)
+        )
     images = len(train_index.train_rows(cfg))
     batch = cfg.global_batch
     if batch < cfg.scaling.worker_range[1]:
@@ -109,10 +111,9 @@ def make_plan(cfg: Config, *, fresh: bool = False) -> Plan:
         )
     names = [str(name) for name in train_index.class_names]
     ids = train_index.category_ids.tolist()
-    notes = [
-        f"{split}: {line}" for split, index in (("train", train_index), ("val", val_index)) for line in index.warnings
-    ]
-    return Plan(cfg, folder, images, steps, len(val_index), names, ids, notes, loaded, continues)
+    left_out = {why: int(mask.sum()) for why, mask in train_index.not_trained(cfg).items() if mask.any()}
+    check_lone_images(cfg, classes)
+    return Plan(cfg, folder, images, steps, len(val_index), names, ids, data.notes, loaded, continues, left_out)
 
 
 def _check_weights(cfg: Config) -> None:
@@ -137,7 +138,7 @@ def absolute(cfg: Config) -> Config:
         parse(cfg.data.root)  # refuses credentials in it before anything shows or keeps them
     changes: dict[str, Any] = {}
     in_job = "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ  # set for the entrypoint of `ray job submit`
-    for key in ("run.storage_path", "data.root", "model.weights", "model.backbone_weights"):
+    for key in ("run.storage_path", "data.root", "data.quarantine", "model.weights", "model.backbone_weights"):
         value = as_flat(cfg)[key]
         if value is not None and key == "run.storage_path" and "://" in value:
             raise ConfigError(f"{key} must be a folder that all workers see, got {value}")
@@ -159,7 +160,7 @@ def describe_start(plan: Plan) -> list[str]:
     lines = [
         f"run       {plan.folder}",
         f"model     {cfg.model.name} at {size} px, {len(plan.classes)} classes",
-        f"data      {plan.train_images} training and {plan.val_images} validation images in {cfg.data.root}",
+        f"data      {_data(plan)} in {cfg.data.root}",
         f"classes   {_class_map(plan)}",
         f"train     {cfg.schedule.total_epochs} epochs of {plan.steps_per_epoch} steps of {cfg.global_batch} images",
     ]
@@ -181,10 +182,15 @@ def describe_start(plan: Plan) -> list[str]:
 def _input_of(cfg: Config) -> str:
     """What goes with the weights: the pixels they want, padding, BatchNorm's eps."""
     mean, std = (", ".join(f"{value:g}" for value in values) for values in pixel_statistics(cfg))
-    built = [
-        f"model.{name}={value}" for name in ("padding", "bn_eps") if (value := getattr(cfg.model, name)) is not None
-    ]
-    return "; ".join([f"data.mean {mean}", f"data.std {std}", *built])
+    names = [name for name in ("padding", "bn_eps") if getattr(cfg.model, name) is not None]
+    return "; ".join([f"data.mean {mean}", f"data.std {std}", *(f"model.{n}={getattr(cfg.model, n)}" for n in names)])
+
+
+def _data(plan: Plan) -> str:
+    left_out = ", ".join(f"{count} {why}" for why, count in plan.left_out.items())
+    every = plan.train_images + sum(plan.left_out.values())
+    training = f"{plan.train_images} of {every} training ({left_out} left out)" if left_out else f"{every} training"
+    return f"{training} and {plan.val_images} validation images"
 
 
 def _class_map(plan: Plan, most: int = 10) -> str:

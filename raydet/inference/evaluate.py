@@ -1,17 +1,23 @@
 """The verb `raydet.evaluate`: a trained model scored on a split."""
 
 import math
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from raydet.data import EvalLoader, open_split
+from raydet.data import EvalLoader
+from raydet.data.open_data import open_data
 from raydet.distributed import WorkerGroup
+from raydet.exceptions import one_line
 from raydet.inference.trained_model import TrainedModel, open_source
 from raydet.runs.run_log import EVAL_BAD_IMAGES
 from raydet.tasks.build import make_task
 from raydet.training.precision import prepare_device
 from raydet.training.scoring import score
+
+_MOST_NOTES = 3
+"""Lines about the split that are shown; `raydet check` shows all."""
 
 
 def evaluate(
@@ -31,8 +37,10 @@ def evaluate(
     trained: TrainedModel = open_source(source, changes or {})
     cfg = trained.cfg
     device = prepare_device(cfg)
-    index = open_split(cfg, split)
-    trained.check_classes(index)
+    data = open_data(cfg, (split,)).check()
+    for note in data.notes[:_MOST_NOTES]:
+        print(f"note      {one_line(note, 220)}", file=sys.stderr, flush=True)
+    index = trained.in_its_classes(data.splits[split])
     model = trained.model.to(device)
     task = make_task(cfg, model, device)
     batches = EvalLoader(cfg, index)

@@ -6,11 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from torch import nn
 
 from raydet.config import Config, override
 from raydet.data import Index
-from raydet.exceptions import ConfigError
+from raydet.data.formats.class_mapping import with_classes
+from raydet.exceptions import ConfigError, DataError
 from raydet.models import weights
 from raydet.onnx import metadata, onnx_model
 from raydet.quantization import in_words, is_quantized, uncalibrated
@@ -37,20 +39,30 @@ class TrainedModel:
     """The checkpoint or exported file; None for foreign weights."""
 
     def check_classes(self, index: Index) -> None:
-        """Raise ConfigError unless the data set's classes are those the model knows."""
-        theirs = [int(i) for i in index.category_ids]
-        if len(theirs) != len(self.category_ids):
+        """Raise ConfigError unless the data set has as many classes as the model, and the same."""
+        if index.num_classes != len(self.category_ids):
             raise ConfigError(
                 f"the model has {len(self.category_ids)} classes, the data set in data.root={self.cfg.data.root} has "
-                f"{len(theirs)}; is this the data it was trained for?"
+                f"{index.num_classes}; is this the data it was trained for?"
             )
-        names = [str(name) for name in index.class_names]
-        wrong = [i for i, name in enumerate(self.class_names) if name and name != names[i]]
-        if wrong:
-            i = wrong[0]
-            raise ConfigError(
-                f"class {i} is {self.class_names[i]!r} for the model and {names[i]!r} in data.root={self.cfg.data.root}"
-            )
+        self.in_its_classes(index)
+
+    def in_its_classes(self, index: Index) -> Index:
+        """Return the index with the model's classes, matched by name; the data set may lack some.
+
+        Raises:
+            ConfigError: it has classes that the model does not know.
+        """
+        if not any(self.class_names):  # foreign weights: their number is all that is known
+            if index.num_classes != len(self.category_ids):
+                self.check_classes(index)
+            return index
+        try:
+            skip = self.cfg.data.on_bad == "skip"
+            return with_classes(index, self.class_names, np.asarray(self.category_ids), of="the model", skip=skip)
+        except DataError as error:
+            place = f"the data set in data.root={self.cfg.data.root}"
+            raise ConfigError(f"{place} {error.what}; is this the data it was trained for?") from None
 
 
 def open_source(source: str | Path, changes: Mapping[str, Any]) -> TrainedModel:

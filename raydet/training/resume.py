@@ -1,8 +1,10 @@
 """Weights and state that a run starts from: a checkpoint's, or those asked for."""
 
 import json
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -59,6 +61,27 @@ def built_otherwise(model: EfficientNet | EfficientDet, weights_path: Path) -> l
         if value != ours:
             found.append(f"the weights were trained with model.{field}={value}, the model has {ours}")
     return found
+
+
+def other_classes(names: Sequence[str], report: weights.LoadReport) -> list[str]:
+    """Return in words how the classes of a checkpoint of raydet's differ from those of the data, where the head is its.
+
+    Raises:
+        CheckpointError: it is damaged.
+    """
+    folder = report.path if report.path.is_dir() else report.path.parent
+    if not (folder / "state.json").is_file():
+        return []
+    classes: Any = checkpoint_store.read(folder).state()["classes"]
+    theirs = [str(name) for name in classes["names"]]
+    if theirs == list(names):
+        return []
+    kept = not report.reinitialised and not report.untouched
+    i = next((i for i, (a, b) in enumerate(zip(theirs, names, strict=False)) if a != b), min(len(theirs), len(names)))
+    first = f"class {i} is {theirs[i]!r} in the weights" if i < len(theirs) else f"the weights have no class {i}"
+    ours = f"{names[i]!r} in the data" if i < len(names) else "none in the data"
+    head = "the head is taken as it is" if kept else "the head is new"
+    return [f"the weights were trained on other classes: {first}, {ours}; {head}"]
 
 
 def _unseen(model: EfficientNet | EfficientDet) -> dict[str, float | str]:

@@ -7,7 +7,8 @@ from pathlib import Path
 import torch
 
 from raydet.config import Config, to_dict
-from raydet.data import EvalLoader, Index, TrainLoader, check_same_classes, open_split
+from raydet.data import EvalLoader, Index, TrainLoader
+from raydet.data.open_data import open_data
 from raydet.distributed import WorkerGroup
 from raydet.quantization import uncalibrated
 from raydet.runs import checkpoint_store
@@ -81,8 +82,8 @@ class WorkerSetup:
 def set_up(cfg: Config, folder: Path, workers: WorkerGroup, threads: int | None) -> WorkerSetup:
     """Return what `train`, whose arguments these are, begins with."""
     _prepare(cfg, workers, threads)
-    train_index, val_index = open_split(cfg, "train"), open_split(cfg, "val")
-    check_same_classes(train_index, val_index)
+    data = open_data(cfg, ("train", "val")).check()
+    train_index, val_index = data.splits["train"], data.splits["val"]
     model = build_model(cfg, train_index.num_classes)
     task = make_task(cfg, model, workers.device)
     newest = workers.share(newest_path(folder) if workers.rank == 0 else None)

@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import jsonschema  # comes with Ray
 import numpy as np
 import pytest
 from PIL import Image
@@ -16,8 +17,10 @@ from raydet.audit.result import Audit
 from raydet.cli import main as cli
 from raydet.config import override
 from raydet.data.formats.detect_format import guess
+from raydet.data.validation.rules import RULES
 
 Truth = dict[str, Any]
+SCHEMA = json.loads((Path(__file__).parents[2] / "docs" / "check_report.schema.json").read_text())
 
 
 @pytest.fixture(autouse=True)
@@ -44,7 +47,8 @@ def test_a_sound_set_is_good_and_its_report_is_complete(shop: Path, tmp_path: Pa
     audit = check(override(guess(shop), {"model.image_size": 128}), out=tmp_path / "out", stream=io.StringIO())
     assert audit.verdict is None and set(rules(audit)) <= {"COCO-W27"}
     report = json.loads((tmp_path / "out" / "report.json").read_text())
-    assert report["ok"] and report["quarantine"] == [] and report["in_two_splits"] == 0
+    jsonschema.validate(report, SCHEMA)
+    assert report["ok"] and report["fit_trains"] and report["quarantine"] == [] and report["in_two_splits"] == 0
     train = report["splits"]["train"]
     assert (train["images"], train["boxes"], train["height_width_median"]) == (12, 24, [60, 80])
     assert [(c["id"], c["name"], c["count"]) for c in train["classes"]] == [
@@ -69,6 +73,10 @@ def test_faults_of_annotations_and_images_are_told_together(shop: Path) -> None:
     (shop / "train" / "train_5.jpg").unlink()
     (shop / "train" / "stray.jpg").write_bytes(b"x")
     audit = looked(shop)
+    report = to_dict(audit)
+    jsonschema.validate(report, SCHEMA)
+    (finding,) = [one for one in report["findings"] if one["rule"] == "COCO-E12"]
+    assert (finding["count"], finding["severe"], finding["examples"]) == (1, True, ["annotation 106 (77)"])
     found = rules(audit)
     expected = {"COCO-E16": 1, "COCO-E12": 1, "COCO-W15": 1, "IMG-E02": 1, "IMG-E01": 1, "DIR-W07": 1}
     assert expected.items() <= found.items()
@@ -100,6 +108,50 @@ def test_images_in_two_splits_are_told_whether_equal_or_saved_again(shop: Path) 
         "IMG-W17": "train/train_7.jpg = val/val_2.jpg",
     }
     assert audit.leaks == 2 and audit.verdict is None
+
+
+def test_every_duplicate_is_written_with_its_group_split_and_kind(shop: Path, tmp_path: Path) -> None:
+    for i in range(1, 12):
+        shutil.copy(shop / "train" / "train_0.jpg", shop / "train" / f"train_{i}.jpg")
+    shutil.copy(shop / "train" / "train_0.jpg", shop / "val" / "val_2.jpg")
+    Image.open(shop / "val" / "val_0.jpg").save(shop / "val" / "val_1.jpg", quality=60)
+    check(override(guess(shop), {"model.image_size": 128}), out=tmp_path / "out", stream=io.StringIO())
+    head, *rows = (tmp_path / "out" / "duplicates.csv").read_text().splitlines()
+    assert head == "group,split,name,kind"
+    assert rows[:12] == [f"1,train,train_{i}.jpg,exact" for i in range(12)]
+    assert rows[12:] == ["1,val,val_2.jpg,exact", "2,val,val_0.jpg,near", "2,val,val_1.jpg,near"]
+
+
+def test_what_check_finds_fit_leaves_out(shop: Path, tmp_path: Path) -> None:
+    """quarantine.txt and on_leak=drop: after them check is good, and its next list still names what is left out."""
+    (shop / "train" / "train_2.jpg").write_bytes(b"")
+    shutil.copy(shop / "train" / "train_3.jpg", shop / "val" / "val_1.jpg")
+    cfg = override(guess(shop), {"model.image_size": 128})
+    assert check(cfg, out=tmp_path / "out", stream=io.StringIO()).verdict is not None
+    cfg = override(cfg, {"data.quarantine": str(tmp_path / "out" / "quarantine.txt"), "data.on_leak": "drop"})
+    audit = check(cfg, out=tmp_path / "out", stream=io.StringIO())
+    assert audit.verdict is None and audit.leaks == 0 and len(audit.splits[0].index) == 10
+    assert {"DIR-W11", "IMG-W20"} <= set(rules(audit)) and "DIR-W07" not in rules(audit)
+    assert (tmp_path / "out" / "quarantine.txt").read_text() == "train\ttrain_2.jpg\tDIR-W11\n"
+
+
+def test_a_rule_takes_one_line_however_often_it_fires(shop: Path) -> None:
+    for i in range(12):
+        (shop / "train" / f"train_{i}.jpg").write_bytes(b"x" * i)
+    edited(shop, "train", lambda content: [a.update(category_id=70 + i) for i, a in enumerate(content["annotations"])])
+    shown = [line.split()[0] for line in lines(looked(shop), None) if line.split()[0] in RULES]
+    assert shown and len(shown) == len(set(shown))
+
+
+def test_faults_of_a_test_split_are_its_own(shop: Path) -> None:
+    shutil.copytree(shop / "val", shop / "test")
+    shutil.copy(shop / "annotations" / "instances_val.json", shop / "annotations" / "instances_test.json")
+    (shop / "test" / "val_0.jpg").write_bytes(b"")
+    named = {f"data.{split}": f"annotations/instances_{split}.json" for split in ("train", "val", "test")}
+    audit = check(override(guess(shop), {"model.image_size": 128, **named}), stream=io.StringIO())
+    assert [split.name for split in audit.splits] == ["train", "val", "test"]
+    assert audit.verdict is not None and audit.fit_verdict is None
+    assert "fit would train, evaluate --split test would refuse" in lines(audit, None)[-1]
 
 
 def test_classes_that_differ_between_splits_are_told(shop: Path) -> None:
@@ -168,7 +220,7 @@ def test_what_cannot_be_checked_is_a_usage_error(
 def test_a_report_that_cannot_be_written_is_told_before_the_look(
     shop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("raydet.audit.check.look", lambda *_: pytest.fail("it has looked"))
+    monkeypatch.setattr("raydet.audit.check.Look", lambda *_: pytest.fail("it has looked"))
     (tmp_path / "file").write_text("x")
     for out in (tmp_path / "file", Path("/proc/none/there")):
         assert cli.run(["check", str(shop), "--out", str(out)]) == 2
@@ -208,8 +260,9 @@ def test_validation_without_boxes_is_bad_as_it_is_for_fit(shop: Path) -> None:
 def test_the_report_names_the_file_of_each_fault(shop: Path) -> None:
     for split in ("train", "val"):
         edited(shop, split, lambda content: content["annotations"][0].update(bbox=[1, 2, 0, 4]))
-    told = [line for line in lines(looked(shop), None) if "COCO-W15" in line]
-    assert [line.split()[1] for line in told] == [f"annotations/instances_{s}.json:" for s in ("train", "val")]
+    (line,) = [line for line in lines(looked(shop), None) if "COCO-W15" in line]
+    files = ", ".join(f"annotations/instances_{split}.json 1" for split in ("train", "val"))
+    assert line.startswith(f"COCO-W15 2 files ({files}): 2 of 32 annotations: bbox has no width or no height")
 
 
 @pytest.mark.slow
@@ -220,7 +273,8 @@ def test_classes_that_only_training_has_do_not_stop_the_plots(shop: Path, tmp_pa
 
     edited(shop, "val", fewer)
     audit = check(override(guess(shop), {"model.image_size": 128}), out=tmp_path / "out", stream=io.StringIO())
-    assert "DIR-E04" in rules(audit) and (tmp_path / "out" / "plots" / "labels.png").is_file()
+    assert audit.verdict is None and "DIR-W09" in rules(audit)
+    assert (tmp_path / "out" / "plots" / "labels.png").is_file()
 
 
 def test_images_of_yolo_are_counted_once(shop: Path, tmp_path: Path) -> None:

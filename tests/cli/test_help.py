@@ -29,7 +29,7 @@ FLAGS = {
     "evaluate": "--split",
     "predict": "--out --score",
     "export": "--images --nms --target",
-    "check": "--out --split",
+    "check": "--out --recipe --split",
     "bench": "--batch --compiled --device --images-per-s --keep-memory --only --out --profile --qat --recipe --rounds "
     "--vs",
 }

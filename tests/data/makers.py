@@ -69,7 +69,7 @@ def write_shop(root: Path) -> Path:
 def parse_coco(tmp_path: Path, content: dict[str, Any]) -> tuple[Columns, Faults]:
     """The columns and faults of that content, without images."""
     path = write_coco(tmp_path, content, images=False)
-    columns, _, faults = parse(path, Folder(tmp_path / "train"))
+    columns, _, faults = parse(path, [Folder(tmp_path / "train")])
     return columns, faults
 
 

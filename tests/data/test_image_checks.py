@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from raydet.audit.duplicates import candidates, near, same
 from raydet.config import Config, override
 from raydet.data.formats.index import DetectionIndex
 from raydet.data.formats.open_split import open_split
 from raydet.data.image_checks import Looked, dhash, look, quick_look
 from raydet.data.storage.files import Folder
+from raydet.data.validation.duplicates import candidates, near, same
 from raydet.data.validation.rules import RULES
 from raydet.exceptions import DataError
 from tests.data.images.test_decode import png

@@ -10,9 +10,11 @@ from pathlib import Path
 import pytest
 
 from raydet.config import Config, load, override
+from raydet.driver.lone_images import check_lone_images
 from raydet.driver.plan import describe_start, make_plan
 from raydet.driver.run_folder import claimed
 from raydet.exceptions import CheckpointError, ConfigError, Refused
+from raydet.recipes import recipe
 from raydet.runs.result import read_result, write_result
 from tests.commands import begun, until
 from tests.workers import trained
@@ -71,6 +73,39 @@ def test_what_cannot_be_trained_is_refused(
     assert not (tmp_path / "runs").exists()
 
 
+def test_what_is_left_out_stands_in_the_line_of_the_data(shop: Path) -> None:
+    path = shop / "annotations" / "instances_train.json"
+    content = json.loads(path.read_text())
+    content["annotations"] = [a for a in content["annotations"] if a["image_id"] > 12]
+    path.write_text(json.dumps(content))
+    cfg = override(recipe("demo_detection"), {"data.root": str(shop), "run.name": "run"})
+    names = {f"data.{split}": f"annotations/instances_{split}.json" for split in ("train", "val")}
+    plan = make_plan(override(cfg, names))
+    assert plan.left_out == {"without a box": 3} and plan.train_images == 9
+    lines = describe_start(plan)
+    assert "data      9 of 12 training (3 without a box left out) and 4 validation images" in lines[2]
+    assert any("3 of 12 images" in line and "(BOX-W01)" in line for line in lines)
+
+
+def test_a_single_image_that_becomes_a_single_pixel_is_refused(
+    detection: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = {"data.batch_size": 1, "optim.batch_size": None}
+    tiny = override(detection, {**one, "model.name": "efficientdet_d0", "model.image_size": 128})
+    with pytest.raises(ConfigError, match=r"single image at a time.*efficientdet_d0 makes a single pixel.*=128"):
+        check_lone_images(tiny, 10)
+    check_lone_images(override(detection, one), 10)  # of 64 px the demo network makes more than a pixel
+    monkeypatch.setattr("raydet.driver.lone_images._takes_one", lambda *_: False)
+    for changes in ({"data.batch_size": 2}, {"data.batch_size": 2, "optim.batch_size": 6}):
+        check_lone_images(override(tiny, changes), 10)
+    shared = {"data.batch_size": 2, "optim.batch_size": 2, "scaling.num_workers": 2}
+    for changes in ({"data.batch_size": 2, "optim.batch_size": 3}, shared):  # 2 and 1 of three; one of two each
+        with pytest.raises(ConfigError, match="single image"):
+            check_lone_images(override(tiny, changes), 10)
+    with pytest.raises(ConfigError, match="single image"):
+        make_plan(override(detection, one))
+
+
 @pytest.mark.slow
 def test_a_run_is_taken_up_where_it_was_left(classification: Config, begun_run: Path) -> None:
     plan = make_plan(classification)
@@ -112,6 +147,21 @@ def test_a_network_that_is_not_built_as_its_weights_were_is_told(detection: Conf
     assert told in "\n".join(describe_start(make_plan(cfg)))
     relu6 = override(cfg, {"model.anchor_scale": 2.0, "model.act": "relu6"})
     assert make_plan(relu6).loaded[0].notes == ("the weights were trained with model.act=silu, the model has relu6",)
+
+
+def test_weights_of_other_classes_are_said_also_if_they_are_as_many(
+    detection: Config, trained_detector: Path, toy_detection: Path, tmp_path: Path
+) -> None:
+    root = Path(shutil.copytree(toy_detection, tmp_path / "other"))
+    for path in (root / "annotations").iterdir():
+        content = json.loads(path.read_text())
+        content["categories"][3]["name"] = "drei"
+        path.write_text(json.dumps(content))
+    cfg = override(detection, {"run.name": "second", "model.weights": str(trained_detector)})
+    assert make_plan(cfg).loaded[0].notes == ()
+    plan = make_plan(override(cfg, {"data.root": str(root)}))
+    said = "trained on other classes: class 3 is '3' in the weights, 'drei' in the data; the head is taken as it is"
+    assert said in plan.loaded[0].notes[0] and said in "\n".join(describe_start(plan))
 
 
 @pytest.mark.slow

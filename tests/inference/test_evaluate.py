@@ -125,8 +125,37 @@ def test_data_with_other_classes_is_refused(
     other["categories"][3]["name"] = "drei"
     path = toy_detection / "annotations" / "instances_other.json"
     path.write_text(json.dumps(other))
-    with pytest.raises(ConfigError, match="'3' for the model and 'drei'"):
+    with pytest.raises(ConfigError, match="classes that the model lacks: class 4 'drei'"):
         raydet.evaluate(trained_detector, {"data.val": f"annotations/{path.name}", "data.val_images": "val"})
+
+
+def test_a_split_with_fewer_classes_is_scored_by_their_names(trained_detector: Path, toy_detection: Path) -> None:
+    """In another order and under other ids: what is scored is what the whole list of classes gives."""
+    content = json.loads((toy_detection / "annotations" / "instances_val.json").read_text())
+    kept = {a["category_id"] for a in content["annotations"][:9:2]}
+    content["annotations"] = [a for a in content["annotations"] if a["category_id"] in kept]
+    whole = json.dumps(content)
+    new = {old: number for number, old in enumerate(sorted(kept, reverse=True), 700)}
+    content["categories"] = [c | {"id": new[c["id"]]} for c in content["categories"] if c["id"] in kept]
+    for annotation in content["annotations"]:
+        annotation["category_id"] = new[annotation["category_id"]]
+    few = toy_detection / "annotations" / "instances_few.json"
+    changes = {"data.val": f"annotations/{few.name}", "data.val_images": "val"}
+    figures = []
+    for text in (whole, json.dumps(content)):
+        few.write_text(text)
+        figures.append(raydet.evaluate(trained_detector, changes))
+        del figures[-1]["eval_images_per_s"]
+    assert figures[0] == pytest.approx(figures[1], nan_ok=True)
+
+
+def test_images_on_the_quarantine_list_are_said(
+    trained_detector: Path, toy_detection: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name = json.loads((toy_detection / "annotations" / "instances_val.json").read_text())["images"][0]["file_name"]
+    (tmp_path / "list.txt").write_text(f"val\t{name}\tIMG-E03\n")
+    raydet.evaluate(trained_detector, {"data.quarantine": str(tmp_path / "list.txt")})
+    assert "note      val: 1 of 10 images: images of the quarantine list are left out" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("key", "value"), [("model.name", "efficientdet_d0"), ("model.act", "relu6")])

@@ -83,10 +83,11 @@ def _index(
             shown = [Example(name) for name in names[:SHOWN]]
             faults.add(rule, what, file=place, kind=kind, count=len(names), examples=shown, hint=hint)
     faults.looked_at("class folders", len(images), len(empty), place)
-    faults.check(skip=on_bad == "skip", max_bad=max_bad)
     class_names = [name for name, inside in images.items() if inside]
     if not class_names:
-        raise DataError("no class folder holds an image", file=place, rule="DIR-E03")
+        faults.add("DIR-E03", "no class folder holds an image", file=place)
+        raise faults.error()
+    faults.check(skip=on_bad == "skip", max_bad=max_bad)
     labels = np.repeat(np.arange(len(class_names), dtype=np.int32), [len(images[name]) for name in class_names])
     paths = Texts.pack([path for name in class_names for path in images[name]])
     warnings = [faults.said(fault) for fault in faults]

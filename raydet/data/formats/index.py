@@ -1,6 +1,7 @@
 """What a split holds, whatever its format: an index of images with boxes, or of images with a class."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +14,8 @@ from raydet.exceptions import DataError
 
 _MIN_SIDE = 32
 """Training leaves out images with a shorter side than this, as effdet and NVIDIA's EfficientDet do."""
+TOO_SMALL = f"under {_MIN_SIDE} pixels wide or high"
+"""Why training leaves out an image, besides what is said of its boxes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,16 +100,61 @@ class DetectionIndex:
         Raises:
             DataError: none is left.
         """
+        left_out = self.not_trained(cfg)
+        keep = ~np.logical_or.reduce(list(left_out.values()))
+        if not keep.any():
+            what = f"none of {len(self)} images is at least {_MIN_SIDE} pixels wide and high and has a usable box"
+            counts = [f"{mask.sum()} {why}" for why, mask in left_out.items() if mask.any()]
+            raise DataError(f"{what}: {', '.join(counts)}", file=self.file, rule="COCO-E33")
+        return np.flatnonzero(keep).astype(np.int64)
+
+    def not_trained(self, cfg: Config) -> dict[str, npt.NDArray[np.bool_]]:
+        """Return which images training leaves out, by why, each image once."""
         row_N = np.repeat(np.arange(len(self)), np.diff(self.first))
         xyxy_N4 = _clipped(self.boxes, self.sizes[row_N])
         usable_N = ~self.crowd & ((xyxy_N4[:, 2:] - xyxy_N4[:, :2]) >= max(cfg.data.min_box, 1e-6)).all(axis=1)
-        keep = self.sizes.min(axis=1) >= _MIN_SIDE
+        small = self.sizes.min(axis=1, initial=np.iinfo(np.int32).max) < _MIN_SIDE
+        found = {TOO_SMALL: small}
         if cfg.data.skip_empty:
-            keep &= np.bincount(row_N[usable_N], minlength=len(self)) > 0
-        if not keep.any():
-            what = f"none of {len(self)} images is at least {_MIN_SIDE} pixels wide and high and has a usable box"
-            raise DataError(what, file=self.file, rule="COCO-E33")
-        return np.flatnonzero(keep).astype(np.int64)
+            empty = ~small & (np.bincount(row_N[usable_N], minlength=len(self)) == 0)
+            without = np.diff(self.first) == 0
+            crowded = np.bincount(row_N[~self.crowd], minlength=len(self)) == 0
+            found |= {
+                "without a box": empty & without,
+                "with crowds only": empty & ~without & crowded,
+                "with boxes under data.min_box or outside the image only": empty & ~without & ~crowded,
+            }
+        return found
+
+    def select(self, rows: Ints) -> "DetectionIndex":
+        """Return the index of some of the images, in the order of `rows`."""
+        counts = np.diff(self.first)[rows]
+        boxes = np.concatenate([np.zeros(0, np.int64), *(np.arange(self.first[i], self.first[i + 1]) for i in rows)])
+        names = Texts.pack([self.names[i] for i in rows.tolist()])
+        of_images = {"ids": self.ids[rows], "sizes": self.sizes[rows], "names": names}
+        return replace(self._with_boxes(boxes), first=_first(counts), **of_images)  # type: ignore[arg-type]
+
+    def relabel(self, classes: Ints, category_ids: Ints, class_names: list[str]) -> "DetectionIndex":
+        """Return the index with class i as classes[i], of those named; boxes of one that becomes -1 are left out."""
+        labels_N = classes[self.labels]
+        kept = self._with_boxes(np.flatnonzero(labels_N >= 0))
+        row_N = np.repeat(np.arange(len(self)), np.diff(self.first))
+        first = _first(np.bincount(row_N[labels_N >= 0], minlength=len(self)))
+        labels = labels_N[labels_N >= 0].astype(np.int32)
+        return replace(kept, labels=labels, first=first, category_ids=category_ids, class_names=class_names)
+
+    def _with_boxes(self, boxes: Ints) -> "DetectionIndex":
+        """The index with some of the boxes; `first` is to be set."""
+        if len(boxes) == len(self.boxes):
+            return self
+        of_boxes = ("boxes", "areas", "labels", "crowd", "ann_ids")
+        return replace(self, **{name: getattr(self, name)[boxes] for name in of_boxes})
+
+
+def _first(counts: npt.NDArray[np.signedinteger[Any]]) -> Ints:
+    first = np.zeros(len(counts) + 1, np.int64)
+    np.cumsum(counts, out=first[1:])
+    return first
 
 
 def _clipped(xywh_K4: Floats, hw_K2: npt.NDArray[np.int32]) -> Floats:
@@ -151,26 +199,24 @@ class ClassificationIndex:
         """Return the rows to train on: all."""
         return np.arange(len(self), dtype=np.int64)
 
+    def not_trained(self, cfg: Config) -> dict[str, npt.NDArray[np.bool_]]:
+        """Return which images training leaves out, by why: none."""
+        return {}
+
+    def select(self, rows: Ints) -> "ClassificationIndex":
+        """Return the index of some of the images, in the order of `rows`."""
+        names = Texts.pack([self.names[i] for i in rows.tolist()])
+        return replace(self, names=names, labels=self.labels[rows])
+
+    def relabel(self, classes: Ints, category_ids: Ints, class_names: list[str]) -> "ClassificationIndex":
+        """Return the index with class i as classes[i], of those named; images of one that becomes -1 are left out."""
+        labels_N = classes[self.labels]
+        rows = np.flatnonzero(labels_N >= 0)
+        return replace(self.select(rows), labels=labels_N[rows].astype(np.int32), class_names=class_names)
+
     def image(self, i: int) -> Source:
         """Return image i; links to images elsewhere are followed, being the owner's own."""
         return self.files.image(self.names[i])
-
-
-def check_same_classes(train: DetectionIndex | ClassificationIndex, val: DetectionIndex | ClassificationIndex) -> None:
-    """Raise a DataError that names the classes in which the two splits differ, unless they are the same."""
-    ours = list(zip(train.category_ids.tolist(), train.class_names, strict=True))
-    theirs = list(zip(val.category_ids.tolist(), val.class_names, strict=True))
-    if ours == theirs:
-        return
-    by_name = isinstance(val, ClassificationIndex)
-    missing, extra = ([_shown(c, by_name) for c in a if c not in b] for a, b in ((ours, theirs), (theirs, ours)))
-    parts = [f"{word}: {', '.join(which[:5])}" for word, which in (("lacks", missing), ("adds", extra)) if which]
-    what = f"has {len(theirs)} classes, the training split {len(ours)}; " + ("; ".join(parts) or "in another order")
-    raise DataError(what, file=val.file, rule="DIR-E04", hint="All splits must have the same classes.")
-
-
-def _shown(category: tuple[int, str], by_name: bool) -> str:
-    return category[1] if by_name else f"{category[0]} {category[1]!r}"
 
 
 Index = DetectionIndex | ClassificationIndex

@@ -1,13 +1,12 @@
 """From data.root and its fellows to an index: where the files are, and what to say when they are not."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal, TypedDict
 
 from raydet.config import Config
 from raydet.config.data import Data
-from raydet.data.columns import spread_over
 from raydet.data.formats.coco.load import load_coco
 from raydet.data.formats.image_folder import load_folder, load_remote_folder
 from raydet.data.formats.index import ClassificationIndex, DetectionIndex
@@ -19,8 +18,6 @@ from raydet.data.storage.object_store import Remote
 from raydet.exceptions import DataError
 
 Split = Literal["train", "val", "test"]
-_PROBES = 20
-"""Images whose presence is tested when a split is opened."""
 
 
 class OnBad(TypedDict):
@@ -30,7 +27,9 @@ class OnBad(TypedDict):
     max_bad: float
 
 
-def open_split(cfg: Config, split: Split) -> DetectionIndex | ClassificationIndex:
+def open_split(
+    cfg: Config, split: Split, left_out: Collection[str] = frozenset()
+) -> DetectionIndex | ClassificationIndex:
     """Return the index of a split of the config's data set; a `demo://` set is made if it is not there yet.
 
     data.root is a folder, `demo://...`, or the address of one in an object store (raydet.data.storage.address). By
@@ -42,6 +41,9 @@ def open_split(cfg: Config, split: Split) -> DetectionIndex | ClassificationInde
       None for test): the yaml's own train, val, test. data.root may be the yaml itself.
     - parquet: a .parquet file or a folder of them. As long as it is the default: those named after the split.
 
+    Args:
+        left_out: names of images that are not opened for their sizes; whoever asks takes them out of the index.
+
     Raises:
         DataError: a path is wrong (names what was looked for and what is there), or the data is malformed.
     """
@@ -52,55 +54,75 @@ def open_split(cfg: Config, split: Split) -> DetectionIndex | ClassificationInde
         raise DataError(f"data.{split} is not set", rule="DIR-E01", hint=f"Set data.{split}, or choose another split.")
     if data.format in ("yolo", "parquet"):
         chosen = None if name == getattr(Data(), split) else name
-        return _by_own_names(cfg, split, remote or Folder(_root(data.root)), chosen)
+        return _by_own_names(cfg, split, remote or Folder(_root(data.root)), chosen, left_out)
     assert name is not None
     if remote is not None:
         if data.format == "coco":
-            return _remote_coco(cfg, split, remote, name)
+            return _remote_coco(cfg, split, remote, name, left_out)
         return load_remote_folder(remote, name, on_bad=data.on_bad, max_bad=data.max_bad)
     root = _root(data.root)
     place = _existing(root / name, f"data.{split}")
     if data.format == "folder":
         return load_folder(place, on_bad=data.on_bad, max_bad=data.max_bad)
-    return _coco(cfg, split, place, Folder(_images(cfg, split, root, place)))
+    return _local_coco(cfg, split, root, place, left_out)
 
 
-def _coco(cfg: Config, split: Split, file: Path, images: Files) -> DetectionIndex:
+def _local_coco(cfg: Config, split: Split, root: Path, json_path: Path, left_out: Collection[str]) -> DetectionIndex:
+    """The index of an annotation file whose images lie in one of the usual folders, or else below the root."""
+    given: str | None = getattr(cfg.data, f"{split}_images")
+    if given is not None:
+        return _coco(cfg, split, json_path, [Folder(_existing(root / given, f"data.{split}_images"))], left_out)
+    name = json_path.stem.removeprefix("instances_")
+    beside = [] if json_path.parent.name == "annotations" else [json_path.parent]
+    usual = list(dict.fromkeys([root / name, root / "images" / name, root / "images", *beside]))
+    found = [place for place in usual if place.is_dir()]
+    try:
+        return _coco(cfg, split, json_path, [Folder(place) for place in dict.fromkeys([*found, root])], left_out)
+    except DataError as error:
+        if found or error.rule != "COCO-E30":
+            raise
+        what = f"no image folder for {json_path.name}; looked for {', '.join(map(str, usual))}"
+        hint = f"There is {Folder(root).listing()}. Set data.{split}_images."
+        again = DataError(what, file=root, rule="DIR-E01", hint=hint)
+        again.faults = error.faults
+        raise again from None
+
+
+def _coco(cfg: Config, split: Split, file: Path, places: Sequence[Files], left_out: Collection[str]) -> DetectionIndex:
     data = cfg.data
-    index = load_coco(file, images, data.class_ids, role=split, on_bad=data.on_bad, max_bad=data.max_bad)
-    _check_present(index, split)
-    return index
+    bad: OnBad = {"on_bad": data.on_bad, "max_bad": data.max_bad}
+    return load_coco(file, places, data.class_ids, role=split, left_out=left_out, present=True, **bad)
 
 
 def _by_own_names(
-    cfg: Config, split: Split, tree: Remote | Folder, chosen: str | None
+    cfg: Config, split: Split, tree: Remote | Folder, chosen: str | None, left_out: Collection[str]
 ) -> DetectionIndex | ClassificationIndex:
     """A split of a format that finds its files by itself."""
     bad: OnBad = {"on_bad": cfg.data.on_bad, "max_bad": cfg.data.max_bad}
     if cfg.data.format == "parquet":
-        return load_parquet(tree, split, chosen, cfg.task == "detection", **bad)
+        return load_parquet(tree, split, chosen, cfg.task == "detection", left_out=left_out, **bad)
     yaml = None
     if tree.place.lower().endswith((".yaml", ".yml")):
         yaml = tree.place.rpartition("/")[2]
         tree = tree.parent()
-    return load_yolo(tree, yaml, split, chosen, **bad)
+    return load_yolo(tree, yaml, split, chosen, left_out=left_out, **bad)
 
 
-def _remote_coco(cfg: Config, split: Split, root: Remote, name: str) -> DetectionIndex:
+def _remote_coco(cfg: Config, split: Split, root: Remote, name: str, left_out: Collection[str]) -> DetectionIndex:
     given: str | None = getattr(cfg.data, f"{split}_images")
     file = _fetched(root, name, f"data.{split}")
     stem = file.stem.removeprefix("instances_")
     folder = name.rpartition("/")[0]
     beside = [folder] if folder and not folder.endswith("annotations") else []
     places = [given] if given is not None else [stem, f"images/{stem}", "images", *beside]
-    found = next((place for place in places if root.is_folder(place)), None)
-    if found is None:
+    found = [root.child(place) for place in places if root.is_folder(place)]
+    if not found:
         what = f"no image folder for {file.name}; looked for {', '.join(places)}"
         hint = f"There is {root.listing()}. Set data.{split}_images."
         raise DataError(what, file=root.place, rule="DIR-E01", hint=hint)
     url = root.address.url(name)
     try:
-        return replace(_coco(cfg, split, file, root.child(found)), file=url)
+        return replace(_coco(cfg, split, file, found, left_out), file=url)
     except DataError as error:
         if error.file != file and error.file != str(file):
             raise
@@ -131,22 +153,6 @@ def _root(root: str) -> Path:
     return _existing(Path(root).expanduser(), "data.root")
 
 
-def _images(cfg: Config, split: Split, root: Path, json_path: Path) -> Path:
-    given: str | None = getattr(cfg.data, f"{split}_images")
-    if given is not None:
-        return _existing(root / given, f"data.{split}_images")
-    name = json_path.stem.removeprefix("instances_")
-    beside = [] if json_path.parent.name == "annotations" else [json_path.parent]
-    places = [root / name, root / "images" / name, root / "images", *beside]
-    for place in places:
-        if place.is_dir():
-            return place
-    what = f"no image folder for {json_path.name}; looked for {', '.join(map(str, places))}"
-    raise DataError(
-        what, file=root, rule="DIR-E01", hint=f"There is {Folder(root).listing()}. Set data.{split}_images."
-    )
-
-
 def _existing(place: Path, field: str) -> Path:
     if place.exists():
         return place
@@ -155,12 +161,3 @@ def _existing(place: Path, field: str) -> Path:
     if field != "data.root" and (known / "data.yaml").is_file():
         hint += " With a data.yaml, set data.format=yolo."
     raise DataError(f"no such file or folder ({field})", file=place, rule="DIR-E01", hint=hint)
-
-
-def _check_present(index: DetectionIndex, split: Split) -> None:
-    """The folder is the right one if any of some images spread over the split is there."""
-    rows = spread_over(len(index), _PROBES).tolist()
-    if not any(index.files.exists(index.names[row]) for row in rows):
-        what = f"none of {len(rows)} images tried is in {index.files.place}, e.g. {index.names[0]}"
-        hint = f"It holds {index.files.listing(5)}. Is data.{split}_images right?"
-        raise DataError(what, file=index.file, rule="COCO-E30", hint=hint)

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from raydet.data.columns import Columns
 
-FORMAT_VERSION = 4
+FORMAT_VERSION = 5
 """Part of every cache key; raise it when the columns change their meaning."""
 
 

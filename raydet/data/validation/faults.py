@@ -5,13 +5,15 @@ A fault concerns records of one kind (annotations, images, images ...) or, witho
 
 import json
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from raydet.data.validation.rules import RULES
+from raydet.data.validation.rules import FOLLOWS, RULES
 from raydet.exceptions import DataError, one_line
 
 SHOWN = 5
@@ -20,6 +22,23 @@ _LONGEST = 100
 """Characters of a record's name or value that are kept."""
 _MOST_WHATS = 20
 """Different sentences kept per rule; further ones are counted under the rule's own."""
+
+
+_COLLECTING: ContextVar[bool] = ContextVar("collecting", default=False)
+
+
+@contextmanager
+def collecting() -> Iterator[None]:
+    """Within this, `Faults.check` raises nothing: whoever opens data judges all that was found together.
+
+    So no fault of a split hides another, and its images are looked at although its annotations are refused. What
+    leaves nothing to open is raised all the same.
+    """
+    token = _COLLECTING.set(True)
+    try:
+        yield
+    finally:
+        _COLLECTING.reset(token)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,12 +83,87 @@ class Fault:
         return self.examples[0].value if self.examples else None
 
 
+@dataclass(frozen=True, slots=True)
+class RuleFaults:
+    """All faults of one rule, in however many files and forms."""
+
+    rule: str
+    faults: list[Fault]
+    total: int
+    """Records that were looked at in their files; 0: not counted."""
+
+    @property
+    def severe(self) -> bool:
+        """Whether the rule refuses."""
+        return self.faults[0].severe
+
+    @property
+    def count(self) -> int:
+        """Records that break it."""
+        return sum(fault.count for fault in self.faults)
+
+    @property
+    def what(self) -> str:
+        """What is wrong, in the words of its only form, else in the rule's."""
+        forms = {fault.what for fault in self.faults}
+        return forms.pop() if len(forms) == 1 else RULES.get(self.rule, self.rule)
+
+    @property
+    def examples(self) -> list[Example]:
+        """The first records."""
+        return [example for fault in self.faults for example in fault.examples][:SHOWN]
+
+    @property
+    def hint(self) -> str | None:
+        """What to do about it, for the most frequent form that has an answer."""
+        return next((f.hint for f in sorted(self.faults, key=lambda f: -f.count) if f.hint), None)
+
+    @property
+    def files(self) -> dict[str, int]:
+        """Annotation files and folders, with the faults of each."""
+        counts: dict[str, int] = {}
+        for fault in self.faults:
+            counts[fault.file] = counts.get(fault.file, 0) + fault.count
+        return counts
+
+    def said(self, most: int = SHOWN) -> str:
+        """Return count, what is wrong and the first records."""
+        kinds = {fault.kind for fault in self.faults}
+        counted = ""
+        if kinds != {""}:
+            kind = kinds.pop() if len(kinds) == 1 else "records"
+            counted = f"{self.count} of {self.total} {kind}: " if self.total else f"{self.count} {kind}: "
+        elif len(self.faults) > 1:
+            counted = f"{len(self.faults)} times: "
+        shown = ", ".join(map(str, self.examples[:most]))
+        if not shown and len(self.faults) > 1:  # the sentences are all there is
+            shown = "; ".join(dict.fromkeys(fault.what for fault in self.faults[:most]))
+        return f"{counted}{self.what}" + (f"; {shown}" if shown and shown != self.what else "")
+
+    def line(self, root: str = "") -> str:
+        """Return the rule, its files, what is said, and what to do."""
+        names = {_below(file, root): count for file, count in self.files.items() if _below(file, root)}
+        if len(names) < 2:
+            where = "".join(f"{name}: " for name in names)
+        else:
+            first = ", ".join(f"{name} {count}" for name, count in list(names.items())[:SHOWN])
+            more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+            where = f"{len(names)} files ({first}{more}): "
+        return f"{self.rule} {where}{self.said()}" + (f". {one_line(self.hint)}" if self.hint else "")
+
+
+def _below(file: str, root: str) -> str:
+    return file.removeprefix(root).strip("/") if root and file.startswith(root) else file
+
+
 class Faults:
     """All faults found, in the order in which their kinds were met."""
 
     def __init__(self) -> None:
         self._found: dict[tuple[str, str, str], Fault] = {}
         self._totals: dict[tuple[str, str], tuple[int, int]] = {}
+        self.unusable: list[tuple[str, str]] = []
+        """Name and rule of each image that cannot be used and has not entered the index: for the quarantine list."""
 
     def add(
         self,
@@ -91,6 +185,8 @@ class Faults:
         place = one_line(str(file))
         if (rule, what, place) not in self._found and sum(key[0] == rule for key in self._found) >= _MOST_WHATS:
             what = RULES.get(rule, rule)
+            if sum(key[0] == rule for key in self._found) >= 2 * _MOST_WHATS:  # a file a record
+                place = ""
         fault = self._found.setdefault((rule, what, place), Fault(rule, one_line(what), place, kind, hint))
         fault.count += count
         for example in examples:
@@ -101,7 +197,8 @@ class Faults:
     def add_error(self, error: DataError, *, file: object = "", kind: str = "") -> None:
         """Count what an error says; its text becomes the record's value, the rule's meaning the kind of fault."""
         if not kind:
-            self.add(error.rule, error.what, file=error.file or file, hint=error.hint)
+            examples = [] if error.record is None else [Example(error.record)]
+            self.add(error.rule, error.what, file=error.file or file, examples=examples, hint=error.hint)
             return
         record = error.record or (str(error.file) if error.file is not None else None)
         example = Example(record, error.what, record)
@@ -121,6 +218,7 @@ class Faults:
             self.add(f.rule, f.what, file=f.file or file, kind=f.kind, count=f.count, examples=f.examples, hint=f.hint)
         for (place, kind), (total, left_out) in other._totals.items():
             self.looked_at(kind, total, left_out, place or file)
+        self.unusable += other.unusable
 
     def name_images(self, kind: str, look: Callable[[str], str | None]) -> None:
         """Replace what the examples of a kind hold for an image by what `look` makes of it."""
@@ -141,8 +239,8 @@ class Faults:
 
     @property
     def errors(self) -> list[Fault]:
-        """Kinds of fault that refuse the data; those of the file as a whole first."""
-        return sorted((f for f in self if f.severe), key=lambda fault: bool(fault.kind))
+        """Kinds of fault that refuse the data; those of the file as a whole first, what follows from others last."""
+        return sorted((f for f in self if f.severe), key=lambda fault: (fault.rule in FOLLOWS, bool(fault.kind)))
 
     @property
     def warnings(self) -> list[Fault]:
@@ -153,18 +251,29 @@ class Faults:
         """Return the share of the records of a kind that are faulty, in the worst file."""
         return max((left / total for (_, k), (total, left) in self._totals.items() if k == kind and total), default=0.0)
 
+    def by_rule(self) -> list["RuleFaults"]:
+        """Return all faults joined by their rules, those that refuse first."""
+        groups: dict[str, list[Fault]] = {}
+        for fault in self._sorted():
+            groups.setdefault(fault.rule, []).append(fault)
+        return [
+            RuleFaults(
+                rule, faults, sum(self._totals.get(place, (0, 0))[0] for place in {(f.file, f.kind) for f in faults})
+            )
+            for rule, faults in groups.items()
+        ]
+
     def lines(self, root: str = "") -> list[str]:
-        """Return one line per kind of fault, errors first: rule, file, count, what, the first records, what to do.
+        """Return one line per rule, errors first: rule, files, count, what, the first records, what to do.
 
         Args:
             root: the data set's place, which is not said again in the names of files.
         """
-        texts = []
-        for f in self._sorted():
-            name = f.file.removeprefix(root).strip("/") if root and f.file.startswith(root) else f.file
-            what = f"{name}: {self._said(f)}" if name else self._said(f)
-            texts.append(f"{f.rule} {what}" + (f". {one_line(f.hint)}" if f.hint else ""))
-        return texts
+        return [group.line(root) for group in self.by_rule()]
+
+    def notes(self) -> list[str]:
+        """Return what was accepted, repaired or left out, one line per rule that ends with it."""
+        return [f"{group.said(1)} ({group.rule})" for group in self.by_rule() if not group.severe]
 
     def said(self, fault: Fault) -> str:
         """Return a kind of fault as one line that ends with its rule, as in `index.warnings`."""
@@ -179,6 +288,8 @@ class Faults:
         if first.count > 1 and first.kind:
             what += f": {', '.join(e.record.split(' ', 1)[-1] for e in first.examples if e.record)}"
         more = f"Also {', '.join(dict.fromkeys(f.rule for f in others))}. " if others else ""
+        if all(fault.rule in FOLLOWS for fault in (first, *others)):  # then it is warnings that have left nothing
+            more += "".join(f"{f.rule}: {self._counted(f)}: {f.what}. " for f in self.warnings[:2] if f.kind)
         tip = "`raydet check` shows all." if first.count > 1 or others else ""
         hint = " ".join(part for part in (first.hint, more + tip) if part)
         return self._of(
@@ -189,10 +300,12 @@ class Faults:
         """Raise what must not be gone on with: any E; with `skip`, those of a whole file, and too many faulty records.
 
         Raises:
-            DataError: the gravest fault, with its count and first records.
+            DataError: the gravest fault, with its count and first records; none while faults are being collected.
         """
+        if _COLLECTING.get():
+            return
         errors = self.errors
-        if errors and (not skip or not errors[0].kind):
+        if errors and (not skip or not all(fault.kind for fault in errors)):
             raise self.error()
         for (file, kind), (total, left_out) in self._totals.items():
             if left_out > max_bad * total:
@@ -211,6 +324,20 @@ class Faults:
                 {"file": file, "kind": kind, "total": total, "faulty": left}
                 for (file, kind), (total, left) in self._totals.items()
             ],
+            "unusable": [list(pair) for pair in self.unusable],
+            "findings": [
+                {
+                    "rule": group.rule,
+                    "severe": group.severe,
+                    "count": group.count,
+                    "total": group.total,
+                    "what": group.what,
+                    "files": group.files,
+                    "examples": [str(example) for example in group.examples],
+                    "remedy": group.hint,
+                }
+                for group in self.by_rule()
+            ],
             "faults": [
                 asdict(f) | {"severe": f.severe, "rule_text": RULES.get(f.rule, f.rule)} for f in self._sorted()
             ],
@@ -225,6 +352,7 @@ class Faults:
             faults.add(f["rule"], f["what"], examples=[Example(**e) for e in f["examples"]], **given)
         for row in held["records"]:
             faults.looked_at(row["kind"], row["total"], row["faulty"], row["file"])
+        faults.unusable = [(name, rule) for name, rule in held["unusable"]]
         return faults
 
     def to_json(self) -> str:

@@ -1,7 +1,8 @@
 """What is wrong with a data set, said in words its owner can act on.
 
 A rule's number is stable: it is what a user searches for. COCO-* concern an annotation file, IMG-* one image,
-DIR-* the place and layout of the files. E refuses, W is accepted and said (`index.warnings`).
+DIR-* the place and layout of the files, BOX-* boxes of any format. E refuses, W is accepted and said
+(`index.warnings`).
 """
 
 RULES = {
@@ -41,7 +42,6 @@ RULES = {
     "COCO-W35": "two images have the same file name",
     "COCO-W36": "two file names differ in upper and lower case, or in their Unicode form, only",
     "COCO-W37": "an image has the same box of the same class twice",
-    "COCO-E38": "a file name has backslashes",
     "COCO-W39": "a file name begins or ends with white space",
     "COCO-E40": "a key stands twice in one object",
     "COCO-W41": "all boxes are at most one pixel wide and high",
@@ -54,6 +54,11 @@ RULES = {
     "COCO-W48": "an annotation has the id 0, which pycocotools takes for no match",
     "COCO-E49": "an annotation's category is faulty itself",
     "COCO-W50": "two category names differ in case, spaces or hyphens only",
+    "COCO-W51": "file names are read without their first folders, percent-decoded, or with backslashes as /",
+    "COCO-W52": "a box is rotated (attributes.rotation of CVAT); the upright box around it is taken",
+    "COCO-W53": "a category is the supercategory of all others and has no annotation (Roboflow); it is left out",
+    "COCO-W54": "bbox is missing; the bounds of the polygon are taken",
+    "COCO-E55": "every image or every category of the file is faulty",
     "IMG-E01": "no such file, or it cannot be read",
     "IMG-E02": "the file is empty",
     "IMG-E03": "the file is no image",
@@ -73,14 +78,24 @@ RULES = {
     "IMG-W17": "nearly the same image is in two splits",
     "IMG-E18": "a JPEG with too many scans: decoding it would take minutes",
     "IMG-W19": "a JPEG that ends in zeros, as after a failed download",
+    "IMG-W20": "training images that another split has too are left out (data.on_leak=drop)",
     "DIR-E01": "a path of the config does not exist",
     "DIR-E02": "a class folder without images",
     "DIR-E03": "no class folders",
-    "DIR-E04": "the validation classes differ from the training classes",
+    "DIR-E04": "a split has classes that the training split lacks",
     "DIR-W05": "files that are no images are left out",
     "DIR-W08": "images in no class folder are left out",
     "DIR-E06": "the folder exists and is not raydet's to replace",
     "DIR-W07": "images lie in the folder that the annotations do not name",
+    "DIR-W09": "a split's classes differ in order, id or number; they are matched by name",
+    "DIR-W10": "boxes or images of classes that the training split lacks are left out",
+    "DIR-W11": "images of the quarantine list are left out",
+    "DIR-W12": "the quarantine list names what is no image of the split",
+    "DIR-E13": "a classifier's training split has one class",
+    "DIR-W14": "the test split that the data set names is not there",
+    "BOX-W01": "training images without a usable box are left out",
+    "BOX-W02": "training images under 32 pixels are left out",
+    "BOX-W03": "many boxes have no anchor that overlaps them by half",
     "YOLO-E01": "the data set's YAML cannot be read as plain data",
     "YOLO-E02": "there is no data.yaml, or it is not clear which one is meant",
     "YOLO-E03": "the YAML has no usable names of classes",
@@ -88,7 +103,7 @@ RULES = {
     "YOLO-W05": "two classes have the same name",
     "YOLO-E06": "the YAML has no such split, or it holds no image",
     "YOLO-E07": "a name in the YAML or in a list leads out of data.root",
-    "YOLO-W08": "a folder in the YAML lies elsewhere; the one in data.root is taken",
+    "YOLO-W08": "a folder in the YAML is not there; the one in data.root that it may mean is taken",
     "YOLO-E09": "a label row has the wrong number of columns",
     "YOLO-E10": "a label row holds something that is not a finite number",
     "YOLO-E11": "a label row has a class that is not in names",
@@ -104,6 +119,9 @@ RULES = {
     "YOLO-E21": "a listed image is not there",
     "YOLO-E22": "many boxes leave their image, as corners read as centre and extent do",
     "YOLO-W22": "a box leaves its image; it is clipped",
+    "YOLO-E23": "kpt_shape in the YAML is not [key points, 2 or 3]",
+    "YOLO-W24": "a label row has key points behind its box; the box is taken",
+    "YOLO-W25": "a label row has four corners, as of a rotated box; the upright box around them is taken",
     "PARQUET-E01": "the file is no parquet, or is damaged",
     "PARQUET-E02": "a column that is needed is not there, or has the wrong type",
     "PARQUET-E03": "a row has no image",
@@ -126,3 +144,6 @@ RULES = {
     "REMOTE-E07": "the store does not answer, or breaks off",
     "REMOTE-E08": "a file of the store is too large, or does not fit the disk",
 }
+
+FOLLOWS = frozenset({"COCO-E26", "COCO-E33", "COCO-E55", "DIR-E03", "PARQUET-E11", "YOLO-E19"})
+"""Rules of nothing being left: mostly what others lead to, and never to stand before these."""

@@ -4,11 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from raydet.data.formats.coco.load import load_coco
 from raydet.data.formats.image_folder import load_folder
-from raydet.data.formats.index import check_same_classes
 from raydet.exceptions import DataError
-from tests.data.makers import truth, write_coco
 
 
 def tree(root: Path, *names: str) -> Path:
@@ -72,21 +69,3 @@ def test_class_folders_without_images_are_skipped_within_the_share_that_is_allow
 def test_folders_all_without_images_are_refused_whatever_is_allowed(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="DIR-E03"):
         load_folder(tree(tmp_path, "a/1.txt"), on_bad="skip", max_bad=1.0)
-
-
-def test_validation_folders_with_other_classes_are_named(tmp_path: Path) -> None:
-    train = load_folder(tree(tmp_path / "train", "a/1.jpg", "b/1.jpg"))
-    val = load_folder(tree(tmp_path / "val", "a/1.jpg", "c/1.jpg", "d/1.jpg"))
-    check_same_classes(train, train)
-    with pytest.raises(DataError, match=r"3 classes, the training split 2; lacks: b; adds: c, d") as caught:
-        check_same_classes(train, val)
-    assert caught.value.rule == "DIR-E04"
-
-
-def test_validation_annotations_with_other_categories_are_named(tmp_path: Path) -> None:
-    content = truth()
-    train = load_coco(write_coco(tmp_path / "a", content, images=False), tmp_path)
-    content["categories"][2]["name"] = "hound"
-    val = load_coco(write_coco(tmp_path / "b", content, images=False), tmp_path)
-    with pytest.raises(DataError, match="lacks: 13 'dog'; adds: 13 'hound'"):
-        check_same_classes(train, val)

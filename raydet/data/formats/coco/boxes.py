@@ -31,20 +31,69 @@ def boxes(table: JsonTable) -> Floats:
     hint = "bbox is [x, y, width, height]."
     table.refuse("COCO-E16", "bbox has a negative width or height", negative, table.shown(lists), hint)
     xywh[negative] = 0
+    return _upright(table, xywh)
+
+
+def _upright(table: JsonTable, xywh: Floats) -> Floats:
+    """The boxes, and around those that CVAT has turned (attributes.rotation, in degrees) the upright ones."""
+    attributes = table.values("attributes")
+    if of_kinds({type(None)}, attributes):
+        return xywh
+    angles = [a.get("rotation") if type(a) is dict else None for a in attributes]
+    wrong = [i for i, v in enumerate(angles) if v is not None and not _is_angle(v)]
+    table.refuse("COCO-E29", "attributes.rotation must be an angle in degrees", wrong, table.shown(angles))
+    turn = np.radians(np.array([v if _is_angle(v) else 0.0 for v in angles], np.float64))
+    turned = np.flatnonzero(np.sin(turn).round(9) != 0)
+    if turned.size:
+        cos, sin = np.abs(np.cos(turn[turned])), np.abs(np.sin(turn[turned]))
+        centre, (w, h) = xywh[turned, :2] + xywh[turned, 2:] / 2, xywh[turned, 2:].T
+        side = np.stack([w * cos + h * sin, w * sin + h * cos], axis=1)
+        table.warn("COCO-W52", "the box is rotated: the upright box around it is taken", turned, table.shown(angles))
+        xywh[turned] = np.concatenate([centre - side / 2, side], axis=1)
     return xywh
 
 
+def _is_angle(value: object) -> bool:
+    return type(value) in (int, float) and -1e6 < value < 1e6  # type: ignore[operator]
+
+
+def _bounds(outline: object) -> list[float] | None:
+    """The bounds of one or several polygons, written as [x, y, x, y, ...] or [[x, y], ...]; None of anything else."""
+    values: list[Any] = []
+    stack: list[Any] = [outline]
+    while stack:
+        part = stack.pop()
+        if type(part) is not list:
+            return None
+        numbers = part and all(type(v) in (int, float) and abs(v) < 1e9 for v in part)  # NaN is not below anything
+        if numbers and len(part) % 2 == 0:
+            values += part
+        elif numbers or not part or len(values) > 10**7:
+            return None
+        else:
+            stack += part
+    if len(values) < 6:
+        return None
+    x1, y1 = min(values[::2]), min(values[1::2])
+    return [x1, y1, max(values[::2]) - x1, max(values[1::2]) - y1]
+
+
 def _four_numbers(table: JsonTable, lists: list[Any]) -> list[list[float]]:
-    """The boxes, with zeros for those that are not four numbers, which are counted."""
-    missing = [i for i, box in enumerate(lists) if box is None]
+    """The boxes, bounds of polygons where there is none, and zeros for what is not four numbers, which is counted."""
+    lists, hint = list(lists), "Compute it as the bounds of the outline."
+    missing = [i for i, box in enumerate(lists) if box is None or (box == [] and table.records[i].get("segmentation"))]
     outlined = [i for i in missing if table.records[i].get("segmentation")]
     table.missing("bbox", [i for i in missing if not table.records[i].get("segmentation")], "COCO-E19")
-    hint = "Compute it as the bounds of the outline."
-    table.refuse("COCO-E19", "bbox is missing, there is only a segmentation", outlined, hint=hint)
+    for i in outlined:
+        lists[i] = _bounds(table.records[i]["segmentation"])
+    what = "bbox is missing, and the segmentation is no polygon"
+    table.refuse("COCO-E19", what, [i for i in outlined if lists[i] is None], hint=hint)
+    what = "bbox is missing: the bounds of the polygon are taken"
+    table.warn("COCO-W54", what, [i for i in outlined if lists[i] is not None])
+    missing = [i for i in missing if lists[i] is None]
     wrong = [i for i, box in enumerate(lists) if box is not None and not _is_box(box)]
     if wrong:
         table.refuse("COCO-E14", _FOUR, wrong, table.shown(lists), _box_hint(lists[wrong[0]]))
-    lists = list(lists)
     for i in missing + wrong:
         lists[i] = [0.0, 0.0, 0.0, 0.0]
     return lists

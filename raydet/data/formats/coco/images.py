@@ -3,7 +3,7 @@
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from pathlib import PurePosixPath, PureWindowsPath
 from typing import Any
 
@@ -15,7 +15,7 @@ from raydet.data.images.decode import read_size
 from raydet.data.storage.files import Files, encodable
 from raydet.exceptions import DataError
 
-_PLAIN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_./-]*")
+PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_./-]*")
 """File names, nearly all there are, that need no closer look."""
 
 Finding = tuple[str, str, str | None]
@@ -28,7 +28,7 @@ def file_names(table: JsonTable) -> list[str]:
     table.missing("file_name", [i for i, name in enumerate(given) if name is None])
     found: dict[Finding, list[int]] = {}
     for i, name in enumerate(given):
-        if name is not None and not (type(name) is str and _PLAIN.fullmatch(name) and ".." not in name):
+        if name is not None and not (type(name) is str and PLAIN_NAME.fullmatch(name) and ".." not in name):
             finding = check_name(name)
             if finding is not None:
                 found.setdefault(finding, []).append(i)
@@ -55,8 +55,6 @@ def check_name(name: object) -> Finding | None:
     if ".." in windows.parts or ".." in PurePosixPath(name).parts:  # the Windows reading splits at both separators
         hint = "Set data.train_images / val_images to a folder that holds all the images."
         return "COCO-E24", "file_name leaves the image folder", hint
-    if "\\" in name:
-        return "COCO-E38", "file_name has backslashes", "Write folders with /, as in train/1.jpg."
     if name != name.strip():
         return "COCO-W39", "file_name begins or ends with white space", "Is the file called so?"
     return None
@@ -80,9 +78,16 @@ def _is_size(value: Any) -> bool:
     return type(value) in (int, float) and 0 < value < 2**31 and value % 1 == 0
 
 
-def fill_sizes(log: Log, names: list[str], sizes: npt.NDArray[np.int32], files: Files) -> bool:
-    """Read missing sizes from the images' headers; return whether any was missing."""
+def fill_sizes(log: Log, names: list[str], sizes: npt.NDArray[np.int32], files: Files, left_out: Container[str]) -> int:
+    """Read missing sizes from the images' headers; return how many images are left out for `left_out`.
+
+    Args:
+        left_out: names of images that are not opened, and left out without a word.
+    """
     missing = np.flatnonzero((sizes == 0).any(axis=1) & ~log.bad).tolist()
+    listed = [i for i in missing if names[i] in left_out]
+    log.bad[listed] = True
+    missing = [i for i in missing if not log.bad[i]]
     log.warn("COCO-W23", "width or height is missing, read from the image", missing)
     for i in missing:
         try:
@@ -90,7 +95,8 @@ def fill_sizes(log: Log, names: list[str], sizes: npt.NDArray[np.int32], files: 
         except DataError as error:
             what = "width or height is missing, and the image cannot be read"
             log.refuse(error.rule, what, [i], lambda _, e=error: e.what, error.hint)  # type: ignore[misc]
-    return bool(missing)
+            log.faults.unusable.append((names[i], error.rule))
+    return len(listed)
 
 
 def check_same_names(log: Log, names: list[str]) -> None:
@@ -133,6 +139,18 @@ def class_names(table: JsonTable) -> list[str]:
         hint = f'The first has "{near}"; COCO calls it "name".' if near else None
         table.warn("COCO-W32", "name is missing, the id is taken", nameless, hint=hint)
     return [name if isinstance(name, str) and encodable(name) else "" for name in names]
+
+
+def leave_out_root(
+    log: Log, ids: npt.NDArray[np.int64], names: list[str], parents: list[Any], used: npt.NDArray[np.int64]
+) -> None:
+    """Leave out the category that Roboflow adds: without a parent, the parent of all others, without any annotation."""
+    roots = [i for i, parent in enumerate(parents) if parent in (None, "", "none")]
+    if len(roots) != 1 or len(ids) < 2 or ids[roots[0]] in used or not names[roots[0]]:
+        return
+    if all(parent == names[roots[0]] for i, parent in enumerate(parents) if i != roots[0]):
+        what = "the category is no class but the supercategory of all others, and no annotation is of it: left out"
+        log.refuse("COCO-W53", what, roots, _of(names))
 
 
 def check_classes(log: Log, ids: npt.NDArray[np.int64], names: list[str]) -> None:

@@ -1,5 +1,6 @@
 """COCO annotations as an index of packed arrays: no list of records stays, so loader processes share one copy."""
 
+from collections.abc import Container, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -7,11 +8,12 @@ import numpy as np
 import numpy.typing as npt
 
 from raydet.data.columns import Columns, Ints, Texts
+from raydet.data.formats.coco.file_names import AS_WRITTEN, locate
 from raydet.data.formats.coco.reader import parse
 from raydet.data.formats.index import DetectionIndex
 from raydet.data.storage.cache import file_key, load_columns, save_columns
 from raydet.data.storage.files import Files, Folder
-from raydet.data.validation.faults import Faults
+from raydet.data.validation.faults import SHOWN, Example, Faults
 from raydet.exceptions import DataError
 
 Role = Literal["train", "val", "test"]
@@ -22,35 +24,48 @@ _MOST_RAW = 100_000
 
 def load_coco(
     json_path: Path | str,
-    images: Files | Path | str,
+    images: Files | Path | str | Sequence[Files],
     class_ids: Literal["contiguous", "raw"] = "contiguous",
     *,
     role: Role = "train",
     on_bad: Literal["fail", "skip"] = "fail",
     max_bad: float = 0.01,
+    left_out: Container[str] = (),
+    present: bool = False,
 ) -> DetectionIndex:
     """Return the index of an annotation file; from the cache when the file was read before.
 
     Args:
+        images: where the images lie, or may lie: the place where some of them are is taken.
         class_ids: contiguous: class i is the i-th category in order of id. raw: the category with id i + 1.
         role: train refuses a file without annotations, val one without the key; test accepts both.
         on_bad: fail: any faulty record refuses the file. skip: faulty records are left out and counted.
         max_bad: with skip, the share of images, annotations or categories above which the file is refused.
+        left_out: names of images that are not opened for a size that the file lacks, but left out.
+        present: refuse the file where none of some images is there.
 
     Raises:
         DataError: the file is malformed; names the record and the rule, holds all faults in `faults`.
     """
     path = Path(json_path)
-    files = Folder(Path(images)) if isinstance(images, (str, Path)) else images
-    columns, faults = _read(path, files)
+    if isinstance(images, (str, Path)):
+        images = Folder(Path(images))
+    places: list[Files] = [*images] if isinstance(images, Sequence) else [images]
+    columns, faults = _read(path, places, left_out)
     _check_annotated(path, columns, role, faults)
+    files, columns = _located(path, columns, places, role, faults, present)
+    _check_boxes(path, columns, role, faults)
+    empty = [kind for key, kind in (("ids", "images"), ("category_ids", "categories")) if not len(columns[key])]
+    if empty:
+        faults.add("COCO-E55", f'no record of "{empty[0]}" is usable', file=path)
     faults.check(skip=on_bad == "skip", max_bad=max_bad)
-    _check_left(path, columns, role, faults)
+    if empty:
+        raise faults.error()
     labels, category_ids, class_names = _classes(path, columns, class_ids, faults)
     return DetectionIndex.of_columns(str(path), files, columns | {"labels": labels}, category_ids, class_names, faults)
 
 
-def _read(path: Path, files: Files) -> tuple[Columns, Faults]:
+def _read(path: Path, places: Sequence[Files], left_out: Container[str]) -> tuple[Columns, Faults]:
     """The file's columns and faults, from the cache when it was read before."""
     try:
         key = f"{file_key(path)}-coco"
@@ -59,10 +74,32 @@ def _read(path: Path, files: Files) -> tuple[Columns, Faults]:
     columns = load_columns(key)
     if columns is not None:
         return columns, Faults.unpacked(columns["faults"], str(path))
-    columns, alone, faults = parse(path, files)
+    columns, alone, faults = parse(path, places, left_out)
     if alone:  # sizes read from images may change without the file
         save_columns(key, columns)
     return columns, faults
+
+
+def _located(
+    path: Path, columns: Columns, places: Sequence[Files], role: Role, faults: Faults, present: bool
+) -> tuple[Files, Columns]:
+    """Where the images lie, and the columns with the names of their files."""
+    names = Texts(columns["name_bytes"], columns["name_first"]).tolist()
+    found = locate(names, places)
+    if present and names and not found.found:
+        where = " or ".join(place.place for place in places)
+        what = f"none of {found.tried} images tried is in {where}, e.g. {names[0]}"
+        holder = "It" if len(places) == 1 else places[0].place
+        hint = f"{holder} holds {places[0].listing(5)}. Is data.{role}_images right?"
+        faults.add("COCO-E30", what, file=path, hint=hint)
+    if found.reading is AS_WRITTEN:
+        return found.files, columns
+    read = [found.reading(name) for name in names]
+    changed = [i for i, (new, old) in enumerate(zip(read, names, strict=True)) if new != old]
+    shown = [Example(f"{names[i]} -> {read[i]}") for i in changed[:SHOWN]]
+    faults.add("COCO-W51", found.reading.said, file=path, kind="images", count=len(changed), examples=shown)
+    packed = Texts.pack(read)
+    return found.files, columns | {"name_bytes": packed.bytes, "name_first": packed.first}
 
 
 def _check_annotated(path: Path, columns: Columns, role: Role, faults: Faults) -> None:
@@ -72,16 +109,11 @@ def _check_annotated(path: Path, columns: Columns, role: Role, faults: Faults) -
         faults.add("COCO-E06", '"annotations" is missing', file=path, hint=hint)
 
 
-def _check_left(path: Path, columns: Columns, role: Role, faults: Faults) -> None:
-    """Refuse a file of which nothing usable is left."""
-    for key, rule, kind in (("ids", "COCO-E03", "images"), ("category_ids", "COCO-E05", "categories")):
-        if len(columns[key]) == 0:
-            faults.add(rule, f'no record of "{kind}" is usable', file=path)
-            raise faults.error()
+def _check_boxes(path: Path, columns: Columns, role: Role, faults: Faults) -> None:
+    """Refuse a file of which no box is left."""
     if len(columns["boxes"]) == 0 and role == "train":
         faults.add("COCO-E26", "no annotation with a usable box; there is nothing to train on", file=path)
-        raise faults.error()
-    if len(columns["boxes"]) == 0:
+    elif len(columns["boxes"]) == 0:
         faults.add("COCO-W26", f"the {role} split has 0 boxes: AP cannot be computed", file=path)
 
 

@@ -6,7 +6,7 @@ and not the polygons. Faulty records are left out of the columns; whether they m
 """
 
 import gc
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ import numpy.typing as npt
 from raydet.data.columns import Columns, Ints, Texts
 from raydet.data.formats.coco import boxes, images
 from raydet.data.formats.coco.checks import Annotations, check_boxes, check_ids, check_spread, shared
+from raydet.data.formats.coco.file_names import locate
 from raydet.data.formats.coco.json_stream import parts
 from raydet.data.formats.coco.json_table import NOTHING, SINGULAR, JsonTable, Log, similar
 from raydet.data.storage.files import Files
@@ -33,16 +34,20 @@ _OTHER_FORMATS = {
 _Pieces = dict[int, list[Any]]
 
 
-def parse(path: Path, files: Files) -> tuple[Columns, bool, Faults]:
+def parse(path: Path, places: Sequence[Files], left_out: Container[str] = ()) -> tuple[Columns, bool, Faults]:
     """Return the columns of the sound records, whether they depend on the file alone, and all faults.
 
-    They do not where an image's header was needed for its size.
+    They do not where an image's header was needed for its size. File names stay as they are written.
+
+    Args:
+        places: where the images may lie.
+        left_out: names of files that are not opened: images of no size among them are left out.
 
     Raises:
         DataError: nothing can be read: no JSON, cut, no list of images.
     """
     with _no_collection(), np.errstate(over="ignore", invalid="ignore"):  # sums of boxes near the largest float
-        return _parse(path, files)
+        return _parse(path, places, left_out)
 
 
 @contextmanager
@@ -57,11 +62,13 @@ def _no_collection() -> Iterator[None]:
             gc.enable()
 
 
-def _parse(path: Path, files: Files) -> tuple[Columns, bool, Faults]:
+def _parse(path: Path, places: Sequence[Files], left_out: Container[str]) -> tuple[Columns, bool, Faults]:
     faults = Faults()
     found, sizes, keys = _read(path, faults)
-    images = _Images(path, found["images"], sizes["images"], files, faults)
-    categories = _Categories(path, found["categories"], sizes["categories"], faults)
+    images = _Images(path, found["images"], sizes["images"], faults)
+    images.fill_sizes(places, left_out)
+    used = np.unique(np.concatenate([np.zeros(0, np.int64), *found["annotations"].get(2, [])]))
+    categories = _Categories(path, found["categories"], sizes["categories"], used, faults)
     annotations = _annotations(path, found["annotations"], faults)
     columns = _grouped(annotations, images, categories)
     faults.looked_at(
@@ -144,7 +151,7 @@ def _read_images(table: JsonTable) -> tuple[Any, ...]:
 
 
 def _read_categories(table: JsonTable) -> tuple[Any, ...]:
-    return table.whole("id"), images.class_names(table)
+    return table.whole("id"), images.class_names(table), table.values("supercategory")
 
 
 def _read_annotations(table: JsonTable) -> tuple[Any, ...]:
@@ -163,7 +170,7 @@ def _joined(pieces: _Pieces, column: int, kind: Any = np.int64, width: int | Non
 class _Images:
     """All images of a file by column, faulty ones too (`log.bad`)."""
 
-    def __init__(self, path: Path, pieces: _Pieces, size: int, files: Files, faults: Faults) -> None:
+    def __init__(self, path: Path, pieces: _Pieces, size: int, faults: Faults) -> None:
         self.ids: Ints = _joined(pieces, 0)
         self.names: list[str] = [name for piece in pieces.pop(1, []) for name in piece]
         self.sizes: npt.NDArray[np.int32] = _joined(pieces, 2, np.int32, 2)
@@ -172,8 +179,17 @@ class _Images:
         rows, _ = shared(self.ids)
         self.log.refuse("COCO-E07", "id is used twice", rows, self._both, "Give each record an id of its own.")
         images.check_same_names(self.log, self.names)
-        self.alone = not images.fill_sizes(self.log, self.names, self.sizes, files)
-        _count(self.log, size)
+        self.alone = not ((self.sizes == 0).any(axis=1) & ~self.log.bad).any()
+        """Whether all that is known of them stands in the file."""
+        self._size = size
+
+    def fill_sizes(self, places: Sequence[Files], left_out: Container[str]) -> None:
+        """Read the sizes that are missing from the images, and count the faulty records."""
+        if not self.alone:
+            located = locate(self.names, places)
+            names = [located.reading(name) for name in self.names]
+            self._size -= images.fill_sizes(self.log, names, self.sizes, located.files, left_out)
+        _count(self.log, self._size)
 
     def _both(self, i: int) -> str:
         return f"{self.ids[i]} ({', '.join(self.names[j] for j in np.flatnonzero(self.ids == self.ids[i])[:2])})"
@@ -190,17 +206,20 @@ class _Images:
 class _Categories:
     """All categories of a file by column, faulty ones too (`log.bad`)."""
 
-    def __init__(self, path: Path, pieces: _Pieces, size: int, faults: Faults) -> None:
+    def __init__(self, path: Path, pieces: _Pieces, size: int, used: Ints, faults: Faults) -> None:
+        """Take the columns, and the categories that annotations are of."""
         self.ids: Ints = _joined(pieces, 0)
         given = [name for piece in pieces.pop(1, []) for name in piece]
         self.names = [name or str(number) for name, number in zip(given, self.ids.tolist(), strict=True)]
-        name = _name("categories", self.ids, _joined(pieces, 2))
-        self.log = Log(str(path), "categories", faults, _joined(pieces, 3, bool), name)
+        parents = [name for piece in pieces.pop(2, []) for name in piece]
+        name = _name("categories", self.ids, _joined(pieces, 3))
+        self.log = Log(str(path), "categories", faults, _joined(pieces, 4, bool), name)
         rows, _ = shared(self.ids)
         self.log.refuse("COCO-E31", "id is used twice", rows, self._both, "Give each record an id of its own.")
+        _count(self.log, size)
+        images.leave_out_root(self.log, self.ids, given, parents, used)
         good = np.flatnonzero(~self.log.bad)
         images.check_classes(self.log, self.ids[good], given)
-        _count(self.log, size)
 
     def _both(self, i: int) -> str:
         return f"{self.ids[i]} ({', '.join(self.names[j] for j in np.flatnonzero(self.ids == self.ids[i])[:2])})"

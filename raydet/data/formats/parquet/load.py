@@ -5,7 +5,7 @@ Spellings known are those of Hugging Face's datasets and of COCO. Given up: imag
 
 import posixpath
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from fnmatch import fnmatchcase
 from typing import Any, Literal
 
@@ -35,10 +35,12 @@ def load_parquet(
     *,
     on_bad: Literal["fail", "skip"] = "fail",
     max_bad: float = 0.01,
+    left_out: Collection[str] = frozenset(),
 ) -> DetectionIndex | ClassificationIndex:
     """Return the index of a split; from the cache when none of its files has changed.
 
     Args:
+        left_out: names of rows (file/number) that are left out, whatever they hold.
         chosen: a .parquet file, a folder of them, or a pattern (data/train-*.parquet) within the root. None: those
             that are named after the split.
         on_bad: fail raises on the first faulty row; skip leaves them out, up to the share `max_bad`.
@@ -50,17 +52,19 @@ def load_parquet(
     paths = {name: str(tree.fetch(name)) for name in files}
     place = posixpath.join(tree.place, next(iter(files)) if len(files) == 1 else chosen or "").rstrip("/")
     meaning = _meaning(paths, detection)
-    key = content_key("parquet", tree.place, files, detection)
+    key = content_key("parquet", tree.place, files, detection, *sorted(left_out))
     columns = load_columns(key)
     if columns is None:
         faults = Faults()
-        columns = _columns(paths, meaning, place, faults)
+        columns = _columns(paths, meaning, place, left_out, faults)
         columns["faults"] = faults.packed()
         save_columns(key, columns)
     faults = Faults.unpacked(columns["faults"])
+    if detection and not len(columns["boxes"]) and split != "test":
+        faults.add("PARQUET-E11", f"the {split} split has no box", file=place)
     faults.check(skip=on_bad == "skip", max_bad=max_bad)
     images = ParquetImages(paths, meaning.image, place, tree.forkable)
-    return _index(columns, images, split, detection, faults)
+    return _index(columns, images, detection, faults)
 
 
 def of_split(names: Iterable[str], split: str) -> list[str]:
@@ -99,7 +103,7 @@ def _meaning(paths: dict[str, str], detection: bool) -> Meaning:
     return first
 
 
-def _columns(paths: dict[str, str], meaning: Meaning, place: str, faults: Faults) -> Columns:
+def _columns(paths: dict[str, str], meaning: Meaning, place: str, left_out: Collection[str], faults: Faults) -> Columns:
     """The columns of an index: truth from all rows, sizes from columns or, where there are none, the images."""
     names, ids, sizes, counts = list[str](), list[int](), list[tuple[int, int]](), list[int]()
     xywh, labels = list[list[float]](), list[Any]()
@@ -109,10 +113,13 @@ def _columns(paths: dict[str, str], meaning: Meaning, place: str, faults: Faults
         groups = [opened.metadata.row_group(g) for g in range(opened.metadata.num_row_groups)]
         large = max([large, *(group_bytes(group, meaning.image) for group in groups)])
         for row, (hw, truth) in enumerate(_rows(opened, path, meaning)):
+            if f"{file}/{row}" in left_out:
+                continue
             total += 1
             held = _row(truth, hw, meaning)
             if isinstance(held[0], str):
                 faults.add(held[0], str(held[1]), kind="rows", examples=[Example(f"row {file}/{row}", str(held[2]))])
+                faults.unusable.append((f"{file}/{row}", held[0]))
                 continue
             names.append(f"{file}/{row}")
             ids.append(held[0])
@@ -249,12 +256,10 @@ def _boxes(
 
 
 def _index(
-    columns: Columns, images: ParquetImages, split: str, detection: bool, faults: Faults
+    columns: Columns, images: ParquetImages, detection: bool, faults: Faults
 ) -> DetectionIndex | ClassificationIndex:
     class_names = Texts(columns["class_bytes"], columns["class_first"]).tolist()
     if not detection:
         names, warnings = Texts(columns["name_bytes"], columns["name_first"]), [faults.said(fault) for fault in faults]
         return ClassificationIndex(images.place, images, names, columns["labels"], class_names, warnings, faults)
-    if not len(columns["boxes"]) and split != "test":
-        raise DataError(f"the {split} split has no box", file=images.place, rule="PARQUET-E11")
     return DetectionIndex.of_columns(images.place, images, columns, np.arange(len(class_names)), class_names, faults)

@@ -18,6 +18,10 @@ _SLACK = 0.01
 """What writers' rounding may add to 0 and 1; clipped later."""
 _KIND = "label rows"
 _POLYGON = "a polygon: the box around it is taken"
+_CORNERS = "four corners, as of a rotated box: the upright box around them is taken"
+_POSE = "a box and key points: the box is taken"
+_LEAST_POSE = 11
+"""Columns of a box and two key points with visibility; one alone might be a triangle."""
 _MOST_BYTES = 16 << 20
 """Largest label file."""
 _THREADS = 16
@@ -25,7 +29,13 @@ _THREADS = 16
 
 
 def read_columns(
-    tree: Tree, label_of: dict[str, str], stamps: dict[str, str], whole: bool, classes: int, faults: Faults
+    tree: Tree,
+    label_of: dict[str, str],
+    stamps: dict[str, str],
+    whole: bool,
+    classes: int,
+    keypoints: tuple[int, int] | None,
+    faults: Faults,
 ) -> Columns:
     """Return the columns of a DetectionIndex, from all label files and the images' headers.
 
@@ -33,13 +43,14 @@ def read_columns(
         label_of: image -> its label file.
         stamps: all files in the folders of label files.
         whole: the images are all that their folders hold, so that a label file without one is reported.
+        keypoints: how many follow each box, and the numbers of one; None: longer rows are polygons.
     """
     names, sizes = _sizes(tree, list(label_of), faults)
     texts = _texts(tree, {name: label_of[name] for name in names if label_of[name] in stamps}, faults)
     known = [i for i, name in enumerate(names) if texts.get(name, "") is not None]
     # An image whose labels cannot be read is left out with them: shown without boxes, all in it would be background.
     names, sizes = [names[i] for i in known], sizes[known]
-    rows = Rows(faults)
+    rows = Rows(faults, keypoints)
     bare = {name for i, name in enumerate(names) if not rows.add(i, label_of[name], texts.get(name) or "")}
     if bare:
         what, shown = "an image has no label file, or one without rows", [Example(n) for n in sorted(bare)[:SHOWN]]
@@ -80,6 +91,7 @@ def _texts(tree: Tree, label_of: dict[str, str], faults: Faults) -> dict[str, st
             if isinstance(text, DataError):
                 shown = Example(f"file {label}", text.what, name)
                 faults.add("YOLO-E20", "a label file cannot be read", kind="label files", examples=[shown])
+                faults.unusable.append((name, "YOLO-E20"))
     return found
 
 
@@ -100,6 +112,7 @@ def _sizes(tree: Tree, names: list[str], faults: Faults) -> tuple[list[str], npt
     for name, error in bad:
         wrong = DataError(error.what, rule=error.rule, record=f"image {name}", hint=error.hint)
         faults.add_error(wrong, file=tree.place, kind="images")
+        faults.unusable.append((name, error.rule))
     faults.looked_at("images", len(names), len(bad), tree.place)
     good = [(name, size) for name, size in zip(names, sizes, strict=True) if not isinstance(size, DataError)]
     return [name for name, _ in good], np.array([size for _, size in good], np.int32).reshape(-1, 2)
@@ -121,9 +134,11 @@ def _size(tree: Tree, name: str) -> tuple[int, int] | DataError:
 class Rows:
     """The rows of all label files so far."""
 
-    def __init__(self, faults: Faults) -> None:
+    def __init__(self, faults: Faults, keypoints: tuple[int, int] | None = None) -> None:
         self._values, self._image, self._line = array("d"), array("q"), array("q")
         self._faults, self._total, self._bad = faults, 0, 0
+        self._pose = None if keypoints is None else 5 + keypoints[0] * keypoints[1]
+        self._long, self._flagged = 0, list[str]()
 
     def add(self, image: int, name: str, text: str) -> bool:
         """Take a label file's rows for an image; return whether there was one."""
@@ -137,7 +152,12 @@ class Rows:
                 self._bad += 1
                 continue
             if len(parts) > 5:
-                self._faults.add("YOLO-W16", _POLYGON, kind=_KIND, examples=[Example(record)])
+                rule, what = "YOLO-W16", _POLYGON
+                if self._pose is not None:
+                    rule, what = "YOLO-W24", _POSE
+                elif len(parts) == 9:
+                    rule, what = "YOLO-W25", _CORNERS
+                self._faults.add(rule, what, kind=_KIND, examples=[Example(record)])
             self._values.extend(values)
             self._image.append(image)
             self._line.append(number)
@@ -153,18 +173,29 @@ class Rows:
             example = Example(record, " ".join(parts))
             self._faults.add("YOLO-E10", what, kind=_KIND, examples=[example])
             return None
-        if len(values) == 5:
-            return values
-        if len(values) < 7 or len(values) % 2 == 0:
+        if len(values) == 5 or len(values) == self._pose:
+            return values[:5]
+        if len(values) < 7 or len(values) % 2 == 0 or self._pose is not None:
             what = "a row must have 5 columns (class, centre x, centre y, width, height), or a class and a polygon"
-            hint = "A sixth column is a prediction's score: remove it." if len(values) == 6 else None
+            if self._pose is not None:
+                what = f"a row must have 5 columns, or {self._pose}: a box and key points (kpt_shape in data.yaml)"
             example = Example(record, f"{len(values)} columns")
-            self._faults.add("YOLO-E09", what, kind=_KIND, examples=[example], hint=hint)
+            self._faults.add("YOLO-E09", what, kind=_KIND, examples=[example], hint=self._columns_hint(len(values)))
             return None
+        self._long += 1
+        if len(values) >= _LEAST_POSE and len(values) % 3 == 2 and set(values[7::3]) <= {0, 1, 2}:
+            self._flagged.append(record)
         x1, x2, y1, y2 = min(values[1::2]), max(values[1::2]), min(values[2::2]), max(values[2::2])
         if not all(np.isfinite(values[1:])):
             return values[:1] + [float("nan")] * 4  # min and max pass over some NaN
         return [values[0], (x1 + x2) / 2, (y1 + y2) / 2, x2 - x1, y2 - y1]
+
+    def _columns_hint(self, columns: int) -> str | None:
+        if columns == 6:
+            return "A sixth column is a prediction's score: remove it."
+        if self._pose is None and columns > 7 and columns % 3 == 2:
+            return f"Are these a box and key points? Then data.yaml needs kpt_shape: [{(columns - 5) // 3}, 3]."
+        return None
 
     def checked(self, names: list[str], classes: int) -> tuple[Ints, Ints, Floats]:
         """Return image_N, class_N and shares_N4 (centre and extent) of the sound rows; the rest is counted.
@@ -173,6 +204,16 @@ class Rows:
             names: label file of each image.
             classes: how many there are.
         """
+        if self._flagged and len(self._flagged) == self._long:
+            what = "every longer row is a box and key points (x, y and a visibility of 0, 1 or 2), not a polygon"
+            flagged = [Example(record) for record in self._flagged[:SHOWN]]
+            self._faults.add(
+                "YOLO-E09",
+                what,
+                count=self._long,
+                examples=flagged,
+                hint="Write kpt_shape: [key points, 3] into data.yaml.",
+            )
         values_N5 = np.frombuffer(self._values, np.float64).reshape(-1, 5)
         image_N, line_N = np.frombuffer(self._image, np.int64), np.frombuffer(self._line, np.int64)
         live_N = np.ones(len(values_N5), bool)

@@ -1,17 +1,20 @@
 """YOLO data sets as an index: data.yaml, images below images/, a label file for each below labels/. Read only.
 
-Format: docs.ultralytics.com/datasets/detect. Given up: key points (boxes only), `download`, and names that lead out of
-data.root; also a data.yaml's `path` is followed within data.root only.
+Format: docs.ultralytics.com/datasets/detect, pose (kpt_shape: the boxes are read) and obb (the upright box around four
+corners). Given up: key points, angles, `download`, and names that lead out of data.root; also a data.yaml's `path` is
+followed within data.root only.
 """
 
 import hashlib
+import os
 import posixpath
-from collections.abc import Iterable
+from collections.abc import Callable, Container, Iterable
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 
+from raydet.data.columns import spread_over
 from raydet.data.formats.index import DetectionIndex
 from raydet.data.formats.yolo.labels import read_columns
 from raydet.data.formats.yolo.safe_yaml import MOST_BYTES, Plain, parse_yaml
@@ -24,6 +27,8 @@ from raydet.exceptions import DataError
 YAML = ("data.yaml", "data.yml", "dataset.yaml")
 _KEYS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
 _MOST_LIST = 256 << 20
+_PROBES = 20
+"""Names of a list whose images are looked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +41,8 @@ class _Set:
     """Folder that names are relative to, within the root."""
     names: list[str]
     digest: str
+    keypoints: tuple[int, int] | None = None
+    """How many key points a box has, and the numbers of one (kpt_shape)."""
 
 
 def load_yolo(
@@ -46,10 +53,12 @@ def load_yolo(
     *,
     on_bad: Literal["fail", "skip"] = "fail",
     max_bad: float = 0.01,
+    left_out: Container[str] = (),
 ) -> DetectionIndex:
     """Return the index of a split; from the cache when none of its files has changed.
 
     Args:
+        left_out: names of images that are not opened, and left out.
         yaml_name: the yaml in the tree. None: data.yaml, or the only one there is.
         chosen: a key of the yaml, or a folder or .txt list within the root. None: the yaml's key for the split.
         on_bad: fail raises on the first faulty row or image; skip leaves them out, up to the share `max_bad`.
@@ -59,24 +68,34 @@ def load_yolo(
     """
     faults = Faults()
     dataset = _read(tree, yaml_name or _find(tree), faults)
-    images, whole = _images(tree, dataset, split, chosen, faults)
+    found, whole = _images(tree, dataset, split, chosen, faults)
+    images = {name: stamp for name, stamp in found.items() if name not in left_out}
+    whole = whole and len(images) == len(found)
     label_of = {name: _label(name) for name in images}
     stamps = _stamps(tree, label_of.values())
     files = [(p, s, stamps.get(label_of[p])) for p, s in images.items()]
     key = content_key("yolo", dataset.file, dataset.digest, files, sorted(stamps) if whole else [])
     columns = load_columns(key)
     if columns is None:
-        found = Faults()
-        columns = read_columns(tree, label_of, stamps, whole, len(dataset.names), found)
-        columns["faults"] = found.packed()
+        of_files = Faults()
+        columns = read_columns(tree, label_of, stamps, whole, len(dataset.names), dataset.keypoints, of_files)
+        columns["faults"] = of_files.packed()
         save_columns(key, columns)
     faults.extend(Faults.unpacked(columns["faults"]))
-    faults.check(skip=on_bad == "skip", max_bad=max_bad)
     if not len(columns["boxes"]) and split != "test":
-        what = f"none of {len(images)} images has a box; looked for labels such as {next(iter(label_of.values()))}"
-        hint = "Labels lie in labels/ where the images lie in images/, else beside them."
-        raise DataError(what, file=dataset.file, rule="YOLO-E19", hint=hint)
+        _tell_no_box(dataset.file, list(label_of.values()), faults)
+    faults.check(skip=on_bad == "skip", max_bad=max_bad)
     return DetectionIndex.of_columns(dataset.file, tree, columns, np.arange(len(dataset.names)), dataset.names, faults)
+
+
+def _tell_no_box(file: str, labels: list[str], faults: Faults) -> None:
+    """Say that nothing is left to train on, and whether that is for want of labels or for the faults of their rows."""
+    if any(fault.kind == "label rows" for fault in faults):
+        faults.add("YOLO-E19", f"none of {len(labels)} images has a usable box: every label row is faulty", file=file)
+        return
+    what = f"none of {len(labels)} images has a box; looked for labels such as {next(iter(labels), 'none')}"
+    hint = "Labels lie in labels/ where the images lie in images/, else beside them."
+    faults.add("YOLO-E19", what, file=file, hint=hint)
 
 
 def _find(tree: Tree) -> str:
@@ -101,7 +120,18 @@ def _read(tree: Tree, name: str, faults: Faults) -> _Set:
     if twice:
         what = f"classes with the same name stay apart: {', '.join(map(repr, twice[:5]))}"
         faults.add("YOLO-W05", what, file=file)
-    return _Set(file, values, _base(tree, file, values.get("path"), faults), names, hashlib.sha256(data).hexdigest())
+    base, digest = _base(tree, file, values.get("path"), faults), hashlib.sha256(data).hexdigest()
+    return _Set(file, values, base, names, digest, _keypoints(values.get("kpt_shape"), file))
+
+
+def _keypoints(shape: Plain, file: str) -> tuple[int, int] | None:
+    if shape is None:
+        return None
+    match shape:
+        case [int(count), int(numbers)] if 0 < count <= 10_000 and numbers in (2, 3):
+            return count, numbers
+    what = f"kpt_shape must be [key points, 2 or 3], got {str(shape)[:80]}"
+    raise DataError(what, file=file, rule="YOLO-E23", hint="Without key points, remove it.")
 
 
 def _class_names(values: dict[str, Plain], file: str) -> list[str]:
@@ -133,9 +163,14 @@ def _base(tree: Tree, file: str, path: Plain, faults: Faults) -> str:
     return ""
 
 
+def _root(tree: Tree) -> str:
+    """Return the root's one spelling, however it is given: an absolute path, or an address."""
+    return (tree.place if "://" in tree.place else os.path.abspath(tree.place)).rstrip("/")
+
+
 def _relative(tree: Tree, name: str) -> str:
     """A name without the root before it, and without ./ at its beginning."""
-    root = tree.place.rstrip("/")
+    root = _root(tree)
     if name.rstrip("/") == root:
         return ""
     name = name.removeprefix(root + "/").rstrip("/") or name
@@ -160,6 +195,50 @@ def _resolved(tree: Tree, base: str, name: str, file: str) -> str:
     return posixpath.normpath(posixpath.join(base, relative))
 
 
+def _other_readings(tree: Tree, base: str, name: str) -> list[str | None]:
+    """What a name that is not there may mean; None: does not apply. The positions mean the same for every name.
+
+    Roboflow writes ../train/images, relative to a folder beside data.yaml, or puts the data set's own folder first.
+    """
+    plain, own = name.rstrip("/"), posixpath.basename(_root(tree))
+    up = plain
+    while up.startswith("../"):
+        up = up[3:]
+    parts = plain.split("/")
+    last = len(parts) - parts[::-1].index(own) if own in parts else 0
+    tail = "/".join(parts[last:]) if last and ".." not in parts[last:] else None
+    relative = not plain.startswith(("/", "~", "./")) and ".." not in parts and len(parts) > 1
+    rest = "/".join(parts[1:]) if relative else None
+    readings = [up if up != plain else None, tail, rest, plain if base and relative else None]
+    return [None if one is None or (one and refusal(one) is not None) else one or "." for one in readings]
+
+
+def _located(tree: Tree, base: str, place: str, file: str, faults: Faults) -> str:
+    """The folder or list within the root that data.yaml means by `place`: as it is written, or as it may be meant.
+
+    Raises:
+        DataError: it leads out of the root, and means nothing within.
+    """
+
+    def there(name: str) -> bool:
+        return tree.exists(name) if name.lower().endswith(".txt") else tree.is_folder(name)
+
+    try:
+        name, out = _resolved(tree, base, place, file), None
+    except DataError as error:
+        name, out = "", error
+    if out is None and there(name):
+        return name
+    readings = [one for one in _other_readings(tree, base, place) if one is not None]
+    meant = next(filter(there, readings), None)
+    if meant is not None:
+        faults.add("YOLO-W08", f"{place} is not there: {meant} is taken", file=file)
+        return posixpath.normpath(meant)
+    if out is not None and not readings:
+        raise out
+    return name if out is None else readings[0]
+
+
 def _images(
     tree: Tree, dataset: _Set, split: Literal["train", "val", "test"], chosen: str | None, faults: Faults
 ) -> tuple[dict[str, str], bool]:
@@ -174,10 +253,7 @@ def _images(
             what = f"{split} must be a folder, a .txt list of images or a list of them, got {place!r}"
             hint = f"It has {', '.join(dataset.values)}. Set {split} there, or data.{split}."
             raise DataError(what, file=dataset.file, rule="YOLO-E06", hint=hint)
-        if place.startswith("../"):  # as Roboflow writes it: relative to a folder beside data.yaml
-            place = place[3:]
-            faults.add("YOLO-W08", f"../{place}: read as {place}", file=dataset.file)
-        name = _resolved(tree, "" if place == chosen else dataset.base, place, dataset.file)
+        name = _located(tree, "" if place == chosen else dataset.base, place, dataset.file, faults)
         if name.lower().endswith(".txt"):
             listed += _listed(tree, dataset, name, faults)
         else:
@@ -213,20 +289,50 @@ def _refuse_links(tree: Tree, held: dict[str, str], faults: Faults) -> None:
 
 
 def _listed(tree: Tree, dataset: _Set, name: str, faults: Faults) -> list[str]:
-    """The images that a list names: after ./ relative to the list, else to the data set's folder."""
-    file, found = posixpath.join(tree.place, name), []
+    """The images that a list names: after ./ relative to the list, else to the data set's folder.
+
+    If none of some is there, the names are read in one of the other ways that `_located` knows, all in the same.
+    """
+    file = posixpath.join(tree.place, name)
     text = tree.read(name, _MOST_LIST).decode("utf-8-sig", "replace")
-    for number, line in enumerate(text.split("\n"), 1):
-        entry = line.strip()
-        if not entry:
-            continue
-        base = posixpath.dirname(name) if entry.startswith("./") else dataset.base
+    lines = {number: line.strip() for number, line in enumerate(text.split("\n"), 1) if line.strip()}
+    way = _way_of_list(tree, dataset, name, list(lines.values()))
+    if way is not None:
+        faults.add("YOLO-W08", f"{next(iter(lines.values()))} is not there: {way[1]} is taken", file=file)
+    found = []
+    for number, entry in lines.items():
+        meant = None if way is None else _other_readings(tree, dataset.base, entry)[way[0]]
         try:
-            found.append(_resolved(tree, base, entry, file))
+            found.append(_entry(tree, dataset, name, entry) if meant is None else posixpath.normpath(meant))
         except DataError as error:
             example = Example(f"line {number}", error.what)
             faults.add("YOLO-E07", "a listed name leads out of data.root", file=file, kind="names", examples=[example])
     return found
+
+
+def _entry(tree: Tree, dataset: _Set, name: str, entry: str) -> str:
+    base = posixpath.dirname(name) if entry.startswith("./") else dataset.base
+    return _resolved(tree, base, entry, posixpath.join(tree.place, name))
+
+
+def _way_of_list(tree: Tree, dataset: _Set, name: str, entries: list[str]) -> tuple[int, str] | None:
+    """Which of the other readings finds some of a list's images, with the first that it finds; None: as written."""
+    probes = [entries[i] for i in spread_over(len(entries), _PROBES).tolist()]
+
+    def exists(read: Callable[[str], str | None], entry: str) -> str | None:
+        try:
+            meant = read(entry)
+            return meant if meant is not None and tree.exists(meant) else None
+        except DataError:
+            return None
+
+    if not probes or any(exists(lambda e: _entry(tree, dataset, name, e), entry) for entry in probes):
+        return None
+    for way in range(len(_other_readings(tree, dataset.base, probes[0]))):
+        found = [exists(lambda e, w=way: _other_readings(tree, dataset.base, e)[w], entry) for entry in probes]  # type: ignore[misc]
+        if any(found):
+            return way, next(filter(None, found))
+    return None
 
 
 def _label(image: str) -> str:

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from raydet.data.validation.faults import Faults
 from raydet.exceptions import DataError
 from tests.data.formats.yolo.test_load import load, rules, write
 
@@ -54,12 +55,13 @@ def test_all_faults_are_counted_in_one_pass_with_the_first_five(tmp_path: Path) 
 
 
 def test_what_is_accepted_is_said(tmp_path: Path) -> None:
-    rows = ["0 .5 .5 .5 .5\n0 .5 .5 .5 .5\n1 .5 .5 .5 .5\n0 .5 .5 0 .2\n0 .1 .2 .3 .2 .3 .6 .1 .4\n0 1.005 .5 .1 .1"]
+    polygons = "0 .1 .2 .3 .2 .3 .6 .1 .4\n1 .1 .2 .3 .2 .3 .6"
+    rows = [f"0 .5 .5 .5 .5\n0 .5 .5 .5 .5\n1 .5 .5 .5 .5\n0 .5 .5 0 .2\n{polygons}\n0 1.005 .5 .1 .1"]
     index = load(write(tmp_path, rows))
-    assert rules(index) == {"YOLO-W14", "YOLO-W15", "YOLO-W16", "YOLO-W22"}
+    assert rules(index) == {"YOLO-W14", "YOLO-W15", "YOLO-W16", "YOLO-W25", "YOLO-W22"}
     assert all(fault.examples for fault in index.faults)
     assert np.allclose(index.boxes[2], [8, 12, 16, 24])
-    assert len(index.boxes) == 4
+    assert len(index.boxes) == 5
     assert (index.boxes_of(0)[0][:, 2] <= 80).all()
 
 
@@ -102,3 +104,36 @@ def test_a_image_whose_labels_cannot_be_read_is_left_out_with_them(tmp_path: Pat
     assert [Path(name).stem for name in gone] == [label.stem]
     assert len(left.sizes) == len(left.names) == len(left.ids) == len(left.first) - 1 == len(whole) - 1
     assert left.first[-1] == len(left.boxes) < len(whole.boxes)
+
+
+def test_a_row_of_key_points_gives_its_box(tmp_path: Path, subtests: pytest.Subtests) -> None:
+    plain = load(write(tmp_path / "plain", ["0 .5 .4 .2 .3\n1 .2 .2 .1 .1"]))
+    yaml = "train: images/train\nkpt_shape: [{}]\nnames: [a, b, c]"
+    for shape, tail in (("2, 2", " .5 .4 .1 .9"), ("2, 3", " .5 .4 2 .1 .9 0"), ("1, 3", " .5 .4 1")):
+        with subtests.test(shape):
+            rows = [f"0 .5 .4 .2 .3{tail}\n1 .2 .2 .1 .1"]  # the second has no key points
+            index = load(write(tmp_path / shape, rows, yaml=yaml.format(shape)))
+            assert np.array_equal(index.boxes, plain.boxes) and "YOLO-W24" in rules(index)
+    with pytest.raises(DataError, match=r"5 columns, or 9: a box and key points"):
+        load(write(tmp_path / "polygon", ["0 .1 .2 .3 .2 .3 .6"], yaml=yaml.format("2, 2")))
+    with pytest.raises(DataError, match=r"kpt_shape must be \[key points, 2 or 3\], got \[17\]"):
+        load(write(tmp_path / "shape", ["0 .5 .4 .2 .3"], yaml=yaml.format("17")))
+
+
+def test_key_points_without_kpt_shape_are_not_taken_for_polygons(tmp_path: Path) -> None:
+    pose = "0 .5 .5 .5 .5 .4 .4 2 .6 .6 1"
+    with pytest.raises(DataError, match=r"key points.*YOLO-E09") as caught:
+        load(write(tmp_path / "odd", [pose, pose]))
+    assert caught.value.rule == "YOLO-E09" and "kpt_shape" in str(caught.value)
+    with pytest.raises(DataError, match=r"kpt_shape: \[17, 3\]"):
+        load(write(tmp_path / "even", ["0 .5 .5 .5 .5" + " .5 .5 2" * 17]))
+
+
+def test_rows_that_are_all_faulty_show_their_own_faults(tmp_path: Path) -> None:
+    root = write(tmp_path, ["red .5 .5 .1 .1", "0 .5,.5 .1 .1", "0 64 64 20 20", "0 .1 .1"])
+    for options in ({}, {"on_bad": "skip", "max_bad": 1.0}):
+        with pytest.raises(DataError, match=r"label labels/train/0\.txt:1.*2 of 4 label rows.*YOLO-E10") as caught:
+            load(root, **options)
+        faults = caught.value.faults
+        assert isinstance(faults, Faults)
+        assert {"YOLO-E19", "YOLO-E10", "YOLO-E12", "YOLO-E09"} <= {fault.rule for fault in faults}

@@ -113,6 +113,11 @@ def test_the_cache_follows_every_file(tmp_path: Path) -> None:
         "train: ./images/train/\nnames:\n- cat\n- dog\n- bus",
         "train: [images/train]\nnames: [cat, dog, bus]",
         "train: ../images/train\nval: ../images/val\nnames: [cat, dog, bus]",
+        "train: SET/images/train\nnames: [cat, dog, bus]",
+        "train: ../SET/images/train\nnames: [cat, dog, bus]",
+        "train: other/images/train\nnames: [cat, dog, bus]",
+        "train: /content/SET/images/train\nnames: [cat, dog, bus]",
+        "train: SET/own.txt\nnames: [cat, dog, bus]",
         "path: ../datasets/set\ntrain: images/train\nnames: [cat, dog, bus]",
         "path: /home/me/set\ntrain: images/train\nnames: [cat, dog, bus]",
         "path: images\ntrain: train\nnames: [cat, dog, bus]",
@@ -122,14 +127,17 @@ def test_the_cache_follows_every_file(tmp_path: Path) -> None:
         "\ufefftrain: images/train\nnames: [cat, dog, bus]\ndownload: https://host/x.zip",
     ],
 )
-def test_a_yaml_may_name_the_images_in_many_ways(tmp_path: Path, yaml: str) -> None:
-    root = write(tmp_path, yaml=yaml.replace("ROOT", str(tmp_path)))
+def test_a_yaml_may_name_the_images_in_many_ways(tmp_path: Path, yaml: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = write(tmp_path, yaml=yaml.replace("ROOT", str(tmp_path)).replace("SET", tmp_path.name))
+    (root / "own.txt").write_text("".join(f"/content/{tmp_path.name}/images/train/{i}.jpg\n" for i in range(4)))
     (root / "train.txt").write_text("".join(f"images/train/{i}.jpg\n" for i in range(4)))
     (root / "images" / "near.txt").write_text("".join(f"./train/{i}.jpg\r\n" for i in range(4)))
-    index = load(root)
-    assert index.names.tolist() == [f"images/train/{i}.jpg" for i in range(4)]
-    assert (len(index.boxes), index.class_names) == (5, ["cat", "dog", "bus"])
-    assert ("YOLO-W08" in rules(index)) == any(word in yaml for word in ("../", "/home"))
+    monkeypatch.chdir(tmp_path.parent)
+    for spelt in (root, Path(tmp_path.name), Path(tmp_path.name, "images", "..")):
+        index = load(spelt)
+        assert index.names.tolist() == [f"images/train/{i}.jpg" for i in range(4)]
+        assert (len(index.boxes), index.class_names) == (5, ["cat", "dog", "bus"])
+        assert ("YOLO-W08" in rules(index)) == any(word in yaml for word in ("../", "/home", "SET", "other/"))
 
 
 def test_labels_lie_beside_images_that_are_in_no_images_folder(tmp_path: Path) -> None:

@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from raydet.config import Config, override
+from raydet.data.validation.anchor_coverage import at_input, best_iou, coverage
 from raydet.models import MODELS
-from raydet.models.anchor_coverage import at_input, best_iou, coverage
 from raydet.models.anchors import make_anchors
 from raydet.models.efficientdet_variants import EfficientDetVariant
 from raydet.training.state import resolve_model
