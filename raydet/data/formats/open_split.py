@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Literal, TypedDict
 
 from raydet.config import Config
-from raydet.config.data import Data
+from raydet.config.data import ANNOTATED, Data
 from raydet.data.columns import spread_over
+from raydet.data.formats.annotated.load import load_annotated
 from raydet.data.formats.coco.load import load_coco
 from raydet.data.formats.image_folder import load_folder, load_remote_folder
 from raydet.data.formats.index import ClassificationIndex, DetectionIndex
@@ -40,6 +41,9 @@ def open_split(cfg: Config, split: Split) -> DetectionIndex | ClassificationInde
     - folder: a folder of class folders.
     - yolo: a key of data.yaml, or a folder or .txt list of images. As long as it is the default (a COCO name, or
       None for test): the yaml's own train, val, test. data.root may be the yaml itself.
+    - voc, labelme, cvat, labelstudio, createml, csv: an annotation file, a folder of them or of images, VOC's list
+      (ImageSets/Main/train.txt), the name of a split, or "." for all. As long as it is the default: what lists,
+      annotations or folders say belongs to the split.
     - parquet: a .parquet file or a folder of them. As long as it is the default: those named after the split.
 
     Raises:
@@ -50,7 +54,7 @@ def open_split(cfg: Config, split: Split) -> DetectionIndex | ClassificationInde
     name: str | None = getattr(data, split)
     if name is None and data.format in ("coco", "folder"):
         raise DataError(f"data.{split} is not set", rule="DIR-E01", hint=f"Set data.{split}, or choose another split.")
-    if data.format in ("yolo", "parquet"):
+    if data.format not in ("coco", "folder"):
         chosen = None if name == getattr(Data(), split) else name
         return _by_own_names(cfg, split, remote or Folder(_root(data.root)), chosen)
     assert name is not None
@@ -77,6 +81,8 @@ def _by_own_names(
 ) -> DetectionIndex | ClassificationIndex:
     """A split of a format that finds its files by itself."""
     bad: OnBad = {"on_bad": cfg.data.on_bad, "max_bad": cfg.data.max_bad}
+    if cfg.data.format in ANNOTATED:
+        return load_annotated(tree, cfg.data.format, split, chosen, **bad)
     if cfg.data.format == "parquet":
         return load_parquet(tree, split, chosen, cfg.task == "detection", **bad)
     yaml = None
