@@ -10,6 +10,7 @@ from raydet.config.data import ANNOTATED, Data
 from raydet.data.columns import spread_over
 from raydet.data.formats.annotated.load import load_annotated
 from raydet.data.formats.coco.load import load_coco
+from raydet.data.formats.detect_format import format_of
 from raydet.data.formats.image_folder import load_folder, load_remote_folder
 from raydet.data.formats.index import ClassificationIndex, DetectionIndex
 from raydet.data.formats.parquet.load import load_parquet
@@ -158,8 +159,9 @@ def _existing(place: Path, field: str) -> Path:
         return place
     known = next((p for p in place.parents if p.is_dir()), Path("/"))
     hint = f"{known} holds {Folder(known).listing()}."
-    if field != "data.root" and (known / "data.yaml").is_file():
-        hint += " With a data.yaml, set data.format=yolo."
+    kind = format_of(known) if field != "data.root" else None
+    if kind is not None:
+        hint += f" It looks like {kind}: set data.format={kind}; `raydet check {known}` shows how it is read."
     raise DataError(f"no such file or folder ({field})", file=place, rule="DIR-E01", hint=hint)
 
 

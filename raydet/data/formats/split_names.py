@@ -7,9 +7,9 @@ from typing import Literal
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 SPLIT_WORDS: dict[Split, tuple[str, ...]] = {
-    "train": ("train", "training"),
-    "val": ("val", "valid", "validation", "dev", "eval"),
-    "test": ("test", "testing"),
+    "train": ("train", "training", "trainset"),
+    "val": ("val", "valid", "validation", "dev", "eval", "valset", "validset", "devset"),
+    "test": ("test", "testing", "testset"),
 }
 _SPLIT_OF = {word: split for split, words in SPLIT_WORDS.items() for word in words}
 

@@ -133,7 +133,7 @@ def _add_region(image: AnnotatedImage, region: dict[str, Any], labels: list[str]
         image.note("ANN-E03", what, BOXES, place, str(region)[:200])
         return
     image.hw = hw
-    for label in labels or [None]:
+    for label in labels or [""]:
         image.add(box, label, place)
 
 

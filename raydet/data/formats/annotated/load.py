@@ -66,8 +66,10 @@ def known_splits(tree: Tree, kind: AnnotatedFormat) -> dict[str, str]:
     """Return what to set data.train, val and test to, by the splits that the set names; {} where it names none."""
     lists = _lists(tree) if kind == "voc" else {}
     if lists:
-        found = {split: lists[split] for split in SPLITS if split in lists}
-        return {"train": lists["trainval"], **found} if "trainval" in lists and "val" not in lists else dict(found)
+        found: dict[str, str] = {split: lists[split] for split in SPLITS if split in lists}
+        if "trainval" in lists and "val" not in lists:
+            found.setdefault("train", lists["trainval"])
+        return found
     return {name: name for name in split_names(read_table(tree, kind), {})}
 
 

@@ -24,8 +24,8 @@ def pack_rows(table: Table, rows: Ints, states_size: bool, faults: Faults) -> Co
     """
     bad_boxes = _tell_notes(table, rows, faults)
     rows = _sound_images(table, rows, states_size, faults)
-    stated = (table.written_hw[rows] > 0).all(axis=1)
-    sizes: Sizes = np.where(stated[:, None], table.written_hw[rows], table.header_hw[rows]).astype(np.int32)
+    stated_N1 = (table.written_hw[rows] > 0).all(axis=1, keepdims=True)
+    sizes: Sizes = np.where(stated_N1, table.written_hw[rows], table.header_hw[rows]).astype(np.int32)
     position = np.full(len(table), -1, np.int64)
     position[rows] = np.arange(len(rows))
     mine = np.flatnonzero(position[table.image] >= 0)
@@ -87,14 +87,23 @@ def _sound_images(table: Table, rows: Ints, states_size: bool, faults: Faults) -
     tell("ANN-E05", "an image is annotated twice", twice, lambda i: str(names[i]), "Remove all but one.")
     what = "the image is there under a name in other letters or with another suffix"
     tell("ANN-W06", what, table.renamed[rows], lambda i: table.written[int(rows[i])])
-    other = (written > 0).all(axis=1) & (written != header).any(axis=1) & ~table.upright[rows]
+    other = ~_any(written <= 0) & _any(written != header) & ~table.upright[rows]
     what = "the image has another size than its annotations say"
     tell("ANN-E07", what, other, lambda i: f"{_shown(written[i])}, the image {_shown(header[i])}")
     if states_size:
-        missing = (written <= 0).any(axis=1)
-        tell("ANN-W08", "width or height is missing or 0, read from the image", missing, lambda i: _shown(header[i]))
+        tell(
+            "ANN-W08",
+            "width or height is missing or 0, read from the image",
+            _any(written <= 0),
+            lambda i: _shown(header[i]),
+        )
     faults.looked_at(IMAGES, len(rows), int((~live).sum()))
     return rows[live]
+
+
+def _any(found_NM: Mask) -> Mask:
+    rows_N: Mask = np.asarray(found_NM.any(axis=1))
+    return rows_N
 
 
 def _shown(hw: Sizes) -> str:
@@ -123,11 +132,11 @@ class _Boxes:
         """Leave out and count what cannot be a box, and tell what is unusual."""
         xyxy, extent = self._xyxy, self._extent
         with np.errstate(invalid="ignore"):
-            self._drop("ANN-E15", "a box holds a value that is not a finite number", ~np.isfinite(extent).all(axis=1))
+            self._drop("ANN-E15", "a box holds a value that is not a finite number", _any(~np.isfinite(extent)))
             hint = "Corners are x1 y1 x2 y2, the smaller first."
-            self._drop("ANN-E16", "a box ends before it begins", (extent < 0).any(axis=1), hint)
+            self._drop("ANN-E16", "a box ends before it begins", _any(extent < 0), hint)
         self._faults.looked_at(BOXES, len(self._at) + unread, int((~self._live).sum()) + unread)
-        self._drop("ANN-W17", "a box has no width or no height: dropped", (extent == 0).any(axis=1))
+        self._drop("ANN-W17", "a box has no width or no height: dropped", _any(extent == 0))
         self._drop("ANN-W19", "a box of the same class is there twice: taken once", self._repeated())
         live = np.flatnonzero(self._live)
         xywh = np.concatenate([xyxy[live, :2], extent[live]], axis=1)

@@ -4,6 +4,7 @@ import json
 import posixpath
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -80,10 +81,9 @@ def read_table(tree: Tree, kind: str) -> Table:
     if columns is None:
         columns = _columns(tree, kind, files, images)
         save_columns(key, columns)
-    return Table(
-        **{name: Texts(columns[f"{name}_bytes"], columns[f"{name}_first"]) for name in _TEXTS},
-        **{name: column for name, column in columns.items() if not name.endswith(("_bytes", "_first"))},  # type: ignore[arg-type]
-    )
+    fields: dict[str, Any] = {n: Texts(columns[f"{n}_bytes"], columns[f"{n}_first"]) for n in _TEXTS}
+    fields |= {n: c for n, c in columns.items() if not n.endswith(("_bytes", "_first"))}
+    return Table(**fields)
 
 
 def _columns(tree: Tree, kind: str, files: Sequence[str], images: Sequence[str]) -> Columns:

@@ -28,7 +28,8 @@ def parse_xml(data: bytes) -> Element:
     target = _Elements(None)
     parser = _parser(target)
     _feed(parser, target, data)
-    return _close(parser)
+    root: Element = _close(parser)
+    return root
 
 
 def stream_xml(path: Path, tags: tuple[str, ...]) -> Iterator[Element]:

@@ -86,7 +86,7 @@ def load_yolo(
 
 def splits_there(tree: Tree, yaml_name: str | None) -> list[str]:
     """Return which of train, val and test the set names and has images of; [] if its YAML cannot be used."""
-    found = []
+    found = list[str]()
     for split in _KEYS:
         try:
             _images(tree, _read(tree, yaml_name or _find(tree), Faults()), split, None, Faults())

@@ -43,7 +43,7 @@ def _places(tree: Tree) -> dict[str, str]:
     top = tree.top()
     folders = [entry[:-1] for entry in top if entry.endswith("/")]
     exported = {f: match[1] for f in folders if (match := re.fullmatch(r"obj_(.+)_data", f))}
-    split = {split_of(subset): folder for folder, subset in exported.items()}
+    split: dict[str | None, str] = {split_of(subset): folder for folder, subset in exported.items()}
     if exported and not (split.keys() - {None}):
         split = {"train": next(iter(exported))}
     if not exported and "obj.data" in top:
@@ -57,7 +57,7 @@ def _places(tree: Tree) -> dict[str, str]:
         places = {"train": "images" if "images" in folders else "."}
     if "train" in places and "val" not in places and "test" not in places:
         places = {**places, "val": places["train"]}
-    return dict(places)
+    return places
 
 
 def _lists(tree: Tree) -> dict[str | None, str]:
