@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from urllib.parse import unquote
 
 from raydet.data.formats.split_names import split_of_path
+from raydet.data.images.decode import EXTENSIONS
 
 _IMAGE_FOLDERS = ("images", "jpegimages", "image", "imgs", "img", "data")
 """Where images lie that are not beside their annotations; the first that holds a name is meant."""
@@ -23,7 +24,7 @@ class Match:
     name: str
     """As the data set's tree spells it."""
     renamed: bool
-    """Its base name differs in suffix, or in upper and lower case."""
+    """Its base name differs from a written one in suffix, or in upper and lower case."""
 
 
 class ImageNames:
@@ -69,7 +70,7 @@ class ImageNames:
             base = _base(spelling).casefold()
             for stem in dict.fromkeys((base, posixpath.splitext(base)[0])):
                 if candidates := self._by_stem.get(stem, []):
-                    return _match(candidates, spelling, beside, True)
+                    return _match(candidates, spelling, beside, base.endswith(EXTENSIONS))
         return None
 
 

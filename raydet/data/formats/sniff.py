@@ -63,7 +63,7 @@ def _json(path: Path, head: str, tail: str) -> str:
         return "geojson"
     if has("shapes") and has("imagePath", "imageHeight", "imageData"):
         return "labelme"
-    return "coco" if has("images", "annotations", "categories") else "json"
+    return "coco" if has("images", "image_id", "file_name") else "json"
 
 
 def _xml(path: Path, head: str, tail: str) -> str | None:

@@ -33,7 +33,7 @@ def test_a_written_name_finds_its_image() -> None:
         (["thumbs/a.jpg", "images/a.jpg"], "a.jpg", "labels", "images/a.jpg"),
         (["a.JPG"], "a.jpg", "", "a.JPG*"),
         (["a.jpg"], "a.png", "", "a.jpg*"),
-        (["images/0a1b.jpg"], "0a1b", "", "images/0a1b.jpg*"),
+        (["images/0a1b.jpg"], "0a1b", "", "images/0a1b.jpg"),
         (both, "a.jpg", "", None),
         (["x/a.jpg", "y/a.jpg"], "a.jpg", "", None),
         (["train/a.jpg"], "val/a.jpg", "", None),
