@@ -143,6 +143,7 @@ RULES = {
     "ANN-W22": "two class names differ in case, spaces or hyphens only",
     "ANN-W23": "images that no annotation names are left out",
     "ANN-W25": "images that belong to no split are left out",
+    "ANN-W26": "a file of another kind is left out",
     "XML-E01": "the file is not well-formed XML",
     "XML-E02": "the XML has a DTD or entities",
     "XML-E03": "the XML is too large or too deep",

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from raydet.data.formats.annotated.json_file import parse_json
-from raydet.data.formats.annotated.records import BOXES, AnnotatedImage, broken, numbers
+from raydet.data.formats.annotated.records import BOXES, AnnotatedImage, broken, foreign, numbers
 from raydet.exceptions import DataError
 
 _SIDES = ("x", "y", "width", "height")
@@ -21,7 +21,7 @@ def read_createml(file: str, data: bytes) -> Iterator[AnnotatedImage]:
         yield broken(file, error.rule, error.what, error.hint)
         return
     if not isinstance(held, list):
-        yield broken(file, "ANN-E03", "expected a list of images")
+        yield foreign(file, "ANN-E03", "expected a list of images")
         return
     for i, entry in enumerate(held):
         yield _image(file, i, entry)

@@ -7,7 +7,7 @@ import csv
 import io
 from collections.abc import Collection, Iterator, Mapping, Sequence
 
-from raydet.data.formats.annotated.records import BOXES, AnnotatedImage, broken, number, numbers, size
+from raydet.data.formats.annotated.records import BOXES, AnnotatedImage, broken, foreign, number, numbers, size
 
 _COLUMNS = {
     "image": ("filename", "imageid", "image", "imagename", "imagepath", "path", "file", "filepath"),
@@ -63,7 +63,7 @@ def read_csv(
     if columns is None:
         what = f"the first row is no table of boxes: {', '.join(lines[0][1])[:100] if lines else 'empty'}"
         hint = "Separate the columns by commas." if lines and len(lines[0][1]) == 1 else f"Wanted: {_FORM}."
-        yield broken(file, "CSV-E01", what, hint)
+        yield foreign(file, "CSV-E01", what, hint)
         return
     headless = columns["x1"] == 1 and columns["class"] == 5 and numbers(lines[0][1][1:5]) is not None
     headless = headless or _blank(lines[0][1][1:5])

@@ -16,6 +16,7 @@ from raydet.data.formats.annotated.records import (
     bounds,
     broken,
     ellipse,
+    foreign,
     number,
     numbers,
     points,
@@ -38,7 +39,7 @@ def read_cvat(file: str, path: Path) -> Iterator[AnnotatedImage]:
         root = next(elements).tag
         if root != "annotations":
             hint = "Set data.format=voc." if root == "annotation" else None
-            yield broken(file, "ANN-E03", f"the root is <{root[:40]}>, not <annotations>", hint)
+            yield foreign(file, "ANN-E03", f"the root is <{root[:40]}>, not <annotations>", hint)
             return
         for element in elements:
             if element.tag == "track":

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from raydet.data.formats.annotated.json_file import parse_json
-from raydet.data.formats.annotated.records import BOXES, AnnotatedImage, Box, bounds, broken, points, size
+from raydet.data.formats.annotated.records import BOXES, AnnotatedImage, Box, bounds, broken, foreign, points, size
 from raydet.exceptions import DataError
 
 _NO_AREA = ("point", "points", "line", "linestrip")
@@ -23,7 +23,7 @@ def read_labelme(file: str, data: bytes) -> Iterator[AnnotatedImage]:
         return
     if not isinstance(held, dict) or not isinstance(held.get("shapes"), list):
         hint = "Move files that are no annotations out of the data set's folder."
-        yield broken(file, "ANN-E03", 'expected an object with a list of "shapes"', hint)
+        yield foreign(file, "ANN-E03", 'expected an object with a list of "shapes"', hint)
         return
     stem = file.rpartition("/")[2].rpartition(".")[0]
     name = held.get("imagePath")

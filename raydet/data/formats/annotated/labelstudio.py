@@ -19,6 +19,7 @@ from raydet.data.formats.annotated.records import (
     bounds,
     broken,
     ellipse,
+    foreign,
     number,
     numbers,
     points,
@@ -40,7 +41,7 @@ def read_labelstudio(file: str, data: bytes) -> Iterator[AnnotatedImage]:
         yield broken(file, error.rule, error.what, error.hint)
         return
     if not isinstance(held, list):
-        yield broken(file, "ANN-E03", "expected a list of tasks")
+        yield foreign(file, "ANN-E03", "expected a list of tasks")
         return
     seen: dict[str, AnnotatedImage] = {}
     for i, task in enumerate(held):

@@ -22,7 +22,8 @@ def pack_rows(table: Table, rows: Ints, states_size: bool, faults: Faults) -> Co
         states_size: the format usually says how large images are, so that a missing size is worth a word.
         faults: takes what is wrong; what refuses is left out.
     """
-    bad_boxes = _tell_notes(table, rows, faults)
+    bad_boxes, refused = _tell_notes(table, rows, faults)
+    rows = rows[~table.broken[rows] | np.isin(rows, refused)]
     rows = _sound_images(table, rows, states_size, faults)
     stated_N1 = (table.written_hw[rows] > 0).all(axis=1, keepdims=True)
     sizes: Sizes = np.where(stated_N1, table.written_hw[rows], table.header_hw[rows]).astype(np.int32)
@@ -55,15 +56,17 @@ def pack_rows(table: Table, rows: Ints, states_size: bool, faults: Faults) -> Co
     }
 
 
-def _tell_notes(table: Table, rows: Ints, faults: Faults) -> int:
-    """Count what the reader met in these images; return how many boxes it could not read."""
-    wanted, bad = set(rows.tolist()), 0
+def _tell_notes(table: Table, rows: Ints, faults: Faults) -> tuple[int, list[int]]:
+    """Count what the reader met in these images; return how many boxes it could not read, and images it refused."""
+    wanted, bad, refused = set(rows.tolist()), 0, list[int]()
     for row, note in table.image_notes():
         if row in wanted:
             example = Example(note.record, note.value, table.names[row] or None)
             faults.add(note.rule, note.what, kind=note.kind, examples=[example], hint=note.hint)
-            bad += note.kind == BOXES and "-E" in note.rule
-    return bad
+            if "-E" in note.rule:
+                bad += note.kind == BOXES
+                refused += [row] if note.kind == IMAGES else []
+    return bad, refused
 
 
 def _sound_images(table: Table, rows: Ints, states_size: bool, faults: Faults) -> Ints:

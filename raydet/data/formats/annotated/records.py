@@ -45,6 +45,8 @@ class AnnotatedImage:
     """Whether boxes are shares of width and height instead of pixels."""
     broken: bool = False
     """Whether the annotations cannot be used; notes say why."""
+    foreign: bool = False
+    """Whether the file is of another kind altogether; beside files of the right kind it is left out."""
     boxes: list[Box] = field(default_factory=list)
     classes: list[str] = field(default_factory=list)
     crowd: list[bool] = field(default_factory=list)
@@ -86,6 +88,13 @@ def broken(file: str, rule: str, what: str, hint: str | None = None, record: str
     """Return what stands for annotations that cannot be read."""
     image = AnnotatedImage(file, record or f"file {file}", broken=True)
     image.note(rule, "annotations cannot be read", IMAGES, value=what, hint=hint)
+    return image
+
+
+def foreign(file: str, rule: str, what: str, hint: str | None = None) -> AnnotatedImage:
+    """Return what stands for a file that is no annotation file of the format."""
+    image = broken(file, rule, what, hint)
+    image.foreign = True
     return image
 
 

@@ -94,6 +94,7 @@ def _columns(tree: Tree, kind: str, files: Sequence[str], images: Sequence[str])
         if match is None and one.also:
             match = known.find(one.also, posixpath.dirname(one.file))
         records.add(one, "" if match is None else match.name, match is not None and match.renamed)
+    records.leave_out_foreign()
     names = sorted({name for name in records.names if name})
     sizes = dict(zip(names, image_sizes(tree, names), strict=True))
     return records.columns(tree, sizes, order, sorted(set(images) - set(names)), READERS[kind].per_image)
@@ -111,6 +112,15 @@ class _Records:
         self.images.append(image)
         self.names.append(name)
         self.renamed.append(renamed)
+
+    def leave_out_foreign(self) -> None:
+        """Files of another kind are worth a warning where there are others, and are the fault where there are none."""
+        if any(not image.broken for image in self.images):
+            for image in self.images:
+                if image.foreign:
+                    value = "; ".join(str(note.value) for note in image.notes)
+                    image.notes.clear()
+                    image.note("ANN-W26", "a file of another kind: left out", "files", value=value)
 
     def columns(
         self,

@@ -12,6 +12,7 @@ from raydet.data.formats.annotated.records import (
     AnnotatedImage,
     bounds,
     broken,
+    foreign,
     number,
     numbers,
     points,
@@ -33,7 +34,7 @@ def read_voc(file: str, data: bytes) -> Iterator[AnnotatedImage]:
         return
     if root.tag != "annotation":
         hint = "Set data.format=cvat." if root.tag == "annotations" else None
-        yield broken(file, "ANN-E03", f"the root is <{root.tag[:40]}>, not <annotation>", hint)
+        yield foreign(file, "ANN-E03", f"the root is <{root.tag[:40]}>, not <annotation>", hint)
         return
     stem = file.rpartition("/")[2].rpartition(".")[0]
     image = AnnotatedImage(file, f"file {file}", name=_text(root, "filename") or stem)
