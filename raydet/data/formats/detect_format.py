@@ -14,7 +14,7 @@ from raydet.data.formats.split_names import SPLITS, by_split, split_of
 from raydet.data.formats.yolo.load import YAML, splits_there
 from raydet.data.formats.yolo.without_yaml import NAMES, find_names
 from raydet.data.images.decode import EXTENSIONS
-from raydet.data.storage.files import Folder
+from raydet.data.storage.files import Folder, visible
 from raydet.exceptions import ConfigError, DataError
 
 _NO_CLASSES = {
@@ -25,7 +25,7 @@ _NO_CLASSES = {
 classes."""
 _ANNOTATION_FOLDERS = ("annotations", "xmls", "labels", "ann")
 _DEPTH, _MOST_FOLDERS, _SNIFFED = 3, 50, 3
-"""How deep annotation files are looked for, in how many folders of each folder, and how many of a folder are opened."""
+"""How deep annotation files are looked for, in how many folders of each depth, and how many of a folder are opened."""
 _Say = Callable[[str], None]
 
 
@@ -79,7 +79,7 @@ def _file(path: Path, say: _Say) -> dict[str, Any] | None:
         return _annotated(root, kind, say)
     if kind in ANNOTATED:
         name = path.relative_to(root).as_posix()
-        return {"data.format": kind, "data.root": str(root), "data.train": name, "data.val": name}
+        return {"data.format": kind, "data.root": str(root)} | _places({}, name, say)
     return None
 
 
@@ -154,13 +154,13 @@ def _candidates(root: Path) -> dict[Path, list[Path]]:
     for depth in range(_DEPTH + 1):
         folders: list[Path] = []
         for place in level:
-            names = [name for name in sorted(os.listdir(place)) if _visible(name)]
+            names = [name for name in sorted(os.listdir(place)) if visible(name)]
             files = [place / name for name in names if name.lower().endswith(SUFFIXES)]
             found[place] = [file for file in files if file.is_file()]
             others = [name for name in names if not name.lower().endswith((*SUFFIXES, *EXTENSIONS, ".txt"))]
             inner = [place / name for name in others if (place / name).is_dir()] if depth < _DEPTH else []
-            folders += inner[:_MOST_FOLDERS]
-        level = folders
+            folders += inner
+        level = folders[:_MOST_FOLDERS]
     return found
 
 
@@ -182,7 +182,9 @@ def _hint(path: Path) -> str:
     if (path / "labels").is_dir() or any(path.glob("*/labels")):
         return ". There are labels/: a YOLO data set needs its data.yaml, or classes.txt, beside them"
     if _images_in(path):
-        return ". It holds images and nothing that says what is in them"
+        kind = format_of(path.parent)
+        above = f"; {path.parent} looks like {kind}: name that" if kind is not None else ""
+        return f". It holds images and nothing that says what is in them{above}"
     folders = _folders(path)
     if folders and all(_no_class(name) for name in folders):
         return f". It has {', '.join(folders[:5])}, parts of a data set without its annotations"
@@ -193,13 +195,9 @@ def _not_read(path: Path, kind: str) -> ConfigError:
     return ConfigError(f"{path} is {NOT_READ[kind]}")
 
 
-def _visible(name: str) -> bool:
-    return not name.startswith(".") and name != "__MACOSX"
-
-
 def _entries(path: Path) -> "list[os.DirEntry[str]]":
     with os.scandir(path) as entries:
-        return [entry for entry in entries if _visible(entry.name)]
+        return [entry for entry in entries if visible(entry.name)]
 
 
 def _folders(path: Path) -> list[str]:

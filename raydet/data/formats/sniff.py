@@ -12,6 +12,7 @@ NOT_READ = {
     "panoptic": "COCO panoptic (segments, no boxes): use the instances_*.json of the same images",
     "via": "VGG Image Annotator's: export it as COCO in VIA",
     "geojson": "GeoJSON (places on a map): cut tiles from the map and export their boxes as COCO or YOLO",
+    "supervisely": "Supervisely's: export it as COCO or Pascal VOC there",
     "tfrecord": "TFRecord: export the set as COCO or Pascal VOC, as Roboflow, CVAT and FiftyOne do",
     "webdataset": "tar files, as WebDataset has them: unpack them into a folder of images with annotations",
     "cvat-video": "CVAT for video (tracks): export it as CVAT for images 1.1, with the images",
@@ -63,6 +64,8 @@ def _json(path: Path, head: str, tail: str) -> str:
         return "geojson"
     if has("shapes") and has("imagePath", "imageHeight", "imageData"):
         return "labelme"
+    if has("classTitle") and has("objects"):
+        return "supervisely"
     return "coco" if has("images", "image_id", "file_name") else "json"
 
 

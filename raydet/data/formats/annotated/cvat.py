@@ -53,11 +53,11 @@ def read_cvat(file: str, path: Path) -> Iterator[AnnotatedImage]:
 
 def _image(file: str, element: Element) -> AnnotatedImage:
     name, given = element.get("name", ""), element.get
-    image = AnnotatedImage(file, f"image {given('id', '?')}, {name}", name)
+    image = AnnotatedImage(file, f"image {name}", name)
     image.hw = size(given("height"), given("width"))
     image.split = split_of(given("subset", ""))
     for i, shape in enumerate(element, 1):
-        place = f"shape {i} of image {given('id', '?')} in {file}"
+        place = f"shape {i} of {name} in {file}"
         if shape.tag in _NO_SHAPE:
             continue
         if shape.tag not in ("box", "polygon", "ellipse"):

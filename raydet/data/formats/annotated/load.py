@@ -46,13 +46,15 @@ def load_annotated(
     lists = _lists(tree) if kind == "voc" else {}
     faults = Faults()
     rows = _rows(tree, table, lists, split, chosen, faults)
+    if split == "train" and not lists:  # files that cannot be read, or are no annotations, belong to no split
+        rows = np.union1d(rows, np.flatnonzero(table.broken & (table.splits < 0)))
     if not rows.size and not len(faults):
         known = ", ".join(split_names(table, lists)) or 'none: set data.train and data.val to "." for all of it'
         what = f"no image belongs to the split {chosen or split}"
         raise DataError(what, file=tree.place, rule="ANN-E21", hint=f"Splits there are: {known}. Set data.{split}.")
     columns = pack_rows(table, rows, READERS[kind].states_size, faults)
     if split == "train":  # once for the whole set
-        _tell_unused(table, lists, faults)
+        _tell_unused(table, rows, lists, faults)
     faults.check(skip=on_bad == "skip", max_bad=max_bad)
     if not len(columns["ids"]) or (split == "train" and not len(columns["boxes"])):
         what = f"none of {rows.size} images is usable" if not len(columns["ids"]) else f"{rows.size} images have no box"
@@ -150,14 +152,14 @@ def _listed(tree: Tree, table: Table, file: str, faults: Faults) -> Ints:
     return np.array(list(rows), np.int64)
 
 
-def _tell_unused(table: Table, lists: dict[str, str], faults: Faults) -> None:
+def _tell_unused(table: Table, rows: Ints, lists: dict[str, str], faults: Faults) -> None:
     """Say which images no annotation names, and how many belong to no split of those that there are."""
     if len(table.unnamed):
         shown = [Example(f"image {table.unnamed[i]}") for i in range(min(SHOWN, len(table.unnamed)))]
         what = "an image that no annotation names: left out, not taken for background"
         faults.add("ANN-W23", what, kind="files", count=len(table.unnamed), examples=shown)
-    lost = np.flatnonzero(table.splits < 0)
-    if not lists and 0 < lost.size < len(table):
+    lost = np.setdiff1d(np.flatnonzero((table.splits < 0) & ~table.broken), rows)
+    if lost.size and not lists:
         shown = [Example(table.records[int(i)]) for i in lost[:SHOWN]]
         what = "an image that belongs to no split, by its folder or its annotations: left out"
         faults.add("ANN-W25", what, kind="annotated images", count=lost.size, examples=shown)

@@ -70,7 +70,7 @@ _TEXTS = ("files", "records", "written", "names", "places", "classes", "unnamed"
 
 def read_table(tree: Tree, kind: str) -> Table:
     """Return all annotations of a data set in one of READERS' formats; from the cache when no file has changed."""
-    held = {n: s for n, s in tree.walk("").items() if not n.startswith("__MACOSX/") and not n.endswith("/")}
+    held = {n: s for n, s in tree.walk("").items() if not n.endswith("/")}
     files = [name for name in held if name.lower().endswith(READERS[kind].suffix)]
     images = [name for name in held if name.lower().endswith(EXTENSIONS)]
     if not [name for name in files if kind != "csv" or not is_class_file(name)]:
