@@ -146,7 +146,7 @@ def convert(words: list[str]) -> None:
     """Write a data set as COCO or YOLO."""
     parser = VerbParser(
         "convert",
-        "Write a data set of any format as COCO or YOLO.",
+        "Write a data set of any format as COCO or YOLO. `raydet export` is for models.",
         examples=(
             "raydet convert /data/voc /data/voc-as-coco --to coco",
             "raydet convert labels.csv out --to yolo --copy --data.on_bad skip",

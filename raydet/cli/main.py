@@ -34,7 +34,7 @@ a laptop to a cluster.
   raydet tune RECIPE --space lr_wd                search for better settings
   raydet evaluate CHECKPOINT [--split val]        score a model on a split
   raydet check RECIPE-or-DATA                     look through a data set
-  raydet convert DATA OUT --to coco               write a data set as COCO or YOLO
+  raydet convert DATA OUT --to coco               write it as COCO or YOLO
   raydet predict CHECKPOINT IMAGES...             find things in images
   raydet export CHECKPOINT OUT.onnx               write an ONNX file
   raydet bench step                               time a training step

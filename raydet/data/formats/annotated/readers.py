@@ -14,7 +14,7 @@ from raydet.data.formats.annotated.labelme import read_labelme
 from raydet.data.formats.annotated.labelstudio import read_labelstudio
 from raydet.data.formats.annotated.records import AnnotatedImage, broken
 from raydet.data.formats.annotated.voc import read_voc
-from raydet.data.formats.annotated.xml_stream import MOST_BYTES
+from raydet.data.formats.annotated.xml_stream import MOST_FILE_BYTES
 from raydet.data.formats.image_sizes import THREADS
 from raydet.data.storage.files import Tree
 from raydet.exceptions import DataError
@@ -39,7 +39,7 @@ class Reader:
 
 
 READERS = {
-    "voc": Reader(".xml", True, True, MOST_BYTES, read_voc),
+    "voc": Reader(".xml", True, True, MOST_FILE_BYTES, read_voc),
     "labelme": Reader(".json", True, True, 256 << 20, read_labelme),
     "cvat": Reader(".xml", False, True, 1 << 40),
     "labelstudio": Reader(".json", False, True, 1 << 30, read_labelstudio),

@@ -100,10 +100,10 @@ def foreign(file: str, rule: str, what: str, hint: str | None = None) -> Annotat
 
 def number(value: object) -> float | None:
     """Return a number, or a text that is one, as a float; None for anything else. NaN and infinities are numbers."""
-    if isinstance(value, bool) or not isinstance(value, (int, float, str)) or (isinstance(value, str) and "_" in value):
+    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
         return None
     try:
-        return float(value)
+        return None if type(value) is str and "_" in value else float(value)  # Python reads 1_0 as 10
     except ValueError:
         return None
     except OverflowError:
@@ -112,8 +112,13 @@ def number(value: object) -> float | None:
 
 def numbers(values: Iterable[object]) -> list[float] | None:
     """Return all values as numbers; None if one is none."""
-    found = [number(value) for value in values]
-    return None if any(value is None for value in found) else [value for value in found if value is not None]
+    found = []
+    for value in values:
+        one = number(value)
+        if one is None:
+            return None
+        found.append(one)
+    return found
 
 
 def size(height: object, width: object) -> tuple[int, int] | None:

@@ -60,7 +60,7 @@ def _add_object(image: AnnotatedImage, element: Element, place: str) -> None:
 def _box(image: AnnotatedImage, element: Element, place: str) -> tuple[float, float, float, float] | None:
     corners = element.find("bndbox")
     if corners is not None:
-        values = numbers(_text(corners, name) for name in _CORNERS)
+        values = numbers([corners.findtext(name) for name in _CORNERS])
         return None if values is None else (values[0], values[1], values[2], values[3])
     rotated = element.find("robndbox")  # of roLabelImg: the angle is in radians
     if rotated is not None:

@@ -15,8 +15,10 @@ from defusedxml.ElementTree import DefusedXMLParser
 
 from raydet.exceptions import DataError
 
-MOST_BYTES = 16 << 20
-"""Of one image's annotations."""
+MOST_FILE_BYTES = 4 << 20
+"""Of a file for one image: of the smallest elements there are, parsed they take some 100 MB."""
+_MOST_BYTES = 16 << 20
+"""Of one image's annotations in a file for many."""
 _DEPTH = 32
 _MOST_ELEMENTS = 500_000
 _CHUNK = 1 << 18
@@ -28,9 +30,29 @@ def parse_xml(data: bytes) -> Element:
     Raises:
         DataError: it is not well-formed, too large, too deep, or has a DTD.
     """
-    reader = _Reader(None)
-    reader.feed(data)
-    return reader.close()
+    if len(data) > MOST_FILE_BYTES:
+        raise DataError(f"the file has more than {MOST_FILE_BYTES} bytes", rule="XML-E03")
+    parser, builder = _parser(), TreeBuilder()
+    expat = parser.parser
+    expat.StartElementHandler, expat.EndElementHandler = builder.start, builder.end
+    expat.CharacterDataHandler = builder.data
+    with _faults():
+        parser.feed(data)
+        expat.Parse(b"", True)
+    root = builder.close()
+    level = list(root)
+    for _ in range(_DEPTH - 1):
+        level = [inner for element in level for inner in element]
+    if level:
+        raise DataError(f"elements lie more than {_DEPTH} deep in each other", rule="XML-E03")
+    return root
+
+
+def _parser() -> Any:
+    """A parser that refuses what is unsafe, whose handlers are to be set: its own, in Python, take twice as long."""
+    parser: Any = DefusedXMLParser(forbid_dtd=True)
+    parser.parser.ordered_attributes = False
+    return parser
 
 
 def stream_xml(path: Path, tags: tuple[str, ...]) -> Iterator[Element]:
@@ -52,31 +74,29 @@ def stream_xml(path: Path, tags: tuple[str, ...]) -> Iterator[Element]:
 
 
 class _Reader:
-    """Builds elements within the bounds; with tags, only one child of the root at a time."""
+    """Builds one child of the root at a time, within the bounds."""
 
-    def __init__(self, tags: tuple[str, ...] | None) -> None:
+    def __init__(self, tags: tuple[str, ...]) -> None:
         self._tags, self._depth, self._bytes, self._count = tags, 0, 0, 0
         self._builder = TreeBuilder()
         self._ready: list[Element] = []
-        self._parser: Any = DefusedXMLParser(forbid_dtd=True)
-        self._expat: Any = self._parser.parser  # its handlers are ElementTree's own, in Python: these are twice as fast
-        self._expat.ordered_attributes = False
+        self._parser = _parser()
+        self._expat: Any = self._parser.parser
         self._expat.StartElementHandler, self._expat.EndElementHandler = self._start, self._end
         self._expat.CharacterDataHandler = self._builder.data
 
     def feed(self, data: bytes) -> None:
         """Parse some more bytes."""
         self._bytes += len(data)
-        if self._bytes > MOST_BYTES + _CHUNK:
-            raise DataError(f"an element or the file has more than {MOST_BYTES} bytes", rule="XML-E03")
+        if self._bytes > _MOST_BYTES + _CHUNK:
+            raise DataError(f"what is said of one image has more than {_MOST_BYTES} bytes", rule="XML-E03")
         with _faults():
             self._parser.feed(data)
 
-    def close(self) -> Element:
-        """Return the root; raise DataError if it is not complete."""
+    def close(self) -> None:
+        """Raise DataError if the root is not complete."""
         with _faults():
             self._expat.Parse(b"", True)
-        return self._builder.close()
 
     def taken(self) -> list[Element]:
         """Return the elements that are complete since the last call."""
@@ -89,11 +109,11 @@ class _Reader:
         if self._depth > _DEPTH:
             raise DataError(f"elements lie more than {_DEPTH} deep in each other", rule="XML-E03")
         if self._count > _MOST_ELEMENTS:
-            raise DataError(f"one image or file has more than {_MOST_ELEMENTS} elements", rule="XML-E03")
-        if self._tags is not None and self._depth == 1:
+            raise DataError(f"what is said of one image has more than {_MOST_ELEMENTS} elements", rule="XML-E03")
+        if self._depth == 1:
             self._ready.append(Element(tag, attributes))
             self._builder.start(tag, {})
-        elif self._tags is not None and self._depth == 2:
+        elif self._depth == 2:
             self._builder, self._bytes, self._count = TreeBuilder(), 0, 0
             self._expat.CharacterDataHandler = self._builder.data
             self._builder.start(tag, attributes)
@@ -102,10 +122,10 @@ class _Reader:
 
     def _end(self, tag: str) -> None:
         self._depth -= 1
-        if self._tags is not None and self._depth == 0:
+        if self._depth == 0:
             return
         element: Element = self._builder.end(tag)
-        if self._tags is not None and self._depth == 1 and tag in self._tags:
+        if self._depth == 1 and tag in self._tags:
             self._ready.append(element)
 
 

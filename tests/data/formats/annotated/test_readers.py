@@ -69,13 +69,14 @@ def test_voc_objects_without_a_box_or_a_name_are_named() -> None:
 
 def test_xml_that_would_exhaust_a_reader_is_refused_early(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(xml_stream, "_MOST_ELEMENTS", 2000)
-    monkeypatch.setattr(xml_stream, "MOST_BYTES", 1 << 19)
+    monkeypatch.setattr(xml_stream, "_MOST_BYTES", 1 << 19)
+    monkeypatch.setattr(xml_stream, "MOST_FILE_BYTES", 5000)
     entities = "".join(f'<!ENTITY {b} "{f"&{a};" * 10}">' for a, b in zip("abcdefgh", "bcdefghi", strict=True))
     table = {
         f'<!DOCTYPE a [<!ENTITY a "lol">{entities}]><a>&i;</a>': "XML-E02",
         '<!DOCTYPE a SYSTEM "http://127.0.0.1:1/a.dtd"><a/>': "XML-E02",
         '<!DOCTYPE a [<!ENTITY x SYSTEM "file:///etc/hostname">]><a>&x;</a>': "XML-E02",
-        "<a>" * 1000: "XML-E03",
+        "<a>" * 100 + "</a>" * 100: "XML-E03",
         f"<a><b>{'<c/>' * 3000}</b></a>": "XML-E03",
         f"<a><b c='{'x' * (1 << 20)}'/></a>": "XML-E03",
         "<a><b></a>": "XML-E01",
