@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from raydet.config import override
 from raydet.data.convert import convert
@@ -10,6 +11,8 @@ from raydet.data.formats.detect_format import guess
 from raydet.data.formats.index import DetectionIndex
 from raydet.data.formats.open_split import open_split
 from tests.data.formats.annotated.layouts import CLASSES, HW, LAYOUTS, forty, write_voc
+from tests.data.s3_stub import serving
+from tests.data.storage.test_object_store import upload
 
 XYXY = np.array([box for objects in forty().values() for _, box in objects], float)
 
@@ -33,9 +36,11 @@ def truth_of(index: DetectionIndex) -> list[tuple[object, ...]]:
     return sorted(found)
 
 
-def test_forty_boxes_are_the_same_in_every_layout_and_after_conversion(tmp_path: Path, subtests: object) -> None:
+def test_forty_boxes_are_the_same_in_every_layout_and_after_conversion(
+    tmp_path: Path, subtests: pytest.Subtests
+) -> None:
     for name, (format_, write) in LAYOUTS.items():
-        with subtests.test(layout=name):  # type: ignore[attr-defined]
+        with subtests.test(layout=name):
             root = tmp_path / name
             root.mkdir()
             write(root, forty())
@@ -59,24 +64,24 @@ def test_forty_boxes_are_the_same_in_every_layout_and_after_conversion(tmp_path:
                     assert np.allclose([b for _, b in ours], [b for _, b in theirs], atol=0.01)
 
 
-def test_voc_is_read_in_the_layouts_that_tools_write(tmp_path: Path, subtests: object) -> None:
+def test_voc_is_read_in_the_layouts_that_tools_write(tmp_path: Path, subtests: pytest.Subtests) -> None:
     truth = forty()
     halves = {"train": dict(list(truth.items())[:5]), "test": dict(list(truth.items())[5:])}
     for k, (annotations, images) in enumerate((("", ""), ("annotations/xmls", "images"), ("labels", "pics"))):
-        with subtests.test(annotations=annotations):  # type: ignore[attr-defined]
+        with subtests.test(annotations=annotations):
             write_voc(tmp_path / str(k), truth, annotations, images)
             data = guess(tmp_path / str(k)).data
             assert (data.format, data.train, data.val, data.test) == ("voc", ".", ".", None)
             assert len(opened(tmp_path / str(k)).boxes) == 40
     for folder in ("{}", "{}/Annotations", "Annotations/{}"):
-        with subtests.test(folder=folder):  # type: ignore[attr-defined]
+        with subtests.test(folder=folder):
             root = tmp_path / folder.replace("/", "_")
             for split, part in halves.items():
                 write_voc(root, part, folder.format(split), folder.format(split).replace("Annotations", "JPEGImages"))
             data = guess(root).data
             assert (data.train, data.val, data.test) == ("train", "test", "test")
             assert [len(opened(root, split)) for split in ("train", "test")] == [5, 3]
-    with subtests.test("images in folders of splits"):  # type: ignore[attr-defined]
+    with subtests.test("images in folders of splits"):
         for split, part in halves.items():
             write_voc(tmp_path / "by_image", part, "xml", f"images/{split}")
         assert [len(opened(tmp_path / "by_image", split)) for split in ("train", "test")] == [5, 3]
@@ -101,3 +106,22 @@ def test_lists_of_image_sets_say_the_splits_and_all_have_the_same_classes(tmp_pa
         (lists / f"{name}.txt").unlink()
     data = guess(root).data
     assert (data.train, data.val) == ("ImageSets/Main/trainval.txt", "ImageSets/Main/test.txt")
+
+
+def test_an_object_store_gives_the_same_index_and_its_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "someone")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "something")
+    with serving() as stub:
+        stub.buckets["shop"] = {}
+        for name in ("voc", "cvat", "labelstudio", "csv-retinanet", "cvat-yolo"):
+            root = tmp_path / name
+            root.mkdir()
+            LAYOUTS[name][1](root, forty())
+            upload(stub, root, name)
+            here = opened(root)
+            changes = {"data.root": stub.root(f"shop/{name}")}
+            there = opened(root, **changes)
+            assert truth_of(here) == truth_of(there) and here.class_names == there.class_names
+            before = len(stub.requests)
+            opened(root, **changes)
+            assert len(stub.requests) - before < 12, f"{name}: what has not changed comes from the cache"
