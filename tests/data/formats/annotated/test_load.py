@@ -127,6 +127,9 @@ def test_splits_that_are_not_there_and_images_of_none_are_named(tmp_path: Path) 
     index = load(tmp_path, chosen=None)
     assert counts(index) == {"ANN-W25": 1, "ANN-W22": 1} and len(index) == 1
     assert len(load(tmp_path, chosen="other")) == 1
+    (tmp_path / "loose.xml").write_text("<annotation>")
+    assert refused(tmp_path, chosen=None).rule == "XML-E01", "it may belong to any split"
+    (tmp_path / "loose.xml").unlink()
     (tmp_path / "train" / "0.xml").write_text(voc_xml("0.jpg", []))
     assert refused(tmp_path, chosen=None).rule == "ANN-E21"
     assert len(load(tmp_path, chosen="train", split="val")) == 1
