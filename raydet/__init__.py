@@ -24,6 +24,7 @@ _LATER = {
     "predict": "inference.predict",
     "export": "inference.export",
     "check": "audit.check",
+    "convert": "data.convert",
     "rank_calibrations": "bench.sensitivity",
     "open_split": "data",
     "draw_comparison": "visualization.boxes",

@@ -13,6 +13,7 @@ import torch
 
 from raydet.cli import main as cli
 from tests.commands import last_of_each
+from tests.data.formats.annotated.layouts import forty, write_voc
 from tests.data.s3_stub import serving
 from tests.test_examples import CLASSIFIER, DETECTOR
 
@@ -60,6 +61,7 @@ HERE = {
     "raydet fit efficientdet_d0_coco --data.format yolo": "test_training_on_yolo_labels",
     'raydet fit efficientnet_b0_imagenet --data.root "s3': "test_training_from_an_object_store",
     "raydet check": "test_looking_through_data",
+    "raydet convert": "test_converting_a_data_set",
     "raydet bench data": "test_timing_data",
     "raydet fit demo_detection": "test_a_dry_run",
     "raydet fit efficientnet_b0_imagenet --data.root /data": "test_training_a_classifier",
@@ -127,6 +129,12 @@ def test_training_on_yolo_labels(toy_detection: Path, tmp_path: Path, raydet: Ru
     words[words.index("/data/my-yolo")] = str(root)
     out = raydet([*words, *DETECTOR.split(), "--schedule.epochs", "1", "--json"])
     assert "AP50" in json.loads(out.splitlines()[-1])
+
+
+def test_converting_a_data_set(tmp_path: Path, raydet: Run) -> None:
+    write_voc(tmp_path / "voc", forty())
+    words = [word.replace("/data/", f"{tmp_path}/") for word in readme_command("raydet convert")]
+    assert "train_boxes       40" in raydet(words)
 
 
 def as_yolo(coco: Path, root: Path) -> Path:

@@ -3,6 +3,7 @@
 Torch and Ray are imported after the words are read, so that help and mistakes come at once.
 """
 
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -151,6 +152,31 @@ def check(words: list[str]) -> int:
     return 0 if audit.verdict is None else 65
 
 
+def convert(words: list[str]) -> None:
+    """Write a data set as COCO or YOLO."""
+    parser = VerbParser(
+        "convert",
+        "Write a data set of any format as COCO or YOLO. `raydet export` is for models.",
+        examples=(
+            "raydet convert /data/voc /data/voc-as-coco --to coco",
+            "raydet convert labels.csv out --to yolo --copy --data.on_bad skip",
+        ),
+    )
+    parser.add_argument("data", help="a recipe, an annotation file, data.yaml, or a data set's folder")
+    parser.add_argument("out", help="folder to make; it must not exist, or be empty")
+    parser.add_argument("--to", choices=("coco", "yolo"), default="coco", help="the format to write")
+    parser.add_argument("--copy", action="store_true", help="copy the images instead of making hard links")
+    options, changes = parser.parse(words)
+    from raydet.data.convert import convert
+
+    done = convert(_data_config(options.data, None, changes), options.out, options.to, copy=options.copy)
+    values: dict[str, Any] = {"out": str(done.dir), "format": done.to}
+    values |= {f"{split}_images": count for split, count in done.images.items()}
+    values |= {f"{split}_boxes": count for split, count in done.boxes.items()}
+    values |= {"crowds_left_out": done.crowds_left_out, "outside_left_out": done.outside_left_out}
+    print_result(values, options.json)
+
+
 def _data_config(name: str, recipe: str | None, changes: Mapping[str, Any]) -> Config:
     """Return the recipe of that name, or the configuration that fits the data set at that path, with `changes`.
 
@@ -167,7 +193,7 @@ def _data_config(name: str, recipe: str | None, changes: Mapping[str, Any]) -> C
         how = "name a recipe and where its data are: raydet check efficientdet_d0_coco --data.root s3://..."
         raise ConfigError(f"what lies in a store is not guessed; {how} --data.format ... --data.train ...")
     elif "/" in name or Path(name).exists():
-        cfg = guess(Path(name).expanduser())
+        cfg = guess(Path(name).expanduser(), lambda text: print(f"raydet: {text}", file=sys.stderr))
         if recipe is not None:
             found = {key: value for key, value in as_flat(cfg).items() if key.startswith("data.")}
             plain = as_flat(Config())

@@ -34,6 +34,7 @@ a laptop to a cluster.
   raydet tune RECIPE --space lr_wd                search for better settings
   raydet evaluate CHECKPOINT [--split val]        score a model on a split
   raydet check RECIPE-or-DATA                     look through a data set
+  raydet convert DATA OUT --to coco               write it as COCO or YOLO
   raydet predict CHECKPOINT IMAGES...             find things in images
   raydet export CHECKPOINT OUT.onnx               write an ONNX file
   raydet bench step                               time a training step
@@ -50,7 +51,7 @@ _OTHER_VERBS = {
     **dict.fromkeys(("val", "validate", "test", "eval"), "evaluate"),
     **dict.fromkeys(("detect", "infer", "inference"), "predict"),
     **dict.fromkeys(("search", "hpo", "sweep"), "tune"),
-    **dict.fromkeys(("convert", "onnx"), "export"),
+    "onnx": "export",
     "benchmark": "bench",
 }
 """What other programs call a verb -> ours."""
@@ -143,7 +144,7 @@ def exit_code(error: BaseException) -> int | None:
 VERBS = {
     "fit": "fit:run",
     "tune": "tune:run",
-    **{verb: f"commands:{verb}" for verb in ("evaluate", "predict", "export", "check", "bench")},
+    **{verb: f"commands:{verb}" for verb in ("evaluate", "predict", "export", "check", "convert", "bench")},
 }
 """Verb -> module and function; imported when it is called, for `raydet --help` to come at once."""
 

@@ -1,9 +1,14 @@
 """Sections on what goes in: the network, the data set, the variation of its images."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from raydet.config.validators import fraction, positive, require, within
+
+AnnotatedFormat = Literal["voc", "labelme", "cvat", "labelstudio", "createml", "csv"]
+"""Formats of annotation tools, which raydet.data.formats.annotated reads."""
+ANNOTATED: tuple[AnnotatedFormat, ...] = get_args(AnnotatedFormat)
+DETECTION_FORMATS = ("coco", "yolo", "parquet", *ANNOTATED)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -56,9 +61,11 @@ class Model:
 class Data:
     """Where the images are and how they are read."""
 
-    format: Literal["coco", "folder", "yolo", "parquet"] = "coco"
+    format: Literal["coco", "folder", "yolo", "parquet", AnnotatedFormat] = "coco"
     """coco: annotation JSON and image folders. folder: one folder of images per class (ImageFolder). yolo: data.yaml
-    beside images/ and labels/. parquet: rows with the image's bytes and its boxes, or its label."""
+    beside images/ and labels/, or obj.names or classes.txt. parquet: rows with the image's bytes and its boxes, or its
+    label. voc: an XML file an image. labelme: a JSON file an image. cvat (for images), labelstudio, createml, csv: one
+    file for many images."""
     root: str = "."
     """Folder of the data set, also s3://bucket/folder or gs://bucket/folder. `demo://detection` and
     `demo://classification` are made on the spot."""

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from raydet.config.data import Augment, Data, Model
+from raydet.config.data import DETECTION_FORMATS, Augment, Data, Model
 from raydet.config.run import Evaluation, Run, Scaling
 from raydet.config.training import Ema, Loss, Optim, Precision, Quantization, Schedule
 from raydet.config.validators import require
@@ -31,7 +31,7 @@ class Config:
 
     def __post_init__(self) -> None:
         detects = self.task == "detection"
-        wanted = ("coco", "yolo", "parquet") if detects else ("folder", "parquet")
+        wanted = DETECTION_FORMATS if detects else ("folder", "parquet")
         require(
             self.data.format in wanted,
             f"data.format={self.data.format} does not fit model.name={self.model.name}, "

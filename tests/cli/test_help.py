@@ -30,6 +30,7 @@ FLAGS = {
     "predict": "--out --score",
     "export": "--images --nms --target",
     "check": "--out --recipe --split",
+    "convert": "--copy --to",
     "bench": "--batch --compiled --device --images-per-s --keep-memory --only --out --profile --qat --recipe --rounds "
     "--vs",
 }
@@ -64,7 +65,9 @@ def test_a_recipes_help_shows_every_setting_with_type_value_and_meaning(capsys: 
     shown = entries(text)
     assert [flag[2:] for flag in shown if flag[2:] in SETTINGS] == list(SETTINGS)
     assert re.fullmatch(r"--optim.lr FLOAT Peak learning rate.* \(default: 0\.003\)", shown["--optim.lr"])
-    assert shown["--data.format"].startswith("--data.format {coco,folder,yolo,parquet} coco: annotation JSON")
+    assert shown["--data.format"].startswith(
+        "--data.format {coco,folder,yolo,parquet,voc,labelme,cvat,labelstudio,createml,csv} coco: annotation JSON"
+    )
     assert shown["--augment.scale"].startswith("--augment.scale FLOAT FLOAT Detection: the image is scaled")
     assert shown["--scaling.num_workers"].startswith("--scaling.num_workers INT|INT INT ")
     assert "in pixels" in shown["--model.image_size"] and "(default: none)" in shown["--model.weights"]

@@ -19,7 +19,7 @@ def elsewhere(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monk
         *((verb, "evaluate") for verb in ("val", "validate", "test", "eval")),
         *((verb, "predict") for verb in ("detect", "infer", "inference")),
         *((verb, "tune") for verb in ("search", "hpo", "sweep")),
-        *(("convert", "export"), ("onnx", "export"), ("benchmark", "bench")),
+        *(("onnx", "export"), ("benchmark", "bench")),
     ],
 )
 def test_another_programs_verb_is_answered_with_ours(verb: str, meant: str, capsys: pytest.CaptureFixture[str]) -> None:

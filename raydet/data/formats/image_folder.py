@@ -10,7 +10,7 @@ import numpy as np
 from raydet.data.columns import Texts
 from raydet.data.formats.index import ClassificationIndex
 from raydet.data.images.decode import EXTENSIONS
-from raydet.data.storage.files import Folder
+from raydet.data.storage.files import Folder, visible
 from raydet.data.storage.object_store import Remote
 from raydet.data.validation.faults import SHOWN, Example, Faults
 from raydet.exceptions import DataError
@@ -45,7 +45,7 @@ def load_remote_folder(
 ) -> ClassificationIndex:
     """Return the index of the class folders in `name` below an address, from one listing; else as `load_folder`."""
     tree = root if name in ("", ".") else root.child(name)
-    paths = sorted(path for path in tree.walk("") if not path.startswith("."))
+    paths = sorted(path for path in tree.walk("") if all(map(visible, path.split("/"))))
     images: dict[str, list[str]] = {path.partition("/")[0]: [] for path in paths if "/" in path}
     others: list[str] = []
     loose: list[str] = []
@@ -102,13 +102,13 @@ def _class_folders(root: Path) -> tuple[list[str], list[str]]:
     """Names of the class folders, and of the images beside them."""
     try:
         with os.scandir(root) as entries:
-            visible = sorted((e.name, e.is_dir()) for e in entries if not e.name.startswith("."))
+            held = sorted((e.name, e.is_dir()) for e in entries if visible(e.name))
     except OSError as error:
         raise DataError(error.strerror or str(error), file=root, rule="DIR-E01") from None
-    names = [name for name, folder in visible if folder]
+    names = [name for name, folder in held if folder]
     if not names:
         raise DataError("holds no class folders", file=root, rule="DIR-E03", hint=_EXPECTED)
-    return names, [name for name, folder in visible if not folder and _is_image(name)]
+    return names, [name for name, folder in held if not folder and _is_image(name)]
 
 
 def _files(root: Path, name: str) -> tuple[list[str], list[str]]:
@@ -122,6 +122,7 @@ def _files(root: Path, name: str) -> tuple[list[str], list[str]]:
             folders.clear()
             continue
         seen.add(real)
+        folders[:] = filter(visible, folders)
         below = os.path.relpath(folder, root)
         for file in files:
             (found if _is_image(file) else others).append(os.path.join(below, file))

@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import Literal, TypedDict
 
 from raydet.config import Config
-from raydet.config.data import Data
+from raydet.config.data import ANNOTATED, Data
+from raydet.data.formats.annotated.load import load_annotated
 from raydet.data.formats.coco.load import load_coco
+from raydet.data.formats.detect_format import format_of
 from raydet.data.formats.image_folder import load_folder, load_remote_folder
 from raydet.data.formats.index import ClassificationIndex, DetectionIndex
 from raydet.data.formats.parquet.load import load_parquet
@@ -39,6 +41,9 @@ def open_split(
     - folder: a folder of class folders.
     - yolo: a key of data.yaml, or a folder or .txt list of images. As long as it is the default (a COCO name, or
       None for test): the yaml's own train, val, test. data.root may be the yaml itself.
+    - voc, labelme, cvat, labelstudio, createml, csv: an annotation file, a folder of them or of images, VOC's list
+      (ImageSets/Main/train.txt), the name of a split, or "." for all. As long as it is the default: what lists,
+      annotations or folders say belongs to the split.
     - parquet: a .parquet file or a folder of them. As long as it is the default: those named after the split.
 
     Args:
@@ -52,7 +57,7 @@ def open_split(
     name: str | None = getattr(data, split)
     if name is None and data.format in ("coco", "folder"):
         raise DataError(f"data.{split} is not set", rule="DIR-E01", hint=f"Set data.{split}, or choose another split.")
-    if data.format in ("yolo", "parquet"):
+    if data.format not in ("coco", "folder"):
         chosen = None if name == getattr(Data(), split) else name
         return _by_own_names(cfg, split, remote or Folder(_root(data.root)), chosen, left_out)
     assert name is not None
@@ -99,6 +104,8 @@ def _by_own_names(
 ) -> DetectionIndex | ClassificationIndex:
     """A split of a format that finds its files by itself."""
     bad: OnBad = {"on_bad": cfg.data.on_bad, "max_bad": cfg.data.max_bad}
+    if cfg.data.format in ANNOTATED:
+        return load_annotated(tree, cfg.data.format, split, chosen, left_out=left_out, **bad)
     if cfg.data.format == "parquet":
         return load_parquet(tree, split, chosen, cfg.task == "detection", left_out=left_out, **bad)
     yaml = None
@@ -158,6 +165,7 @@ def _existing(place: Path, field: str) -> Path:
         return place
     known = next((p for p in place.parents if p.is_dir()), Path("/"))
     hint = f"{known} holds {Folder(known).listing()}."
-    if field != "data.root" and (known / "data.yaml").is_file():
-        hint += " With a data.yaml, set data.format=yolo."
+    kind = format_of(known) if field != "data.root" else None
+    if kind is not None:
+        hint += f" It looks like {kind}: set data.format={kind}; `raydet check {known}` shows how it is read."
     raise DataError(f"no such file or folder ({field})", file=place, rule="DIR-E01", hint=hint)

@@ -155,7 +155,7 @@ class Folder:
 
     def top(self) -> list[str]:
         """Return the folder's visible entries."""
-        return sorted(p.name + "/" * p.is_dir() for p in self.root.iterdir() if not p.name.startswith("."))
+        return sorted(p.name + "/" * p.is_dir() for p in self.root.iterdir() if visible(p.name))
 
     def parent(self) -> "Folder":
         """Return the folder that this one, or this file, lies in."""
@@ -203,6 +203,11 @@ class Folder:
         return dict(sorted(found.items()))
 
 
+def visible(name: str) -> bool:
+    """Return whether a file or folder may be data: not hidden (.ipynb_checkpoints), nor what macOS adds to archives."""
+    return not name.startswith(".") and name != "__MACOSX"
+
+
 def some(entries: list[str], most: int) -> str:
     """Return the first of some names, for messages."""
     return ", ".join(entries[:most]) + (f" and {len(entries) - most} more" if len(entries) > most else "") or "nothing"
@@ -218,7 +223,7 @@ def _entries(root: str, below: str, seen: set[str]) -> "Iterator[tuple[str, os.D
         return
     for entry in entries:
         name = os.path.normpath(os.path.join(below, entry.name))
-        if entry.name.startswith("."):
+        if not visible(entry.name):
             continue
         if entry.is_symlink() and not _within(os.path.realpath(entry.path), root):
             yield name + "/" * entry.is_dir(), None

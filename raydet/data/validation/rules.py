@@ -1,8 +1,8 @@
 """What is wrong with a data set, said in words its owner can act on.
 
-A rule's number is stable: it is what a user searches for. COCO-* concern an annotation file, IMG-* one image,
-DIR-* the place and layout of the files, BOX-* boxes of any format. E refuses, W is accepted and said
-(`index.warnings`).
+A rule's number is stable: it is what a user searches for. COCO-* concern an annotation file, ANN-* those of VOC,
+LabelMe, CVAT, Label Studio, CreateML and CSV, IMG-* one image, DIR-* the place and layout of the files, BOX-* boxes of
+any format. E refuses, W is accepted and said (`index.warnings`).
 """
 
 RULES = {
@@ -135,6 +135,42 @@ RULES = {
     "PARQUET-W10": "row groups so large that reading single rows is slow",
     "PARQUET-E11": "the split holds no row, or no box",
     "PARQUET-W12": "the names of the classes are taken from the labels",
+    "ANN-E01": "there is no annotation file of the format",
+    "ANN-E02": "an annotation file cannot be read",
+    "ANN-E03": "a record lacks a field, or the field has the wrong type",
+    "ANN-E04": "the image of an annotation is not there",
+    "ANN-E05": "an image is annotated twice",
+    "ANN-W06": "an image is there under a name in other letters or with another suffix",
+    "ANN-E07": "the image has another size than its annotations say",
+    "ANN-W08": "width or height is missing or 0; the image's header is read",
+    "ANN-W09": "an image has no box",
+    "ANN-W10": "a point, line or mask is no box; it is left out",
+    "ANN-W11": "a polygon, circle or ellipse; the box around it is taken",
+    "ANN-W12": "a rotated box; the upright box around it is taken",
+    "ANN-W13": "an image is annotated several times; the first is taken",
+    "ANN-W14": "a task without an annotation; its image is left out",
+    "ANN-E15": "a box holds a value that is not a finite number",
+    "ANN-E16": "a box ends before it begins",
+    "ANN-W17": "a box has no width or no height; it is dropped",
+    "ANN-E18": "many boxes leave their image",
+    "ANN-W18": "a box leaves its image; it is clipped, or left out if it lies outside",
+    "ANN-W19": "a box of the same class is there twice; it is taken once",
+    "ANN-E20": "boxes lie within one pixel, as those normalised to 0..1 do",
+    "ANN-E21": "no image belongs to the split, or none has a box",
+    "ANN-W22": "two class names differ in case, spaces or hyphens only",
+    "ANN-W23": "images that no annotation names are left out",
+    "ANN-W25": "images that belong to no split are left out",
+    "ANN-W26": "a file of another kind is left out",
+    "XML-E01": "the file is not well-formed XML",
+    "XML-E02": "the XML has a DTD or entities",
+    "XML-E03": "the XML is too large or too deep",
+    "VOC-W01": "difficult objects are neither trained on nor scored, as in VOC's evaluation",
+    "VOC-E02": "a list of a split names an image that has no annotation file",
+    "CVAT-E01": "the file is CVAT for video, whose frames have no names",
+    "CSV-E01": "the CSV file is no table of boxes",
+    "CSV-E02": "a row of a CSV file has too few columns, or no image",
+    "CSV-W03": "groups of objects (IsGroupOf) are neither trained on nor scored",
+    "CSV-E04": "a row has a class that the file of classes does not have",
     "REMOTE-E01": "an address of a kind that raydet does not read",
     "REMOTE-E02": "an address that holds credentials",
     "REMOTE-E03": "an address that is not complete, or has an unknown option",

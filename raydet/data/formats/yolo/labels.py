@@ -9,8 +9,8 @@ import numpy.typing as npt
 
 from raydet.data.columns import Columns, Floats, Ints, Texts
 from raydet.data.formats.box_rules import MAX_LEAVING
-from raydet.data.images.decode import read_size
-from raydet.data.storage.files import Blob, Tree
+from raydet.data.formats.image_sizes import THREADS, image_sizes
+from raydet.data.storage.files import Tree
 from raydet.data.validation.faults import SHOWN, Example, Faults
 from raydet.exceptions import DataError
 
@@ -24,8 +24,6 @@ _LEAST_POSE = 11
 """Columns of a box and two key points with visibility; one alone might be a triangle."""
 _MOST_BYTES = 16 << 20
 """Largest label file."""
-_THREADS = 16
-"""Files are waited for more than worked on, the more so when they are remote."""
 
 
 def read_columns(
@@ -84,7 +82,7 @@ def read_columns(
 def _texts(tree: Tree, label_of: dict[str, str], faults: Faults) -> dict[str, str | None]:
     """The text of each image's label file; None where it cannot be read."""
     found: dict[str, str | None] = {}
-    with ThreadPoolExecutor(_THREADS) as pool:
+    with ThreadPoolExecutor(THREADS) as pool:
         texts = pool.map(lambda label: _text(tree, label), label_of.values())
         for (name, label), text in zip(label_of.items(), texts, strict=True):
             found[name] = None if isinstance(text, DataError) else text
@@ -106,8 +104,7 @@ def _text(tree: Tree, label: str) -> str | DataError:
 
 def _sizes(tree: Tree, names: list[str], faults: Faults) -> tuple[list[str], npt.NDArray[np.int32]]:
     """The images whose header can be read, with height and width."""
-    with ThreadPoolExecutor(_THREADS) as pool:
-        sizes = list(pool.map(lambda name: _size(tree, name), names))
+    sizes = image_sizes(tree, names)
     bad = [(name, size) for name, size in zip(names, sizes, strict=True) if isinstance(size, DataError)]
     for name, error in bad:
         wrong = DataError(error.what, rule=error.rule, record=f"image {name}", hint=error.hint)
@@ -116,19 +113,6 @@ def _sizes(tree: Tree, names: list[str], faults: Faults) -> tuple[list[str], npt
     faults.looked_at("images", len(names), len(bad), tree.place)
     good = [(name, size) for name, size in zip(names, sizes, strict=True) if not isinstance(size, DataError)]
     return [name for name, _ in good], np.array([size for _, size in good], np.int32).reshape(-1, 2)
-
-
-def _size(tree: Tree, name: str) -> tuple[int, int] | DataError:
-    try:
-        header = tree.header(name)
-        try:
-            return read_size(header)
-        except DataError:
-            if not isinstance(header, Blob):
-                raise
-            return read_size(tree.image(name))  # a header behind more than 64 KiB of other things
-    except DataError as error:
-        return error
 
 
 class Rows:

@@ -18,6 +18,7 @@ from raydet.data.columns import spread_over
 from raydet.data.formats.index import DetectionIndex
 from raydet.data.formats.yolo.labels import read_columns
 from raydet.data.formats.yolo.safe_yaml import MOST_BYTES, Plain, parse_yaml
+from raydet.data.formats.yolo.without_yaml import find_names, read_names
 from raydet.data.images.decode import EXTENSIONS
 from raydet.data.storage.cache import content_key, load_columns, save_columns
 from raydet.data.storage.files import Tree, refusal
@@ -25,7 +26,11 @@ from raydet.data.validation.faults import SHOWN, Example, Faults
 from raydet.exceptions import DataError
 
 YAML = ("data.yaml", "data.yml", "dataset.yaml")
-_KEYS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
+_KEYS: dict[Literal["train", "val", "test"], tuple[str, ...]] = {
+    "train": ("train",),
+    "val": ("val", "valid", "validation"),
+    "test": ("test",),
+}
 _MOST_LIST = 256 << 20
 _PROBES = 20
 """Names of a list whose images are looked for."""
@@ -59,7 +64,7 @@ def load_yolo(
 
     Args:
         left_out: names of images that are not opened, and left out.
-        yaml_name: the yaml in the tree. None: data.yaml, or the only one there is.
+        yaml_name: the yaml in the tree. None: data.yaml, or the only one there is, or else obj.names or classes.txt.
         chosen: a key of the yaml, or a folder or .txt list within the root. None: the yaml's key for the split.
         on_bad: fail raises on the first faulty row or image; skip leaves them out, up to the share `max_bad`.
 
@@ -98,10 +103,24 @@ def _tell_no_box(file: str, labels: list[str], faults: Faults) -> None:
     faults.add("YOLO-E19", what, file=file, hint=hint)
 
 
+def splits_there(tree: Tree, yaml_name: str | None) -> list[str]:
+    """Return which of train, val and test the set names and has images of; [] if its YAML cannot be used."""
+    found = list[str]()
+    for split in _KEYS:
+        try:
+            _images(tree, _read(tree, yaml_name or _find(tree), Faults()), split, None, Faults())
+        except DataError:
+            continue
+        found.append(split)
+    return found
+
+
 def _find(tree: Tree) -> str:
     top = tree.top()
     known = [name for name in YAML if name in top]
     other = [name for name in top if name.lower().endswith((".yaml", ".yml"))]
+    if not known and not other and (names := find_names(tree)) is not None:
+        return names
     if not known and len(other) != 1:
         what = f"looked for {', '.join(YAML)} and found {', '.join(other) or 'no .yaml file'}"
         hint = f"There is {tree.listing(10)}. Give the file itself as data.root."
@@ -111,6 +130,9 @@ def _find(tree: Tree) -> str:
 
 def _read(tree: Tree, name: str, faults: Faults) -> _Set:
     file = posixpath.join(tree.place, name)
+    if not name.lower().endswith((".yaml", ".yml")):
+        names, places, data = read_names(tree, name)
+        return _Set(file, dict(places), "", names, hashlib.sha256(data).hexdigest())
     data = tree.read(name, 8 * MOST_BYTES)  # the parser says what is allowed
     values = parse_yaml(data, file)
     if not isinstance(values, dict):
