@@ -80,6 +80,8 @@ def config_of(recipe: str | None, base: str | None, changes: Mapping[str, Any], 
             found = own_data(None, {"model.name": recipe, **changes}) if own else own_data(recipe, changes)
             print("\n".join(found.lines()), file=sys.stderr, flush=True)
             return found.cfg
+        if "/" in recipe or "." in recipe:
+            raise ConfigError(f"no such file or folder: {recipe}")
     cfg = recipes.recipe(recipe) if recipe is not None else load(Path(str(base)))
     return override(cfg, changes)
 

@@ -73,6 +73,9 @@ class Data:
     """Training split under root: the JSON (coco) or the folder (folder)."""
     val: str = "annotations/instances_val2017.json"
     """Validation split, same form."""
+    val_fraction: float | None = None
+    """Share of the training split that is held back for validation, instead of data.val: drawn by content and run.seed,
+    with copies and images of one source on one side. None: data.val is the validation split."""
     test: str | None = None
     """Test split, same form, for `raydet evaluate --split test`."""
     train_images: str | None = None
@@ -127,7 +130,7 @@ class Data:
         positive("data", self, "batch_size", "eval_batch_size", "prefetch", "max_boxes", "max_pixels")
         require(self.workers >= 0, f"data.workers must be >= 0, got {self.workers}")
         require(self.min_box >= 0, f"data.min_box must be >= 0, got {self.min_box}")
-        fraction("data", self, "max_bad")
+        fraction("data", self, "max_bad", "val_fraction")
         for name, least in (("mean", 0.0), ("std", 1e-3)):
             values = getattr(self, name)
             fits = values is None or all(least <= value <= 1 for value in values)

@@ -14,6 +14,7 @@ from raydet.config import Config, override
 from raydet.data.formats.class_mapping import with_faults
 from raydet.data.formats.index import Index
 from raydet.data.formats.open_split import open_split as open_whole
+from raydet.data.holdout import divided
 from raydet.data.image_checks import Looked, look
 from raydet.data.loading.parallel import here
 from raydet.data.storage.cache import content_key, load_columns, save_columns
@@ -32,11 +33,14 @@ _MINIATURE = 256
 
 def open_split(cfg: Config, split: Split) -> Index:
     """Return the index of a split, without the images of data.quarantine and, with data.on_leak=drop, of training
-    those that another split has too; its faults say how many these are.
+    those that another split has too; its faults say how many these are. With data.val_fraction train and val are parts
+    of the training split.
 
     Raises:
         DataError: as `raydet.data.formats.open_split.open_split`; the quarantine list cannot be read.
     """
+    if cfg.data.val_fraction is not None and split != "test":
+        return _held_back(cfg, split)
     listed = read_quarantine(cfg.data.quarantine).get(split, frozenset()) if cfg.data.quarantine else frozenset()
     index = open_whole(cfg, split, listed)
     faults = Faults()
@@ -45,6 +49,16 @@ def open_split(cfg: Config, split: Split) -> Index:
     if split == "train" and cfg.data.on_leak == "drop":
         index = _without_leaks(cfg, index, faults)
     return with_faults(index, faults) if len(faults) else index
+
+
+def _held_back(cfg: Config, split: Split) -> Index:
+    """The part of the training split that is trained on, or the one that is held back for validation."""
+    plain = override(cfg, {"data.val_fraction": None, "data.on_leak": "warn"})
+    index = open_split(plain, "train")
+    seen = prints(override(plain, {"data.on_bad": "skip", "data.max_bad": 1.0}), index)
+    groups = [[one.row for _, one in group.members] for group in duplicate_groups({"train": seen})]
+    train, val = divided(cfg, index, seen, groups)
+    return index.select(train if split == "train" else val)
 
 
 def quarantine_name(name: str) -> str:

@@ -120,9 +120,11 @@ class _Choices:
 
 
 def _fitted(cfg: Config, given: frozenset[str]) -> OwnData:
-    tolerant = override(cfg, {"data.on_bad": "skip", "data.max_bad": 1.0})
-    index = open_split(tolerant, "train")
     choices = _Choices(cfg, given)
+    if cfg.data.train == cfg.data.val and cfg.data.val_fraction is None:
+        choices.set("data.val_fraction", 0.2, "there is one split; copies and images of one source stay together")
+    tolerant = override(choices.cfg, {"data.on_bad": "skip", "data.max_bad": 1.0})
+    index = open_split(tolerant, "train")
     _choose_weights(choices)
     _fit_machine(choices)
     if isinstance(index, DetectionIndex):

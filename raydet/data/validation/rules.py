@@ -85,6 +85,7 @@ RULES = {
     "DIR-E04": "a split has classes that the training split lacks",
     "DIR-W05": "files that are no images are left out",
     "DIR-W08": "images in no class folder are left out",
+    "DIR-E15": "too few images to hold some of them back for validation",
     "DIR-E06": "the folder exists and is not raydet's to replace",
     "DIR-W07": "images lie in the folder that the annotations do not name",
     "DIR-W09": "a split's classes differ in order, id or number; they are matched by name",
