@@ -44,7 +44,7 @@ def test_what_is_drawn_goes_by_content_and_not_by_name(tmp_path: Path) -> None:
     cfg = folder(tmp_path / "set", {"cat": 20, "dog": 20})
     before = {(tmp_path / "set" / name).read_bytes() for name in split(cfg)[1]}
     for path in sorted((tmp_path / "set").rglob("*.png")):
-        path.rename(path.with_name(f"renamed-{path.stem[::-1]}x.png"))
+        path.rename(path.with_name(f"{path.parent.name}{path.stem[::-1]}x.png"))
     assert {(tmp_path / "set" / name).read_bytes() for name in split(cfg)[1]} == before
 
 
