@@ -272,3 +272,46 @@ def test_a_million_annotations_are_audited_within_sixty_seconds_and_memory(tmp_p
     assert count == 100_000
     assert cpu_s < 60
     assert kilobytes * 1024 < 3 * path.stat().st_size + (150 << 20)  # the interpreter and numpy
+
+
+def test_a_rotated_box_becomes_the_upright_one_around_it(tmp_path: Path) -> None:
+    content = truth()
+    for annotation, angle in zip(content["annotations"], (90, 45.0, 180, 0, -30, None), strict=True):
+        annotation |= {"bbox": [30, 20, 20, 10], "attributes": {"occluded": False, "rotation": angle}}
+    index = load(tmp_path, content)
+    wide = [30 / 2**0.5] * 2
+    tilted = [20 * np.cos(np.pi / 6) + 5, 10 + 10 * np.cos(np.pi / 6)]
+    sides = np.array([[10, 20], wide, [20, 10], [20, 10], tilted, [20, 10]])
+    assert np.allclose(index.boxes[:, 2:], sides) and np.allclose(index.boxes[:, :2] + sides / 2, [40, 25])
+    assert {fault.rule: fault.count for fault in index.faults}["COCO-W52"] == 3
+
+
+def test_polygons_without_a_box_give_their_bounds(tmp_path: Path) -> None:
+    content = truth()
+    outlines = ([[5, 6, 25, 6, 20, 30]], [[1, 2, 9, 2, 9, 9], [20, 3, 22, 9, 30, 4]], [[[3, 4], [9, 4], [5, 40.5]]])
+    for annotation, outline in zip(content["annotations"], outlines, strict=False):
+        annotation["segmentation"] = outline
+        del annotation["bbox"]
+    index = load(tmp_path, content)
+    assert index.boxes[:3].tolist() == [[5, 6, 20, 24], [1, 2, 29, 7], [3, 4, 6, 36.5]]
+
+
+def test_a_root_category_is_left_out_and_a_class_never(tmp_path: Path, subtests: pytest.Subtests) -> None:
+    """As Roboflow writes it: the only one without a parent, the parent of all others, without an annotation."""
+    named = [{"id": i, "name": name, "supercategory": "pets"} for i, name in ((1, "cat"), (13, "dog"), (90, "bus"))]
+    root = {"id": 0, "name": "pets", "supercategory": "none"}
+    cases = {
+        "root": ([root, *named], 1, 3),
+        "annotated": ([root, *named], 0, 4),
+        "not of all": ([root, *named[:2], named[2] | {"supercategory": "cars"}], 1, 4),
+        "two without a parent": ([root, *named, {"id": 5, "name": "x", "supercategory": "none"}], 1, 5),
+        "its own parent": ([root | {"supercategory": "pets"}, *named], 1, 4),
+    }
+    for name, (categories, first, count) in cases.items():
+        with subtests.test(name):
+            content = truth()
+            content["categories"] = categories
+            content["annotations"][0]["category_id"] = first
+            index = load(tmp_path / name, content)
+            assert (index.num_classes, "COCO-W53" in {f.rule for f in index.faults}) == (count, count == 3)
+            assert [index.class_names[c] for c in index.labels[:1]] == ["cat" if first else "pets"]
