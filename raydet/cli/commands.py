@@ -193,7 +193,8 @@ def _data_config(name: str, recipe: str | None, changes: Mapping[str, Any]) -> C
         how = "name a recipe and where its data are: raydet check efficientdet_d0_coco --data.root s3://..."
         raise ConfigError(f"what lies in a store is not guessed; {how} --data.format ... --data.train ...")
     elif "/" in name or Path(name).exists():
-        cfg = guess(Path(name).expanduser(), lambda text: print(f"raydet: {text}", file=sys.stderr))
+        wanted = changes.get("data.format")
+        cfg = guess(Path(name).expanduser(), lambda text: print(f"raydet: {text}", file=sys.stderr), wanted)
         if recipe is not None:
             found = {key: value for key, value in as_flat(cfg).items() if key.startswith("data.")}
             plain = as_flat(Config())

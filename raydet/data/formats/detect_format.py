@@ -8,8 +8,9 @@ from typing import Any, cast
 
 from raydet.config import Config, override
 from raydet.config.data import ANNOTATED, AnnotatedFormat
+from raydet.data.formats.annotated.csv_rows import FORM
 from raydet.data.formats.annotated.load import known_splits
-from raydet.data.formats.sniff import NOT_READ, SUFFIXES, sniff
+from raydet.data.formats.sniff import NOT_READ, SUFFIXES, first_row, sniff
 from raydet.data.formats.split_names import SPLITS, by_split, split_of
 from raydet.data.formats.yolo.load import YAML, splits_there
 from raydet.data.formats.yolo.without_yaml import NAMES, find_names
@@ -29,11 +30,12 @@ _DEPTH, _MOST_FOLDERS, _SNIFFED = 3, 50, 3
 _Say = Callable[[str], None]
 
 
-def guess(path: Path, say: _Say = lambda text: None) -> Config:
+def guess(path: Path, say: _Say = lambda text: None, wanted: str | None = None) -> Config:
     """Return a configuration for the data set at `path`: an annotation file, or a folder that holds one of any format.
 
     Args:
         say: called with each thing that was assumed, e.g. that the test split serves as the validation split.
+        wanted: the value of data.format to look for, where a folder may hold several. None: the first that is there.
 
     Raises:
         ConfigError: nothing there that is known; says what was looked for.
@@ -42,8 +44,8 @@ def guess(path: Path, say: _Say = lambda text: None) -> Config:
     if not path.exists():
         raise ConfigError(f"no such file or folder: {path}")
     try:
-        found = _file(path, say) if path.is_file() else _folder(path, say)
-        hint = "" if found is not None or path.is_file() else _hint(path)
+        found = _file(path, say) if path.is_file() else _folder(path, say, wanted)
+        hint = "" if found is not None else _hint(path)
     except OSError as error:
         raise ConfigError(f"{error.filename or path} cannot be read: {error.strerror}") from None
     if found is None:
@@ -83,13 +85,13 @@ def _file(path: Path, say: _Say) -> dict[str, Any] | None:
     return None
 
 
-def _folder(path: Path, say: _Say) -> dict[str, Any] | None:
-    if any((path / name).is_file() for name in YAML):
+def _folder(path: Path, say: _Say, wanted: str | None) -> dict[str, Any] | None:
+    if wanted in (None, "yolo") and any((path / name).is_file() for name in YAML):
         return _yolo(path, say)
     if (only := _only_folder(path)) is not None:  # as archives unpack
-        return _folder(only, say)
+        return _folder(only, say, wanted)
     kinds = _kinds(_candidates(path))
-    known = [kind for kind in ("coco", "parquet", *ANNOTATED) if kind in kinds]
+    known = [kind for kind in ("coco", "parquet", *ANNOTATED) if kind in kinds and wanted in (None, kind)]
     if len(known) > 1:
         say(f"{path} has annotations as {' and '.join(known)}; {known[0]} is taken (--data.format for another)")
     if known:
@@ -178,7 +180,12 @@ def _kinds(candidates: Mapping[Path, list[Path]]) -> dict[str, list[Path]]:
 
 
 def _hint(path: Path) -> str:
-    """What a folder that is no data set may be."""
+    """What a file or folder that is no data set may be."""
+    tables = [path] if path.is_file() else sorted(path.glob("*.csv"))
+    if tables and tables[0].suffix.lower() == ".csv" and (columns := first_row(tables[0])):
+        return f". {tables[0].name} has the columns {', '.join(columns)[:200]}; wanted is {FORM}"
+    if path.is_file():
+        return ""
     if (path / "labels").is_dir() or any(path.glob("*/labels")):
         return ". There are labels/: a YOLO data set needs its data.yaml, or classes.txt, beside them"
     if _images_in(path):

@@ -78,11 +78,21 @@ def _xml(path: Path, head: str, tail: str) -> str | None:
     return "cvat-video" if "<track " in head and "<image " not in head else "cvat"
 
 
-def _csv(path: Path, head: str, tail: str) -> str | None:
+def first_row(path: Path) -> list[str]:
+    """Return the first row of a CSV file; [] where there is none."""
+    with path.open("rb") as file:
+        return _first_row(file.read(_HEAD).decode("utf-8-sig", "replace"))
+
+
+def _first_row(head: str) -> list[str]:
     try:
-        first = next(csv.reader(head.splitlines()[:1]), [])
+        return next(csv.reader(head.splitlines()[:1]), [])
     except csv.Error:
-        return None
+        return []
+
+
+def _csv(path: Path, head: str, tail: str) -> str | None:
+    first = _first_row(head)
     if any("region_shape_attributes" in cell for cell in first):
         return "via"
     return "csv" if not is_class_file(path.name) and columns_of(first) is not None else None

@@ -169,6 +169,11 @@ def test_what_is_recognized_and_not_read_is_named_with_the_remedy(shop: Path, tm
         for path in (tmp_path / str(k), file):
             with pytest.raises(ConfigError, match=remedy):
                 guess(path)
+    (tmp_path / "csv").mkdir()
+    (tmp_path / "csv" / "a.csv").write_text("name,x,y,w,h\n")
+    for path in (tmp_path / "csv", tmp_path / "csv" / "a.csv"):
+        with pytest.raises(ConfigError, match=r"a\.csv has the columns name, x, y, w, h; wanted is"):
+            guess(path)
     for name in ("VOC2007", "VOC2012"):
         write_voc(tmp_path / "devkit" / name, {})
         (tmp_path / "devkit" / name / "Annotations" / "a.xml").write_text("<annotation/>")
@@ -193,6 +198,7 @@ def test_parts_of_exports_are_no_classes_and_hidden_folders_never_train(shop: Pa
     shutil.copytree(shop / "annotations", both / "annotations")
     said: list[str] = []
     assert guess(both, said.append).data.format == "coco" and "coco and voc" in said[0]
+    assert (guess(both, wanted="voc").data.format, guess(both, wanted="voc").data.train) == ("voc", ".")
 
 
 def test_a_set_of_another_format_than_was_set_is_told_its_own(tmp_path: Path) -> None:

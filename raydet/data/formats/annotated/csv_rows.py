@@ -23,7 +23,7 @@ _COLUMNS = {
 """What is wanted -> what columns that hold it are called, in small letters without separators."""
 _NEEDED = ("image", "class", "x1", "y1", "x2", "y2")
 _CORNERS = ("x1", "y1", "x2", "y2")
-_FORM = "path, x1, y1, x2, y2, class without a header, or a header such as filename, class, xmin, ymin, xmax, ymax"
+FORM = "path, x1, y1, x2, y2, class without a header, or a header such as filename, class, xmin, ymin, xmax, ymax"
 
 
 def columns_of(first: Sequence[str]) -> dict[str, int] | None:
@@ -62,7 +62,7 @@ def read_csv(
     columns = columns_of(lines[0][1]) if lines else None
     if columns is None:
         what = f"the first row is no table of boxes: {', '.join(lines[0][1])[:100] if lines else 'empty'}"
-        hint = "Separate the columns by commas." if lines and len(lines[0][1]) == 1 else f"Wanted: {_FORM}."
+        hint = "Separate the columns by commas." if lines and len(lines[0][1]) == 1 else f"Wanted: {FORM}."
         yield foreign(file, "CSV-E01", what, hint)
         return
     headless = columns["x1"] == 1 and columns["class"] == 5 and numbers(lines[0][1][1:5]) is not None

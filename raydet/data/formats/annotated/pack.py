@@ -84,6 +84,8 @@ def _sound_images(table: Table, rows: Ints, states_size: bool, faults: Faults) -
 
     written, header = table.written_hw[rows], table.header_hw[rows]
     hint = "Annotations and images belong together: put them into one folder, or into images/ beside them."
+    if len(table.links):
+        hint = f"{table.links[0]} is a link that leads out of data.root: link the data set's folder as a whole."
     tell("ANN-E04", "the image is not there", names == "", lambda i: table.written[int(rows[i])], hint)
     twice = np.ones(len(rows), bool)
     twice[np.unique(names.astype(str), return_index=True)[1]] = False

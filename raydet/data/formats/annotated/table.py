@@ -54,6 +54,8 @@ class Table:
     classes: Texts
     unnamed: Texts
     """Images of the tree that no annotation names."""
+    links: Texts
+    """Folders of the tree that are links which lead out of it, and are not followed."""
     notes: npt.NDArray[np.uint8]
     """JSON: [image, ...fields of Note] of each."""
 
@@ -65,21 +67,24 @@ class Table:
         return [(row, Note(*fields)) for row, *fields in json.loads(self.notes.tobytes())]
 
 
-_TEXTS = ("files", "records", "written", "names", "places", "classes", "unnamed")
+_TEXTS = ("files", "records", "written", "names", "places", "classes", "unnamed", "links")
 
 
 def read_table(tree: Tree, kind: str) -> Table:
     """Return all annotations of a data set in one of READERS' formats; from the cache when no file has changed."""
-    held = {n: s for n, s in tree.walk("").items() if not n.endswith("/")}
+    held = tree.walk("")
+    links = [name for name in held if name.endswith("/")]
     files = [name for name in held if name.lower().endswith(READERS[kind].suffix)]
     images = [name for name in held if name.lower().endswith(EXTENSIONS)]
     if not [name for name in files if kind != "csv" or not is_class_file(name)]:
         what = f"looked for {READERS[kind].suffix} files, as data.format={kind} has them; found none"
         raise DataError(what, file=tree.place, rule="ANN-E01", hint=f"There is {tree.listing(10)}.")
-    key = content_key("annotated", kind, [(n, held[n]) for n in files], [(n, held[n]) for n in images])
+    key = content_key("annotated", kind, [(n, held[n]) for n in files], [(n, held[n]) for n in images], links)
     columns = load_columns(key)
     if columns is None:
         columns = _columns(tree, kind, files, images)
+        packed = Texts.pack(links)
+        columns |= {"links_bytes": packed.bytes, "links_first": packed.first}
         save_columns(key, columns)
     fields: dict[str, Any] = {n: Texts(columns[f"{n}_bytes"], columns[f"{n}_first"]) for n in _TEXTS}
     fields |= {n: c for n, c in columns.items() if not n.endswith(("_bytes", "_first"))}

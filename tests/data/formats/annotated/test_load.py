@@ -94,6 +94,14 @@ def test_images_that_do_not_fit_their_annotations_are_counted(tmp_path: Path) ->
     assert "5 of 8 images" in str(refused(tmp_path, on_bad="skip", max_bad=0.5))
 
 
+def test_a_linked_image_folder_is_named_not_followed(tmp_path: Path) -> None:
+    write_voc(tmp_path / "set", {"0.jpg": [GOOD]})
+    (tmp_path / "set" / "JPEGImages").rename(tmp_path / "elsewhere")
+    (tmp_path / "set" / "JPEGImages").symlink_to(tmp_path / "elsewhere")
+    error = refused(tmp_path / "set")
+    assert error.rule == "ANN-E04" and "JPEGImages/ is a link that leads out of data.root" in str(error)
+
+
 def test_a_size_turned_by_exif_is_kept_for_data_exif_to_decide(tmp_path: Path) -> None:
     write_voc(tmp_path, {"0.jpg": [GOOD]})
     exif = Image.Exif()
