@@ -32,6 +32,8 @@ def continued(cfg: Config, folder: Path) -> Config:
             raise ConfigError(f"run.name: {folder} exists and is not a run of raydet; choose another run.name")
         return cfg
     old = load(path)
+    if cfg.data.exif == "auto" and old.data.exif is False:
+        cfg = override(cfg, {"data.exif": False})  # the default was false: a run of then keeps it
     changed = differences(old, cfg)
     if cfg.model.num_classes is None:
         changed.pop("model.num_classes", None)

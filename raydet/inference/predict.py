@@ -100,7 +100,7 @@ def _image_paths(images: Iterable[str | Path]) -> Iterable[Path]:
 
 @torch.no_grad()
 def _one(trained: TrainedModel, task: Any, path: Path) -> Detections | Classes:
-    batch = single(trained.cfg, path)
+    batch, _ = single(trained.cfg, path)
     with autocast(trained.cfg.precision, task.device):
         outputs = trained.model(task.inputs(batch))
     if not isinstance(task, Detection):

@@ -125,7 +125,7 @@ def preprocessing(cfg: Config) -> dict[str, Any]:
         "mean": list(MEAN),
         "std": list(STD),
         "resize": resize,
-        "exif_turned": cfg.data.exif,
+        "exif_turned": bool(cfg.data.exif),  # auto: where nothing states an annotated size, as there
     }
 
 

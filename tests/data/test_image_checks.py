@@ -71,7 +71,7 @@ KINDS: dict[str, tuple[Callable[[], bytes], str, str]] = {
         "16 bits",
     ),
     "16 bit colour": (deep, "IMG-W10", "16 bits"),
-    "32 bit": (lambda: encoded(Image.new("I", (80, 60)), "TIFF"), "IMG-E06", "32-bit"),
+    "32 bit": (lambda: encoded(Image.new("I", (80, 60)), "TIFF"), "IMG-W10", "32 bits .*nearly blank, 1 grey"),
     "turned by exif": (turned, "IMG-W11", "orientation 6"),
     "animated": (
         lambda: encoded(sound(), "GIF", save_all=True, append_images=[sound().rotate(90)]),

@@ -210,7 +210,7 @@ def test_a_reader_without_raydet_finds_the_input_by_the_rule_that_is_told(tmp_pa
     y, x = 65 / whole_hw[0], 200 / whole_hw[1]
     window = (left * x, top * y, (left + size) * x, (top + size) * y)
     wanted = Image.fromarray(pixels_HW3).resize((size, size), Image.Resampling.BILINEAR, box=window)
-    found = single(cfg, tmp_path / "a.png").images_B3HW[0].permute(1, 2, 0).numpy()
+    found = single(cfg, tmp_path / "a.png")[0].images_B3HW[0].permute(1, 2, 0).numpy()
     assert np.abs(found.astype(int) - np.asarray(wanted, int)).max() <= 1
 
 

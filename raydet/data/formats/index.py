@@ -44,6 +44,8 @@ class DetectionIndex:
     """What was accepted, repaired or left out, one line per kind."""
     faults: Faults = field(default_factory=Faults)
     """The same by rule, with counts and first records."""
+    measured: bool = False
+    """Whether `sizes` were read from the images, turned as data.exif says, because the annotations have none."""
 
     @classmethod
     def of_columns(

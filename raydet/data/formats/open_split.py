@@ -24,10 +24,11 @@ _PROBES = 20
 
 
 class OnBad(TypedDict):
-    """What to do about faulty records."""
+    """What to do about faulty records, and how images are turned."""
 
     on_bad: Literal["fail", "skip"]
     max_bad: float
+    exif: Literal["auto"] | bool
 
 
 def open_split(cfg: Config, split: Split) -> DetectionIndex | ClassificationIndex:
@@ -76,7 +77,7 @@ def _by_own_names(
     cfg: Config, split: Split, tree: Remote | Folder, chosen: str | None
 ) -> DetectionIndex | ClassificationIndex:
     """A split of a format that finds its files by itself."""
-    bad: OnBad = {"on_bad": cfg.data.on_bad, "max_bad": cfg.data.max_bad}
+    bad: OnBad = {"on_bad": cfg.data.on_bad, "max_bad": cfg.data.max_bad, "exif": cfg.data.exif}
     if cfg.data.format == "parquet":
         return load_parquet(tree, split, chosen, cfg.task == "detection", **bad)
     yaml = None

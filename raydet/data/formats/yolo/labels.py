@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from raydet.data.columns import Columns, Floats, Ints, Texts
 from raydet.data.formats.box_rules import MAX_LEAVING
-from raydet.data.images.decode import read_size
+from raydet.data.images.decode import Exif, read_size
 from raydet.data.storage.files import Blob, Tree
 from raydet.data.validation.faults import SHOWN, Example, Faults
 from raydet.exceptions import DataError
@@ -25,7 +25,13 @@ _THREADS = 16
 
 
 def read_columns(
-    tree: Tree, label_of: dict[str, str], stamps: dict[str, str], whole: bool, classes: int, faults: Faults
+    tree: Tree,
+    label_of: dict[str, str],
+    stamps: dict[str, str],
+    whole: bool,
+    classes: int,
+    faults: Faults,
+    exif: Exif = "auto",
 ) -> Columns:
     """Return the columns of a DetectionIndex, from all label files and the images' headers.
 
@@ -33,8 +39,9 @@ def read_columns(
         label_of: image -> its label file.
         stamps: all files in the folders of label files.
         whole: the images are all that their folders hold, so that a label file without one is reported.
+        exif: data.exif, of which the sizes are.
     """
-    names, sizes = _sizes(tree, list(label_of), faults)
+    names, sizes = _sizes(tree, list(label_of), faults, exif)
     texts = _texts(tree, {name: label_of[name] for name in names if label_of[name] in stamps}, faults)
     known = [i for i, name in enumerate(names) if texts.get(name, "") is not None]
     # An image whose labels cannot be read is left out with them: shown without boxes, all in it would be background.
@@ -92,10 +99,10 @@ def _text(tree: Tree, label: str) -> str | DataError:
         return error
 
 
-def _sizes(tree: Tree, names: list[str], faults: Faults) -> tuple[list[str], npt.NDArray[np.int32]]:
+def _sizes(tree: Tree, names: list[str], faults: Faults, exif: Exif) -> tuple[list[str], npt.NDArray[np.int32]]:
     """The images whose header can be read, with height and width."""
     with ThreadPoolExecutor(_THREADS) as pool:
-        sizes = list(pool.map(lambda name: _size(tree, name), names))
+        sizes = list(pool.map(lambda name: _size(tree, name, exif), names))
     bad = [(name, size) for name, size in zip(names, sizes, strict=True) if isinstance(size, DataError)]
     for name, error in bad:
         wrong = DataError(error.what, rule=error.rule, record=f"image {name}", hint=error.hint)
@@ -105,15 +112,15 @@ def _sizes(tree: Tree, names: list[str], faults: Faults) -> tuple[list[str], npt
     return [name for name, _ in good], np.array([size for _, size in good], np.int32).reshape(-1, 2)
 
 
-def _size(tree: Tree, name: str) -> tuple[int, int] | DataError:
+def _size(tree: Tree, name: str, exif: Exif) -> tuple[int, int] | DataError:
     try:
         header = tree.header(name)
         try:
-            return read_size(header)
+            return read_size(header, exif)
         except DataError:
             if not isinstance(header, Blob):
                 raise
-            return read_size(tree.image(name))  # a header behind more than 64 KiB of other things
+            return read_size(tree.image(name), exif)  # a header behind more than 64 KiB of other things
     except DataError as error:
         return error
 

@@ -7,7 +7,7 @@ data.root; also a data.yaml's `path` is followed within data.root only.
 import hashlib
 import posixpath
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -15,7 +15,7 @@ import numpy as np
 from raydet.data.formats.index import DetectionIndex
 from raydet.data.formats.yolo.labels import read_columns
 from raydet.data.formats.yolo.safe_yaml import MOST_BYTES, Plain, parse_yaml
-from raydet.data.images.decode import EXTENSIONS
+from raydet.data.images.decode import EXTENSIONS, Exif
 from raydet.data.storage.cache import content_key, load_columns, save_columns
 from raydet.data.storage.files import Tree, refusal
 from raydet.data.validation.faults import SHOWN, Example, Faults
@@ -46,6 +46,7 @@ def load_yolo(
     *,
     on_bad: Literal["fail", "skip"] = "fail",
     max_bad: float = 0.01,
+    exif: Exif = "auto",
 ) -> DetectionIndex:
     """Return the index of a split; from the cache when none of its files has changed.
 
@@ -53,6 +54,7 @@ def load_yolo(
         yaml_name: the yaml in the tree. None: data.yaml, or the only one there is.
         chosen: a key of the yaml, or a folder or .txt list within the root. None: the yaml's key for the split.
         on_bad: fail raises on the first faulty row or image; skip leaves them out, up to the share `max_bad`.
+        exif: data.exif; rows are shares of the image as it turns it.
 
     Raises:
         DataError: the yaml or the split is not there or malformed; names the rule.
@@ -63,11 +65,12 @@ def load_yolo(
     label_of = {name: _label(name) for name in images}
     stamps = _stamps(tree, label_of.values())
     files = [(p, s, stamps.get(label_of[p])) for p, s in images.items()]
-    key = content_key("yolo", dataset.file, dataset.digest, files, sorted(stamps) if whole else [])
+    turned = ["turned"] * bool(exif)
+    key = content_key("yolo", dataset.file, dataset.digest, files, sorted(stamps) if whole else [], *turned)
     columns = load_columns(key)
     if columns is None:
         found = Faults()
-        columns = read_columns(tree, label_of, stamps, whole, len(dataset.names), found)
+        columns = read_columns(tree, label_of, stamps, whole, len(dataset.names), found, exif)
         columns["faults"] = found.packed()
         save_columns(key, columns)
     faults.extend(Faults.unpacked(columns["faults"]))
@@ -76,7 +79,8 @@ def load_yolo(
         what = f"none of {len(images)} images has a box; looked for labels such as {next(iter(label_of.values()))}"
         hint = "Labels lie in labels/ where the images lie in images/, else beside them."
         raise DataError(what, file=dataset.file, rule="YOLO-E19", hint=hint)
-    return DetectionIndex.of_columns(dataset.file, tree, columns, np.arange(len(dataset.names)), dataset.names, faults)
+    ids = np.arange(len(dataset.names))
+    return replace(DetectionIndex.of_columns(dataset.file, tree, columns, ids, dataset.names, faults), measured=True)
 
 
 def _find(tree: Tree) -> str:
