@@ -95,9 +95,9 @@ class Data:
     max_boxes: int | None = None
     """Training: at most this many boxes per image, the largest first. None: all."""
     exif: Literal["auto"] | bool = "auto"
-    """Turn images by their EXIF orientation. auto: where annotations state the size of the turned image and not that of
-    the stored one (COCO's state the stored one); where none state a size (YOLO, class folders, `raydet predict`): always.
-    A TIFF is always turned."""
+    """Turn images by their EXIF orientation. auto: where annotations state the size of the turned image and not
+    that of the stored one (COCO's state the stored one); where none state a size (YOLO, class folders, predict):
+    always. A TIFF is always turned."""
     max_pixels: int = 100_000_000
     """Larger images are refused at their header (decompression bombs)."""
     on_bad: Literal["fail", "skip"] = "fail"

@@ -1,21 +1,31 @@
 """The verb `raydet.evaluate`: a trained model scored on a split."""
 
+import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from raydet.data import EvalLoader, open_split
+from raydet.data import DetectionIndex, EvalLoader, Index, open_split
 from raydet.distributed import WorkerGroup
+from raydet.exceptions import DataError
+from raydet.inference.result_folder import METRICS, ResultFolder, coco_rows
 from raydet.inference.trained_model import TrainedModel, open_source
+from raydet.io.files import replace_file
+from raydet.io.jsonable import strict
 from raydet.runs.run_log import EVAL_BAD_IMAGES
 from raydet.tasks.build import make_task
+from raydet.tasks.detection import DetectionScorer
 from raydet.training.precision import prepare_device
 from raydet.training.scoring import score
 
 
 def evaluate(
-    source: str | Path, changes: Mapping[str, Any] | None = None, *, split: Literal["train", "val", "test"] = "val"
+    source: str | Path,
+    changes: Mapping[str, Any] | None = None,
+    *,
+    split: Literal["train", "val", "test"] = "val",
+    out: str | Path | None = None,
 ) -> dict[str, float]:
     """Return the metrics of a trained model on a split of its data set, or of another.
 
@@ -24,22 +34,52 @@ def evaluate(
             model.weights say what to load.
         changes: dotted configuration keys, e.g. `{"data.root": "/data/coco", "scaling.use_gpu": True}`.
         split: which split.
+        out: folder for `metrics.json` and, of a detector, all detections as `predictions.json` in COCO's results format
+            with the data set's ids, and `images.json`, its images and classes. None: nothing is written.
 
     Raises:
-        ConfigError: a key or value that cannot be used. CheckpointError: a damaged checkpoint. DataError: bad data.
+        ConfigError: a key or value that cannot be used. CheckpointError: a damaged checkpoint. DataError: bad data, or
+            a split without boxes. Refused: writing to `out` could lose a file.
     """
     trained: TrainedModel = open_source(source, changes or {})
     cfg = trained.cfg
     device = prepare_device(cfg)
     index = open_split(cfg, split)
     trained.check_classes(index)
+    _check_scorable(index, split)
+    results = None if out is None else ResultFolder(Path(out), [], [Path(index.file)])
     model = trained.model.to(device)
     task = make_task(cfg, model, device)
     batches = EvalLoader(cfg, index)
+    scorer: Any = task.scorer(index)  # type: ignore[arg-type]
     try:
-        figures = score(model, task, index, batches, cfg, WorkerGroup(device=device))
+        figures = score(model, task, index, batches, cfg, WorkerGroup(device=device), scorer)
         if math.isnan(figures["eval_loss"]):  # of a file that detects by itself: it has no logits
             del figures["eval_loss"]
-        return figures | ({EVAL_BAD_IMAGES: float(len(batches.bad))} if cfg.data.on_bad == "skip" else {})
+        figures |= {EVAL_BAD_IMAGES: float(len(batches.bad))} if cfg.data.on_bad == "skip" else {}
+        if results is not None:
+            _write(results, scorer, index, figures)
+        return figures
     finally:
         batches.close()
+        if results is not None:
+            results.close()
+
+
+def _check_scorable(index: Index, split: str) -> None:
+    if isinstance(index, DetectionIndex) and not (~index.crowd).any():
+        what = f"the {split} split has no boxes to score against" + (", only crowds" if len(index.boxes) else "")
+        hint = "Take a split with boxes; `raydet predict RUN IMAGES --annotations FILE` writes detections without any."
+        raise DataError(what, file=index.file, rule="COCO-E26", hint=hint)
+
+
+def _write(results: ResultFolder, scorer: Any, index: Index, figures: dict[str, float]) -> None:
+    if isinstance(scorer, DetectionScorer) and isinstance(index, DetectionIndex):
+        for found in scorer.found:
+            results.add(coco_rows(found.image_ids, found.boxes_xywh, index.category_ids[found.labels], found.scores))
+        rows = zip(index.ids.tolist(), index.names.tolist(), index.sizes.tolist(), strict=True)
+        images = [{"id": i, "file_name": name, "width": width, "height": height} for i, name, (height, width) in rows]
+        classes = zip(index.category_ids.tolist(), index.class_names, strict=True)
+        results.write_images(images, [{"id": i, "name": str(name) or str(i)} for i, name in classes])
+        results.finish()
+    replace_file(results.folder / METRICS, json.dumps(strict(figures), indent=1) + "\n", 0o666)  # type: ignore[arg-type]
