@@ -91,7 +91,8 @@ def predict(words: list[str]) -> int:
     else:
         print(f"images in {options.out}")
     if run.numbered:
-        print(f"raydet: {run.numbered} images are in no data set; their ids follow its last", file=sys.stderr)
+        lost = f"{run.numbered} of {len(run)} images are not in the data set of the others; their ids follow its last"
+        print(f"raydet: {lost}", file=sys.stderr)
     if run.failure is not None:
         print(f"raydet: {run.failure}", file=sys.stderr)
         return run.failure.exit_code

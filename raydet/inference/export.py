@@ -179,7 +179,7 @@ def _sample(cfg: Config, images: int | Literal["made-up"], named: bool) -> Image
 def _check_arguments(source: Path, path: Path, target: str, images: int | Literal["made-up"]) -> None:
     metadata.check_target(target)
     if images != "made-up" and images < 1:
-        raise ConfigError(f"images must be at least 1 or made-up, got {images}")
+        raise ConfigError(f"images must be at least 1, got {images}")
     if source.suffix == onnx_model.SUFFIX:
         raise ConfigError(f"{source} is an exported file already; name the checkpoint that it was made from")
     if path.suffix != onnx_model.SUFFIX:

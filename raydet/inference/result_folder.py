@@ -51,7 +51,7 @@ class ResultFolder:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             # Without a name, so that a kill leaves nothing behind.
-            self._rows = tempfile.TemporaryFile("w+", encoding="utf-8", dir=folder)  # noqa: SIM115
+            self._rows = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115
         except OSError as error:
             raise ConfigError(f"--out {folder} cannot be written to: {error.strerror}; choose another folder") from None
         self._count = 0
@@ -66,7 +66,7 @@ class ResultFolder:
     def add(self, rows: Iterable[dict[str, Any]]) -> None:
         """Take the rows of an image for predictions.json."""
         for row in rows:
-            self._rows.write(f"{',' if self._count else ''}\n{json.dumps(row)}")
+            self._rows.write(f"{',' if self._count else ''}\n{json.dumps(row)}".encode())
             self._count += 1
 
     def write_images(self, images: Sequence[dict[str, Any]], categories: Sequence[dict[str, Any]]) -> None:
@@ -79,7 +79,7 @@ class ResultFolder:
         self._rows.seek(0)
         with replaced(self.folder / PREDICTIONS, _MODE) as file:
             file.write(b"[")
-            shutil.copyfileobj(self._rows.buffer, file)  # type: ignore[attr-defined]
+            shutil.copyfileobj(self._rows, file)
             file.write(b"\n]\n" if self._count else b"]\n")
 
     def close(self) -> None:
@@ -122,7 +122,7 @@ def _is_ours(file: Path) -> bool:
 
 
 def coco_rows(
-    image_ids_K: npt.NDArray[np.int64],
+    image_ids_K: npt.NDArray[np.integer[Any]],
     xywh_K4: npt.NDArray[np.floating[Any]],
     category_ids_K: npt.NDArray[np.int64],
     scores_K: npt.NDArray[np.floating[Any]],

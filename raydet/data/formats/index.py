@@ -61,7 +61,7 @@ class DetectionIndex:
             class_names=class_names,
             warnings=[faults.said(fault) for fault in faults],
             faults=faults,
-            **{name: columns[name] for name in same},
+            **{name: columns[name] for name in same},  # type: ignore[arg-type]
         )
 
     def __len__(self) -> int:

@@ -101,7 +101,7 @@ def _turns(about: bytes) -> bool:
     exif = Image.Exif()
     try:
         exif.load(about)
-        return exif.get(ORIENTATION, 1) != 1
+        return bool(exif.get(ORIENTATION, 1) != 1)
     except PARSER_ERRORS:
         return True  # Pillow's own reader says
 
