@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from raydet.config import Config, load, override
+from raydet.config import Config, load, override, to_dict
+from raydet.driver.continued_run import continued
 from raydet.driver.plan import describe_start, make_plan
 from raydet.driver.run_folder import claimed
 from raydet.exceptions import CheckpointError, ConfigError, Refused
@@ -69,6 +70,13 @@ def test_what_cannot_be_trained_is_refused(
     with pytest.raises(ConfigError, match=message):
         make_plan(override(classification, changes))
     assert not (tmp_path / "runs").exists()
+
+
+def test_a_run_of_before_exif_auto_keeps_the_images_it_began_with(classification: Config, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(to_dict(override(classification, {"data.exif": False}))))
+    assert classification.data.exif == "auto" and continued(classification, tmp_path).data.exif is False
+    with pytest.raises(ConfigError, match=r"data\.exif was False, now True"):
+        continued(override(classification, {"data.exif": True}), tmp_path)
 
 
 @pytest.mark.slow

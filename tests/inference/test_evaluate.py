@@ -58,6 +58,8 @@ def test_detections_and_metrics_are_written(trained_detector: Path, toy_detectio
     for source in (truth, COCO(str(tmp_path / "scored" / "images.json"))):
         found = source.loadRes(str(tmp_path / "scored" / "predictions.json"))
         assert set(found.getImgIds()) == set(truth.getImgIds()) and set(found.getCatIds()) == set(truth.getCatIds())
+    rows = json.loads((tmp_path / "scored" / "predictions.json").read_text())
+    assert {row["category_id"] for row in rows} <= set(truth.getCatIds())
     judge = COCOeval(truth, truth.loadRes(str(tmp_path / "scored" / "predictions.json")), "bbox")
     judge.evaluate()
     judge.accumulate()

@@ -382,6 +382,16 @@ def test_data_that_are_named_must_be_there(
     assert report.agreement.made_up and report.checked_on == "4 made-up images"
 
 
+@pytest.mark.slow
+def test_a_quantized_run_is_exported_where_its_data_are_not(
+    quantized_classifier: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exporting, "_MADE_UP", 4)
+    gone = {"data.root": str(tmp_path / "gone")}
+    report = raydet.export(quantized_classifier, tmp_path / "x.onnx", gone, images="made-up", stream=StringIO())
+    assert report.agreement.made_up and report.ratio < 0.5
+
+
 def test_data_of_other_classes_are_refused(
     classifier: Changes, exported: Path, toy_classification: Path, tmp_path: Path
 ) -> None:
