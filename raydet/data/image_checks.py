@@ -134,9 +134,20 @@ def _look_at(cfg: Config, index: Index, seen: Looked, image_file: ImageFile) -> 
     if image_file.scaled is not None:
         note(("IMG-W10", f"{image_file.scaled}{_left(grey)}", None))
     if image_file.orientation != 1:
-        how = "is turned" if image_file.turned else f"is not turned (data.exif={str(cfg.data.exif).lower()})"
-        hint = None if image_file.turned else "Were the annotations made on the turned image, set data.exif=true."
-        note(("IMG-W11", f"says by EXIF orientation {image_file.orientation} how to turn it: it {how}", hint))
+        how, hint = _turning(cfg, image_file)
+        note(("IMG-W11", f"has EXIF orientation {image_file.orientation}: {how}", hint))
+
+
+def _turning(cfg: Config, image_file: ImageFile) -> tuple[str, str | None]:
+    """Return in words whether a file with an orientation is turned and why, and what to do if that is wrong."""
+    if image_file.turned:
+        return "it is turned", None
+    wrong = "Were the annotations made on the turned image, set data.exif="
+    if cfg.data.exif is False:
+        return "it is not turned (data.exif=false)", f"{wrong}auto."
+    if image_file.orientation > 4 and image_file.hw[0] != image_file.hw[1]:
+        return "it is not turned, as its annotations are for the stored size", None
+    return "it is not turned, as its size is the same either way", f"{wrong}true."
 
 
 def _left(grey: Image.Image) -> str:

@@ -188,7 +188,7 @@ def check_size(index: DetectionIndex, row: int, image_file: Sized) -> None:
     swapped = image_file.hw == stated[::-1]
     size = f"{image_file.hw[1]} x {image_file.hw[0]}"
     what = f"the image is {size}, {Path(index.file).name} says {stated[1]} x {stated[0]}"
-    hint = "Width and height are swapped: its EXIF data may turn it; set data.exif=auto." if swapped else None
+    hint = "Width and height are swapped: data.exif=auto turns it if its EXIF orientation says so." if swapped else None
     record = f"image {index.ids[row]}"
     raise DataError(what, file=index.image(row), record=record, rule="COCO-E22", hint=hint)
 
