@@ -59,12 +59,13 @@ def detect(
     nms_iou: float,
     max_detections: int,
     soft_nms_sigma: float | None = None,
+    class_agnostic: bool = False,
 ) -> BatchDetections:
     """Return the detections of a batch.
 
-    The `top_k` best pairs of an image are decoded; suppression runs class by class, see `batched_nms`; the
-    `max_detections` best are kept. Every score returned is above `score_threshold`: one that is equal is dropped, also
-    at 0. Equals effdet's post-processing but for the threshold. Not differentiable.
+    The `top_k` best pairs of an image are decoded; suppression runs class by class or over all classes, see
+    `batched_nms`; the `max_detections` best are kept. Every score returned is above `score_threshold`: one that is
+    equal is dropped, also at 0. Equals effdet's post-processing but for the threshold. Not differentiable.
 
     Args:
         logits_BAC: before the sigmoid; float16, bfloat16 or float32.
@@ -75,6 +76,7 @@ def detect(
         nms_iou: 0 to 1; an overlap above it suppresses.
         max_detections: at least 1.
         soft_nms_sigma: above 0, for soft suppression, which does not use `nms_iou`; None: greedy.
+        class_agnostic: a box suppresses those of other classes too.
 
     Raises:
         TypeError, ValueError: an argument is not as above; names it.
@@ -87,8 +89,9 @@ def detect(
     codes_BK4 = codes_BA4.detach().gather(1, anchor_BK.unsqueeze(2).expand(-1, -1, 4))
     boxes_BK4 = boxes.decode(codes_BK4.float(), anchors_A4[anchor_BK])
     classes_BK = pairs_BK - anchor_BK * logits_BAC.shape[2]
+    meeting_BK = torch.zeros_like(classes_BK) if class_agnostic else classes_BK
     keep_BD, scores_BD, counts_B = batched_nms(
-        boxes_BK4, logits_BK.sigmoid(), classes_BK, nms_iou, max_detections, soft_nms_sigma, score_threshold
+        boxes_BK4, logits_BK.sigmoid(), meeting_BK, nms_iou, max_detections, soft_nms_sigma, score_threshold
     )
     none_BD, at_BD = keep_BD < 0, keep_BD.clamp(min=0)
     if not boxes_BK4.shape[1]:  # no pair to point at

@@ -22,7 +22,7 @@ from raydet.data.columns import Ints, spread_over
 from raydet.data.images.dali_decoder import installed
 from raydet.data.images.resample import cut
 from raydet.data.loading.batch_dataset import Maker, collated
-from raydet.data.loading.samples import finished, opened, plan_sample, shrink
+from raydet.data.loading.samples import finished, opened, plan_sample, shrink, stated_size
 from raydet.data.storage.cache import cache_dir
 from raydet.data.storage.files import Blob
 from raydet.exceptions import ConfigError, DataError
@@ -107,7 +107,7 @@ def stages(cfg: Config, index: Index, rows: Ints, rounds: int) -> dict[str, floa
         samples = []
         for i, row in enumerate(rows.tolist()):
             clock = [process_time()]
-            with opened(cfg, index.image(row)) as image_file:
+            with opened(cfg, index.image(row), stated_size(index, row)) as image_file:
                 clock.append(process_time())
                 made = plan_sample(cfg, index, epoch, row, image_file)
                 clock.append(process_time())

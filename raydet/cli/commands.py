@@ -5,8 +5,9 @@ Torch and Ray are imported after the words are read, so that help and mistakes c
 
 import sys
 from collections.abc import Mapping
+from io import StringIO
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from raydet.cli.parser import VerbParser, print_result
 from raydet.config import Config, override
@@ -14,6 +15,8 @@ from raydet.exceptions import ConfigError
 
 _PLACE = ("data.format", "data.root", "data.train", "data.val", "data.test")
 """Where a data set lies; what a recipe says of it does not count."""
+_FEW = 8
+"""Images that are predicted without a progress bar."""
 _MODEL = "a checkpoint, a run's folder (its best one), an exported ONNX file, or a recipe with foreign model.weights"
 
 
@@ -25,41 +28,77 @@ def evaluate(words: list[str]) -> None:
         examples=(
             "raydet evaluate runs/demo_detection",
             "raydet evaluate runs/demo_detection --evaluation.nms_iou 0.6 --json",
+            "raydet evaluate runs/demo_detection --split train --out scored",
         ),
     )
     parser.add_argument("checkpoint", help=_MODEL)
     parser.add_argument("--split", choices=("train", "val", "test"), default="val", help="which images")
+    parser.add_argument("--out", metavar="FOLDER", help="folder for metrics.json and a detector's predictions.json")
     options, changes = parser.parse(words)
     from raydet.inference import evaluate
 
-    print_result(evaluate.evaluate(options.checkpoint, changes, split=options.split), options.json)
+    print_result(evaluate.evaluate(options.checkpoint, changes, split=options.split, out=options.out), options.json)
 
 
-def predict(words: list[str]) -> None:
-    """Find things in images."""
+def predict(words: list[str]) -> int:
+    """Find things in images; return the exit code: 0, or 65 for images that cannot be read."""
     parser = VerbParser(
         "predict",
         "Find things in images, draw them, and write predictions.json in COCO's results format.",
         examples=(
             "raydet predict runs/demo_detection photo.jpg --out found",
-            "raydet predict runs/demo_detection photos --score 0.5",
+            "raydet predict runs/demo_detection photos --recursive --score 0.5",
+            "raydet predict runs/demo_detection 'photos/2026-*.jpg' --class-agnostic-nms",
         ),
     )
+    what = "files, folders, quoted patterns, .txt lists of files"
+    once = "drop boxes that overlap a better one of another class too"
+    ids = "COCO file whose image ids to write (default: those of the run's own data set for images in it)"
     parser.add_argument("checkpoint", help=_MODEL)
-    parser.add_argument("images", nargs="+", help="image files, or folders of them")
-    parser.add_argument("--out", default="predictions", help="folder for the images and predictions.json")
+    parser.add_argument("images", nargs="+", help=what)
+    parser.add_argument("--out", default="predictions", help="folder for drawings, predictions.json and images.json")
     parser.add_argument("--score", type=float, default=0.3, help="least probability of a detection shown, 0 to 1")
+    parser.add_argument("--recursive", action="store_true", help="take the images in sub-folders too")
+    parser.add_argument("--max-detections", type=int, help="detections per image (default: evaluation.max_detections)")
+    parser.add_argument("--class-agnostic-nms", action="store_true", help=once)
+    parser.add_argument("--annotations", metavar="FILE", help=ids)
     options, changes = parser.parse(words)
-    from raydet.inference import predict
+    if options.max_detections is not None:
+        changes["evaluation.max_detections"] = options.max_detections
+    if options.class_agnostic_nms:
+        changes["evaluation.class_agnostic_nms"] = True
+    from raydet.inference.predict import Predictions, describe
+    from raydet.terminal.progress_bar import Counter
 
-    answers = predict.predict(
-        options.checkpoint, options.images, changes, score_threshold=options.score, out=options.out
+    run = Predictions(
+        options.checkpoint,
+        options.images,
+        changes,
+        score_threshold=options.score,
+        out=options.out,
+        recursive=options.recursive,
+        annotations=options.annotations,
     )
-    lines = [predict.describe(answer) for answer in answers]
+    lines = []
+    with Counter("predict   images", len(run), sys.stderr if len(run) > _FEW else StringIO()) as tick:
+        for answer in run:
+            line = describe(answer, threshold=options.score)
+            if options.json:
+                lines.append(line)
+            else:
+                print(line, flush=True)
+            tick(1)
     if options.json:
-        print_result({"out": options.out, "answers": lines}, True)
+        print_result({"out": options.out, "answers": lines, "unreadable": run.unreadable}, True)
     else:
-        print("\n".join([*lines, f"images in {options.out}"]))
+        print(f"images in {options.out}")
+    if run.numbered:
+        lost = f"{run.numbered} of {len(run)} images are not in the data set of the others; their ids follow its last"
+        print(f"raydet: {lost}", file=sys.stderr)
+    if run.failure is not None:
+        print(f"raydet: {run.failure}", file=sys.stderr)
+        return run.failure.exit_code
+    return 0
 
 
 def export(words: list[str]) -> None:
@@ -77,7 +116,8 @@ def export(words: list[str]) -> None:
     parser.add_argument("out", help="the file, *.onnx")
     parser.add_argument("--target", default="onnxruntime", help="tensorrt, or onnxruntime (for CPUs)")
     parser.add_argument("--nms", action="store_true", help="detectors: boxes, scores, classes come out, suppressed")
-    parser.add_argument("--images", type=int, default=512, help="held-out images that the check looks at")
+    made_up = "held-out images that the check looks at; made-up: 512 of no data set, where the data are not"
+    parser.add_argument("--images", type=Literal["made-up"] | int, default=512, help=made_up)  # type: ignore[arg-type]
     options, changes = parser.parse(words)
     from raydet.inference import export
 

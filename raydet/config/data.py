@@ -109,8 +109,10 @@ class Data:
     """Subtracted from each channel's intensity, 0 to 1. None: what the weights were trained with, else ImageNet's."""
     std: tuple[float, float, float] | None = None
     """What the result is divided by. None: as for the mean."""
-    exif: bool = False
-    """Turn images by their EXIF orientation. COCO's boxes are in unturned pixels."""
+    exif: Literal["auto"] | bool = "auto"
+    """Turn images by their EXIF orientation. auto: where annotations state the size of the turned image and not
+    that of the stored one (COCO's state the stored one); where none state a size (YOLO, class folders, predict):
+    always. A TIFF is always turned."""
     max_pixels: int = 100_000_000
     """Larger images are refused at their header (decompression bombs)."""
     on_bad: Literal["fail", "skip"] = "fail"

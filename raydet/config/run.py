@@ -20,6 +20,8 @@ class Evaluation:
     soft_nms_sigma: float | None = None
     """Soft non-maximum suppression (arXiv:1704.04503): instead of dropping overlapping boxes, multiply their scores by
     exp(-IoU^2 / sigma); effdet uses 0.5. None: off, boxes are dropped at nms_iou."""
+    class_agnostic_nms: bool = False
+    """A box also drops those of other classes that it overlaps: one box per object, at the cost of some AP."""
     max_detections: int = 100
     """Detections per image."""
     backend: Literal["faster", "pycocotools"] = "faster"

@@ -16,9 +16,10 @@ from raydet.config import Config
 from raydet.data.columns import spread_over
 from raydet.data.formats.index import DetectionIndex, Index
 from raydet.data.images.decode import ImageFile, byte_count, loaded
-from raydet.data.loading.samples import check_size, opened
+from raydet.data.loading.samples import check_size, opened, stated_size
 from raydet.data.storage.files import Blob, Source
 from raydet.data.validation.faults import Faults
+from raydet.data.validation.rules import RULES
 from raydet.exceptions import DataError
 
 _ENDINGS = {
@@ -31,6 +32,8 @@ _ENDINGS = {
 }
 _QUICK = 32
 """Images of a split that `fit` opens before it starts."""
+_TOLD = ("IMG-W10", "IMG-W11")
+"""What is done to an image's pixels, which `fit` says before it starts."""
 _MOST_HELD = 64 << 20
 """Bytes of a file that are held; a larger one is hashed in pieces and opened where it lies."""
 _MOST_SCANS = 100
@@ -66,7 +69,7 @@ def look(cfg: Config, index: Index, row: int) -> Looked:
     seen = Looked(row, index.names[row])
     try:
         source = _hashed(index.image(row), seen)
-        with opened(cfg, source) as image_file:
+        with opened(cfg, source, stated_size(index, row)) as image_file:
             if isinstance(source, Blob) and image_file.kind[0] == "JPEG":
                 _look_into(seen, source.data)
             _look_at(cfg, index, seen, image_file)
@@ -114,8 +117,6 @@ def _look_at(cfg: Config, index: Index, seen: Looked, image_file: ImageFile) -> 
         note(("IMG-W08", f"is a {kind}, whatever its name says", None))
     if mode == "CMYK":
         note(("IMG-W09", "is in CMYK: converted without its colour profile", "Convert it to RGB if colours matter."))
-    if image_file.deep:
-        note(("IMG-W10", "has 16 bits a channel: the upper 8 are used", None))
     if image_file.frames > 1:
         note(("IMG-W12", f"has {image_file.frames} frames: the first is used", None))
     if min(image_file.hw) < _SMALL:
@@ -130,10 +131,31 @@ def _look_at(cfg: Config, index: Index, seen: Looked, image_file: ImageFile) -> 
     grey = image.convert("L")
     seen.dhash = dhash(grey)
     seen.miniature = grey.resize((16, 16), Image.Resampling.BOX).tobytes()
+    if image_file.scaled is not None:
+        note(("IMG-W10", f"{image_file.scaled}{_left(grey)}", None))
     if image_file.orientation != 1:
-        how = "is turned" if image_file.turned else "is not turned (data.exif=false)"
-        hint = None if image_file.turned else "Were the annotations made on the turned image, set data.exif=true."
-        note(("IMG-W11", f"says by EXIF orientation {image_file.orientation} how to turn it: it {how}", hint))
+        how, hint = _turning(cfg, image_file)
+        note(("IMG-W11", f"has EXIF orientation {image_file.orientation}: {how}", hint))
+
+
+def _turning(cfg: Config, image_file: ImageFile) -> tuple[str, str | None]:
+    """Return in words whether a file with an orientation is turned and why, and what to do if that is wrong."""
+    if image_file.turned:
+        return "it is turned", None
+    wrong = "Were the annotations made on the turned image, set data.exif="
+    if cfg.data.exif is False:
+        return "it is not turned (data.exif=false)", f"{wrong}auto."
+    if image_file.orientation > 4 and image_file.hw[0] != image_file.hw[1]:
+        return "it is not turned, as its annotations are for the stored size", None
+    return "it is not turned, as its size is the same either way", f"{wrong}true."
+
+
+def _left(grey: Image.Image) -> str:
+    """Return in words that an image of more than 8 bits has next to nothing left; "" where it has."""
+    counts = sorted(grey.histogram(), reverse=True)
+    if sum(counts[:4]) < 0.999 * sum(counts):
+        return ""
+    return f"; nearly blank, {sum(count > 0 for count in counts)} grey levels are left"
 
 
 def dhash(grey: Image.Image) -> int:
@@ -144,7 +166,7 @@ def dhash(grey: Image.Image) -> int:
 
 
 def quick_look(cfg: Config, index: Index, images: int = _QUICK) -> None:
-    """Open and decode some images spread over a split.
+    """Open and decode some images spread over a split; what is done to unusual ones is added to its warnings.
 
     Raises:
         DataError: one cannot be used (data.on_bad=fail), or too many of them (skip).
@@ -161,3 +183,8 @@ def quick_look(cfg: Config, index: Index, images: int = _QUICK) -> None:
     # Of so few images a single one would be over the limit; more than a few are no chance.
     if broken > max(3, 3 * cfg.data.max_bad * len(seen)):
         raise faults.error()
+    for rule in _TOLD:
+        found = [(one.name, what) for one in seen for noted, what, _ in one.notes if noted == rule]
+        if found:
+            name, what = found[0]
+            index.warnings.append(f"{RULES[rule]}, {len(found)} of {len(seen)} looked at: {name} {what} ({rule})")

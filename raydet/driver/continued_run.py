@@ -33,6 +33,8 @@ def continued(cfg: Config, folder: Path) -> Config:
             raise ConfigError(f"run.name: {folder} exists and is not a run of raydet; choose another run.name")
         return cfg
     old = load(path)
+    if cfg.data.exif == "auto" and old.data.exif is False:
+        cfg = override(cfg, {"data.exif": False})  # the default was false: a run of then keeps it
     given, known = as_flat(cfg), as_flat(old)
     # What was found out when the run began, from its data and weights, holds where it is not given.
     cfg = override(cfg, {key: known[key] for key in ("model.num_classes", *FROM_WEIGHTS) if given[key] is None})

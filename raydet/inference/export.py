@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import TYPE_CHECKING, Any, TextIO, cast
+from typing import TYPE_CHECKING, Any, Literal, TextIO, cast
 
 import torch
 
@@ -19,7 +19,7 @@ from raydet.config import Config, override
 from raydet.data.loading.samples import input_size
 from raydet.exceptions import ConfigError, ExportError
 from raydet.inference.agreement import Agreement, Opened, compare
-from raydet.inference.images import held_out, training_inputs
+from raydet.inference.images import ImageSample, held_out, made_up, training_inputs
 from raydet.inference.trained_model import TrainedModel, open_source
 from raydet.io.files import replace_file
 from raydet.onnx import metadata, onnx_model, postprocess, saturation, targets
@@ -39,6 +39,8 @@ MOST_AP = 0.005
 MOST_RMS = {"float": 0.01, "tensorrt": 0.3, "onnxruntime": 0.5}
 """Largest relative difference of the logits of made-up images, which have no right answer: a broken graph's is 1."""
 _CPU = torch.device("cpu")
+_MADE_UP = 512
+"""Made-up images that the check looks at where that is asked for."""
 _TRAIN = "calibrate otherwise or leave costly groups in FP32 (`raydet bench quantization`), or train on with QAT"
 _REMEDIES = {"float": "and report it: a float file should not differ", "tensorrt": _TRAIN, "onnxruntime": _TRAIN}
 _BATCHES = (1, 8, 32)
@@ -105,7 +107,7 @@ def export(
     *,
     target: str = "onnxruntime",
     nms: bool = False,
-    images: int = 512,
+    images: int | Literal["made-up"] = 512,
     stream: TextIO | None = None,
 ) -> ExportReport:
     """Write a trained model as an ONNX file; return what was written and how it compares with PyTorch.
@@ -117,7 +119,8 @@ def export(
         changes: dotted configuration keys.
         target: tensorrt (symmetric Q/DQ) or onnxruntime (INT8 for CPUs); of a float model both give one graph.
         nms: detect within the graph; its one output is then `raydet.onnx.postprocess.DETECTIONS`.
-        images: how many images of the validation split the check looks at.
+        images: how many images of the validation split the check looks at. made-up: 512 images of coloured clouds; no
+            data set is looked at, so none need be there.
         stream: where progress is shown. None: standard error.
 
     Raises:
@@ -131,11 +134,12 @@ def export(
     trained = replace(trained, cfg=metadata.portable(resolve_model(trained.cfg)))
     _check_model(trained.cfg, target, nms)
     named = any(key.partition(".")[0] == "data" for key in changes)
-    with held_out(trained.cfg, images, needed=named) as sample:
+    with _sample(trained.cfg, images, named) as sample:
         if sample.index is not None:
             trained.check_classes(sample.index)
         print(f"export    tracing {trained.cfg.model.name}", file=stream, flush=True)
-        made = _made(trained, metadata_of(trained, target, str(source)), path, nms=nms, named=named)
+        data = None if images == "made-up" else named
+        made = _made(trained, metadata_of(trained, target, str(source)), path, nms=nms, data=data)
         print(f"export    comparing on {sample.what}", file=stream, flush=True)
         task = make_task(trained.cfg, trained.model, _CPU)
         agreement, *here = compare(trained.model, made.opened, task, sample.index, sample.batches)
@@ -166,9 +170,15 @@ def _numbers(cfg: Config) -> str:
     return f"INT8; in FP32: {skipped}" if skipped else "INT8"
 
 
-def _check_arguments(source: Path, path: Path, target: str, images: int) -> None:
+def _sample(cfg: Config, images: int | Literal["made-up"], named: bool) -> ImageSample:
+    if images == "made-up":
+        return ImageSample(None, made_up(cfg, _MADE_UP), f"{_MADE_UP} made-up images")
+    return held_out(cfg, images, needed=named)
+
+
+def _check_arguments(source: Path, path: Path, target: str, images: int | Literal["made-up"]) -> None:
     metadata.check_target(target)
-    if images < 1:
+    if images != "made-up" and images < 1:
         raise ConfigError(f"images must be at least 1, got {images}")
     if source.suffix == onnx_model.SUFFIX:
         raise ConfigError(f"{source} is an exported file already; name the checkpoint that it was made from")
@@ -204,25 +214,27 @@ class _Made:
     float_operators: dict[str, int] | None
 
 
-def _made(trained: TrainedModel, about: metadata.Metadata, path: Path, *, nms: bool, named: bool) -> _Made:
+def _made(trained: TrainedModel, about: metadata.Metadata, path: Path, *, nms: bool, data: bool | None) -> _Made:
+    """Build the file; `data`: whether the training data must be there, None: they are not looked at."""
     cfg, int8 = trained.cfg, about.target == "onnxruntime" and is_quantized(trained.model)
     task = make_task(cfg, trained.model, _CPU)
-    proto = _built(trained.model, cfg, about.target, training_inputs(cfg, task, needed=named) if int8 else ())
+    inputs = training_inputs(cfg, task, needed=data) if int8 and data is not None else ()
+    proto = _built(trained.model, cfg, about.target, inputs)
     float_operators = _float_operators(proto) if int8 else None
-    data = _file(proto, about)
-    float_bytes = _float_bytes(trained, about.target, len(data))
-    network = data
+    content = _file(proto, about)
+    float_bytes = _float_bytes(trained, about.target, len(content))
+    network = content
     if nms:
         anchors_A4 = cast("Detection", task).anchors_A4
         postprocess.append_detect(proto, anchors_A4, len(about.class_names), cfg.evaluation)
-        data = _file(proto, replace(about, outputs=(postprocess.DETECTIONS,)))
-        float_bytes += len(data) - len(network)
+        content = _file(proto, replace(about, outputs=(postprocess.DETECTIONS,)))
+        float_bytes += len(content) - len(network)
     # What the file says, and what this CPU's INT8 kernels make of it.
     opened = [
-        _opened(network, data if nms else None, path, unfused=unfused)
+        _opened(network, content if nms else None, path, unfused=unfused)
         for unfused in ((True, False) if int8 else (False,))
     ]
-    return _Made(data, opened, float_bytes, float_operators)
+    return _Made(content, opened, float_bytes, float_operators)
 
 
 def _opened(network: bytes, detecting: bytes | None, path: Path, *, unfused: bool) -> Opened:

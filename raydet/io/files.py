@@ -3,7 +3,10 @@
 import errno
 import os
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 FILE_MODE, FOLDER_MODE = 0o640, 0o750
 """Nothing in a run's folder is for other users of the machine."""
@@ -16,15 +19,27 @@ def make_folder(folder: Path) -> None:
             part.mkdir(mode=FOLDER_MODE, exist_ok=True)
 
 
-def replace_file(path: Path, content: str | bytes, mode: int = FILE_MODE) -> None:
-    """Put `content` in the place of `path`'s; a crash leaves the old file or the new one, never a mixture."""
+def replace_file(path: Path, content: str | bytes, mode: int = FILE_MODE, *, sync: bool = True) -> None:
+    """Put `content` in the place of `path`'s; a crash leaves the old file or the new one, never a mixture.
+
+    Args:
+        sync: wait for the disk. False: a crash of the machine, not of the process, may leave an empty file.
+    """
+    with replaced(path, mode, sync=sync) as file:
+        file.write(content.encode() if isinstance(content, str) else content)
+
+
+@contextmanager
+def replaced(path: Path, mode: int = FILE_MODE, *, sync: bool = True) -> Iterator[BinaryIO]:
+    """Give a file to write, which takes the place of `path` at the block's end; as `replace_file`."""
     part = path.with_name(f".tmp-{uuid.uuid4().hex}")
     try:
         handle = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
         with os.fdopen(handle, "wb") as file:
-            file.write(content.encode() if isinstance(content, str) else content)
+            yield file
             file.flush()
-            os.fsync(handle)
+            if sync:
+                os.fsync(handle)
         os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)

@@ -54,7 +54,7 @@ _ANCHORS = (
 # What the graph holds. memory_format and ops say how torch computes, which evaluation does around the graph.
 _FIXED = ("recipe", "model", "quantization", "precision")
 _FREE = ("precision.ops", "precision.memory_format")
-_DETECTING = ("score_threshold", "top_k", "nms_iou", "soft_nms_sigma", "max_detections")
+_DETECTING = ("score_threshold", "top_k", "nms_iou", "soft_nms_sigma", "class_agnostic_nms", "max_detections")
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +126,7 @@ def preprocessing(cfg: Config) -> dict[str, Any]:
         "mean": list(mean),
         "std": list(std),
         "resize": resize,
-        "exif_turned": cfg.data.exif,
+        "exif_turned": bool(cfg.data.exif),  # auto: where nothing states an annotated size, as there
     }
 
 

@@ -99,6 +99,10 @@ def check_can_detect(cfg: Evaluation, target: str) -> None:
             f"evaluation.soft_nms_sigma={cfg.soft_nms_sigma}: ONNX has no soft suppression; export with "
             "--evaluation.soft_nms_sigma none, or without --nms"
         )
+    if cfg.class_agnostic_nms:
+        raise ConfigError(
+            "evaluation.class_agnostic_nms=true: suppression within a graph is class by class; export without --nms"
+        )
     if target == "tensorrt" and cfg.top_k > TENSORRT_TOP_K:
         raise ConfigError(
             f"evaluation.top_k={cfg.top_k}: TensorRT selects at most {TENSORRT_TOP_K} at once; export with "

@@ -40,6 +40,7 @@ def efficientdet_d0_coco_8x150() -> Config:
     changes = {
         "model.sync_bn": True,
         "data.batch_size": 150,
+        "data.exif": False,
         "data.workers": 16,
         "optim.lr": 1.63,
         "schedule.warmup_epochs": 50.0,

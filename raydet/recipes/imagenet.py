@@ -9,6 +9,7 @@ _IMAGENET = {
     "data.workers": 10,
     "data.prefetch": 4,
     "data.drop_last": True,
+    "data.exif": False,
     "augment.interpolation": "bicubic",
     "augment.autoaugment": "imagenet",
     "augment.mixup": 0.2,

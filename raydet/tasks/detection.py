@@ -86,6 +86,7 @@ class Detection(ImageInputs):
             nms_iou=e.nms_iou,
             max_detections=e.max_detections,
             soft_nms_sigma=e.soft_nms_sigma,
+            class_agnostic=e.class_agnostic_nms,
         )
         return found.images()
 

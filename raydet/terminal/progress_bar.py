@@ -1,5 +1,6 @@
 """How far a task of many equal pieces has come: a bar on a terminal, else a line now and then."""
 
+import sys
 from collections.abc import Callable
 from time import monotonic
 from typing import Any, TextIO
@@ -23,7 +24,9 @@ class Counter:
             from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
             columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-            self._progress = Progress(*columns, console=Console(file=self._stream), transient=True)
+            console = Console(file=self._stream)
+            above = sys.stdout.isatty()  # what is printed goes above the bar; into a file it must not come past it
+            self._progress = Progress(*columns, console=console, transient=True, redirect_stdout=above)
             self._progress.start()
             self._task = self._progress.add_task(self._name, total=self._total)
         return self._tick

@@ -10,21 +10,30 @@ from raydet.config import Config
 from raydet.data import Batch, TrainLoader
 from raydet.distributed import WorkerGroup
 from raydet.io.clock import clock
-from raydet.tasks.base import Task
+from raydet.tasks.base import Scorer, Task
 from raydet.training.precision import autocast
 
 
 @torch.no_grad()
 def score(
-    model: nn.Module, task: Task, index: Any, batches: Iterable[Batch], cfg: Config, workers: WorkerGroup
+    model: nn.Module,
+    task: Task,
+    index: Any,
+    batches: Iterable[Batch],
+    cfg: Config,
+    workers: WorkerGroup,
+    scorer: Scorer | None = None,
 ) -> dict[str, float]:
     """Return the metrics of `model` on a split, the same on all workers; each feeds it its own shard.
 
     The metrics: `eval_loss`, the task's own (AP, AP50, ... or top1, top5) and `eval_images_per_s`.
+
+    Args:
+        scorer: a fresh one of the task's. None: one that is not seen outside.
     """
     started, images = clock(), 0
     model.eval()
-    scorer = task.scorer(index)
+    scorer = scorer or task.scorer(index)
     for batch in batches:
         with autocast(cfg.precision, workers.device):
             outputs = model(task.inputs(batch))

@@ -26,8 +26,8 @@ FLAGS = {
     "fit": "--dry-run --from",
     "tune": "--algorithm --budget --concurrent --confirm --dry-run --from --num-samples --objective --patience "
     "--scheduler --set --space --warm-start",
-    "evaluate": "--split",
-    "predict": "--out --score",
+    "evaluate": "--out --split",
+    "predict": "--annotations --class-agnostic-nms --max-detections --out --recursive --score",
     "export": "--images --nms --target",
     "check": "--out --recipe --split",
     "convert": "--copy --to",

@@ -71,7 +71,7 @@ KINDS: dict[str, tuple[Callable[[], bytes], str, str]] = {
         "16 bits",
     ),
     "16 bit colour": (deep, "IMG-W10", "16 bits"),
-    "32 bit": (lambda: encoded(Image.new("I", (80, 60)), "TIFF"), "IMG-E06", "32-bit"),
+    "32 bit": (lambda: encoded(Image.new("I", (80, 60)), "TIFF"), "IMG-W10", "32 bits .*nearly blank, 1 grey"),
     "turned by exif": (turned, "IMG-W11", "orientation 6"),
     "animated": (
         lambda: encoded(sound(), "GIF", save_all=True, append_images=[sound().rotate(90)]),
@@ -120,9 +120,17 @@ def test_a_missing_file_is_named_and_a_name_in_other_letters_is_hinted_at(coco: 
 
 def test_turned_images_are_fine_where_that_is_asked_for(coco: Config) -> None:
     exif = Image.Exif()
-    exif[0x0112] = 6
-    seen = looked_at(override(coco, {"data.exif": True}), encoded(make_image(1, (80, 60)), exif=exif))
-    assert [rule for rule, _, _ in seen.notes] == ["IMG-W11"] and "it is turned" in seen.notes[0][1]
+    for how, hw, orientation, said, hinted in (
+        (True, (80, 60), 6, "it is turned", False),
+        ("auto", (80, 60), 6, "it is turned", False),
+        ("auto", (60, 80), 6, "not turned, as its annotations are for the stored size", False),
+        ("auto", (60, 80), 3, "not turned, as its size is the same either way", True),
+        (False, (60, 80), 6, "not turned (data.exif=false)", True),
+    ):
+        exif[0x0112] = orientation
+        seen = looked_at(override(coco, {"data.exif": how}), encoded(make_image(1, hw), exif=exif))
+        ((rule, what, hint),) = seen.notes
+        assert rule == "IMG-W11" and said in what and (hint is not None) == hinted
 
 
 def test_a_bomb_costs_no_memory(coco: Config) -> None:

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from raydet.config import Config, load, override
+from raydet.config import Config, load, override, to_dict
+from raydet.driver.continued_run import continued
 from raydet.driver.lone_images import check_lone_images
 from raydet.driver.plan import describe_start, make_plan
 from raydet.driver.run_folder import claimed
@@ -104,6 +105,13 @@ def test_a_single_image_that_becomes_a_single_pixel_is_refused(
             check_lone_images(override(tiny, changes), 10)
     with pytest.raises(ConfigError, match="single image"):
         make_plan(override(detection, one))
+
+
+def test_a_run_of_before_exif_auto_keeps_the_images_it_began_with(classification: Config, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(to_dict(override(classification, {"data.exif": False}))))
+    assert classification.data.exif == "auto" and continued(classification, tmp_path).data.exif is False
+    with pytest.raises(ConfigError, match=r"data\.exif was False, now True"):
+        continued(override(classification, {"data.exif": True}), tmp_path)
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""evaluate and predict on a run that was trained for a moment: figures, files, errors at the door."""
+"""evaluate on a run that was trained for a moment: figures, files, errors at the door."""
 
 import json
 import shutil
@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
 
 import raydet
 from raydet.config import Config
-from raydet.exceptions import CheckpointError, ConfigError
-from raydet.inference.predict import Classes, Detections
+from raydet.exceptions import CheckpointError, ConfigError, DataError, Refused
 from raydet.runs import checkpoint_store
 
 
@@ -51,59 +51,36 @@ def test_another_split_can_be_scored(trained_detector: Path) -> None:
     assert on_train["eval_loss"] != raydet.evaluate(trained_detector)["eval_loss"]
 
 
-def test_predict_draws_and_writes_coco_results(trained_detector: Path, toy_detection: Path, tmp_path: Path) -> None:
-    images = sorted((toy_detection / "val").glob("*.jpg"))[:3]
-    found = raydet.predict(
-        trained_detector, images, {"evaluation.score_threshold": 0.0}, score_threshold=0.0, out=tmp_path
-    )
-    assert [type(answer) for answer in found] == [Detections] * 3
-    for answer, path in zip(found, images, strict=True):
-        width, height = Image.open(path).size
-        assert answer.image == path and len(answer.boxes_K4) == 100
-        assert (answer.boxes_K4 >= 0).all() and (answer.boxes_K4 <= [width, height] * 2).all()
-        assert set(answer.category_ids_K.tolist()) <= set(range(1, 11))
-        assert (np.diff(answer.scores_K) <= 0).all()
-        assert Image.open(tmp_path / f"{path.stem}.png").size >= (width, height)
-    rows = json.loads((tmp_path / "predictions.json").read_text())
-    assert len(rows) == 300 and set(rows[0]) == {"image_id", "category_id", "bbox", "score"}
+def test_detections_and_metrics_are_written(trained_detector: Path, toy_detection: Path, tmp_path: Path) -> None:
+    """pycocotools, given the file and the data set's own annotations, comes to the same AP."""
+    figures = raydet.evaluate(trained_detector, {"evaluation.score_threshold": 0.0}, out=tmp_path / "scored")
+    truth = COCO(str(toy_detection / "annotations" / "instances_val.json"))
+    for source in (truth, COCO(str(tmp_path / "scored" / "images.json"))):
+        found = source.loadRes(str(tmp_path / "scored" / "predictions.json"))
+        assert set(found.getImgIds()) == set(truth.getImgIds()) and set(found.getCatIds()) == set(truth.getCatIds())
+    rows = json.loads((tmp_path / "scored" / "predictions.json").read_text())
+    assert {row["category_id"] for row in rows} <= set(truth.getCatIds())
+    judge = COCOeval(truth, truth.loadRes(str(tmp_path / "scored" / "predictions.json")), "bbox")
+    judge.evaluate()
+    judge.accumulate()
+    judge.summarize()
+    assert judge.stats[0] == pytest.approx(figures["AP"], abs=1e-4)
+    written = json.loads((tmp_path / "scored" / "metrics.json").read_text())
+    assert written["AP"] == figures["AP"]
+    with pytest.raises(Refused, match=r"holds .*instances_val\.json"):
+        raydet.evaluate(trained_detector, out=toy_detection / "annotations")
 
 
-def test_predict_classifies(trained_classifier: Path, toy_classification: Path, tmp_path: Path) -> None:
-    (answer,) = raydet.predict(
-        trained_classifier, [sorted((toy_classification / "val").rglob("*.jpg"))[0]], out=tmp_path
-    )
-    assert isinstance(answer, Classes) and len(answer.names) == 5
-    assert answer.probabilities_K.sum() <= 1 + 1e-6 and (np.diff(answer.probabilities_K) <= 0).all()
-
-
-def test_images_of_one_name_do_not_overwrite_each_other(
-    trained_detector: Path, toy_detection: Path, tmp_path: Path
-) -> None:
-    source = sorted((toy_detection / "val").glob("*.jpg"))[0]
-    for folder in ("a", "b"):
-        (tmp_path / folder).mkdir()
-        (tmp_path / folder / "x.jpg").write_bytes(source.read_bytes())
-    raydet.predict(trained_detector, [tmp_path / "a", tmp_path / "b"], out=tmp_path / "out")
-    assert len(list((tmp_path / "out").glob("*.png"))) == 2
-
-
-def test_a_turned_image_keeps_its_boxes_inside(trained_detector: Path, tmp_path: Path) -> None:
-    Image.fromarray(np.full((40, 300, 3), 200, np.uint8)).save(tmp_path / "wide.png")
-    (answer,) = raydet.predict(trained_detector, [tmp_path / "wide.png"], score_threshold=0.0)
-    assert isinstance(answer, Detections) and (answer.boxes_K4[:, 3] <= 40).all()
-
-
-@pytest.mark.parametrize(
-    ("source", "images", "said"),
-    [
-        ("no/such/run", ["x.jpg"], "no checkpoint, run folder or recipe"),
-        (None, ["no.jpg"], "no such image"),
-        ("efficientdet_d0_coco", ["x.jpg"], "model.weights"),
-    ],
-)
-def test_what_is_not_there_is_named(trained_detector: Path, source: str | None, images: list[str], said: str) -> None:
-    with pytest.raises(ConfigError, match=said):
-        raydet.predict(source or trained_detector, images)
+def test_a_split_without_boxes_is_refused_in_words(trained_detector: Path, toy_detection: Path) -> None:
+    folder = toy_detection / "annotations"
+    whole = json.loads((folder / "instances_val.json").read_text())
+    crowds = whole | {"annotations": [one | {"iscrowd": 1} for one in whole["annotations"]]}
+    bare = {key: whole[key] for key in ("images", "categories")}
+    for name, content, said in (("bare", bare, "no boxes"), ("crowds", crowds, "only crowds")):
+        (folder / f"{name}.json").write_text(json.dumps(content))
+        changes = {"data.test": f"annotations/{name}.json", "data.test_images": "val"}
+        with pytest.raises(DataError, match=rf"(?s){said}.*raydet predict"):
+            raydet.evaluate(trained_detector, changes, split="test")
 
 
 def test_a_damaged_checkpoint_is_refused(trained_detector: Path, tmp_path: Path) -> None:

@@ -378,9 +378,25 @@ def test_without_the_data_the_check_says_that_its_images_are_made_up(
     assert "gone" in report.checked_on
 
 
-def test_data_that_are_named_must_be_there(classifier: Changes, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="gone"):
-        export(classifier | {"data.root": str(tmp_path / "gone")}, tmp_path / "x.onnx")
+def test_data_that_are_named_must_be_there(
+    classifier: Changes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exporting, "_MADE_UP", 4)
+    gone = classifier | {"data.root": str(tmp_path / "gone")}
+    with pytest.raises(DataError, match=r"gone[^$]*--images made-up"):
+        export(gone, tmp_path / "x.onnx")
+    report = export(gone, tmp_path / "x.onnx", images="made-up")
+    assert report.agreement.made_up and report.checked_on == "4 made-up images"
+
+
+@pytest.mark.slow
+def test_a_quantized_run_is_exported_where_its_data_are_not(
+    quantized_classifier: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exporting, "_MADE_UP", 4)
+    gone = {"data.root": str(tmp_path / "gone")}
+    report = raydet.export(quantized_classifier, tmp_path / "x.onnx", gone, images="made-up", stream=StringIO())
+    assert report.agreement.made_up and report.ratio < 0.5
 
 
 def test_data_of_other_classes_are_refused(

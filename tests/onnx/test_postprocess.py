@@ -126,6 +126,8 @@ def test_a_score_equal_to_the_threshold_is_dropped() -> None:
 def test_soft_suppression_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"evaluation\.soft_nms_sigma=0\.5.*without --nms"):
         check_can_detect(Evaluation(soft_nms_sigma=0.5), "onnxruntime")
+    with pytest.raises(ConfigError, match=r"evaluation\.class_agnostic_nms=true.*without --nms"):
+        check_can_detect(Evaluation(class_agnostic_nms=True), "tensorrt")
 
 
 def test_more_candidates_than_tensorrt_takes_are_refused_for_it_only() -> None:

@@ -104,6 +104,9 @@ def test_overlapping_boxes_of_two_classes_both_stay(way: None) -> None:
     (found,) = detect(logits_BAC, codes_BA4, anchors_A4, **(SETTINGS | {"score_threshold": 0.1})).images()
     assert found.classes_K.tolist() == [0, 1]
     torch.testing.assert_close(found.boxes_K4[0], decode(torch.zeros(4), anchors_A4[99]), rtol=0, atol=0)
+    settings = SETTINGS | {"score_threshold": 0.1, "class_agnostic": True}
+    (found,) = detect(logits_BAC, codes_BA4, anchors_A4, **settings).images()
+    assert found.classes_K.tolist() == [0]
 
 
 def test_boxes_that_leave_the_image_do_not_meet_those_of_another_class() -> None:

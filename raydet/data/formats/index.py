@@ -47,6 +47,8 @@ class DetectionIndex:
     """What was accepted, repaired or left out, one line per kind."""
     faults: Faults = field(default_factory=Faults)
     """The same by rule, with counts and first records."""
+    measured: bool = False
+    """Whether `sizes` were read from the images, turned as data.exif says, because the annotations have none."""
 
     @classmethod
     def of_columns(
@@ -62,7 +64,7 @@ class DetectionIndex:
             class_names=class_names,
             warnings=[faults.said(fault) for fault in faults],
             faults=faults,
-            **{name: columns[name] for name in same},
+            **{name: columns[name] for name in same},  # type: ignore[arg-type]
         )
 
     def __len__(self) -> int:

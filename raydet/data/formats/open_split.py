@@ -23,10 +23,11 @@ Split = Literal["train", "val", "test"]
 
 
 class OnBad(TypedDict):
-    """What to do about faulty records."""
+    """What to do about faulty records, and how images are turned."""
 
     on_bad: Literal["fail", "skip"]
     max_bad: float
+    exif: Literal["auto"] | bool
 
 
 def open_split(
@@ -103,7 +104,7 @@ def _by_own_names(
     cfg: Config, split: Split, tree: Remote | Folder, chosen: str | None, left_out: Collection[str]
 ) -> DetectionIndex | ClassificationIndex:
     """A split of a format that finds its files by itself."""
-    bad: OnBad = {"on_bad": cfg.data.on_bad, "max_bad": cfg.data.max_bad}
+    bad: OnBad = {"on_bad": cfg.data.on_bad, "max_bad": cfg.data.max_bad, "exif": cfg.data.exif}
     if cfg.data.format in ANNOTATED:
         return load_annotated(tree, cfg.data.format, split, chosen, left_out=left_out, **bad)
     if cfg.data.format == "parquet":

@@ -12,11 +12,13 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
+from raydet.data.images.deep import Scaled, is_colour, is_deep, scaled
 from raydet.data.storage.files import Blob, Source
 from raydet.exceptions import DataError
 
@@ -30,8 +32,14 @@ MAX_PIXELS = 100_000_000
 DRAFTED = 0.5
 """JPEGs that are shown at this scale or less are decoded smaller, in training."""
 
-_ORIENTATION = 0x0112
-_PARSER_ERRORS = (
+Exif = Literal["auto"] | bool
+"""data.exif."""
+HW = tuple[int, int]
+"""Height and width."""
+
+ORIENTATION = 0x0112
+"""EXIF's tag."""
+PARSER_ERRORS = (
     OSError,
     SyntaxError,
     ValueError,
@@ -47,16 +55,35 @@ _PARSER_ERRORS = (
 """What Pillow's parsers raise on damaged files (2 000 mutated files; Pillow 13.0)."""
 
 
+def may_turn(exif: Exif, hw: HW, stated: HW | None) -> bool:
+    """Return whether an image's EXIF orientation, if it has one, is applied.
+
+    Args:
+        exif: auto: where `stated` is the size of the turned image and not of the stored one, or nothing is stated.
+        hw: of the image as it is stored.
+        stated: of the image as it is annotated; None: nothing says it.
+    """
+    if exif != "auto" or stated is None:
+        return bool(exif)
+    return stated == hw[::-1] != hw
+
+
 class ImageFile:
     """An image file whose header is read; the pixels come with `load`."""
 
-    def __init__(self, path: Source | str, image: Image.Image, exif: bool) -> None:
-        self._path, self._image = path, image
-        self._turn = exif and self.orientation != 1
+    def __init__(
+        self, path: Source | str, image: Image.Image, exif: Exif = False, stated: HW | None = None, max_pixels: int = 0
+    ) -> None:
+        self._path, self._image, self._max_pixels = path, image, max_pixels
+        self.deep = is_deep(image)
+        """Whether it has more than 8 bits a channel."""
+        self.scaled: Scaled | None = None
+        """How these became 8, of a deep image that is loaded."""
         width, height = image.size
+        self._turn = may_turn(exif, (height, width), stated) and self._early_orientation(exif) != 1
         across = self._turn and self.orientation > 4
-        self.hw: tuple[int, int] = (width, height) if across else (height, width)
-        """Height and width of the whole image, turned by EXIF if that was asked for."""
+        self.hw: HW = (width, height) if across else (height, width)
+        """Height and width of the whole image, turned by EXIF if that is to be applied."""
 
     def load(self, shrink: float = 1.0) -> tuple[Image.Image, int]:
         """Return the RGB image and by how much it is smaller than the file's: 1, 2, 4 or 8.
@@ -66,14 +93,16 @@ class ImageFile:
                 where that is still large enough: faster, with slightly other pixels, so for training only.
 
         Raises:
-            DataError: the image is damaged, or has 32-bit pixels.
+            DataError: the image is damaged, or has 32-bit pixels that are no numbers.
         """
         try:
             factor = self._draft(shrink)
             self._image.load()
-            turned = ImageOps.exif_transpose(self._image) if self._turn else self._image
-            return _rgb(self._path, turned), factor
-        except _PARSER_ERRORS as error:
+            image = self._eight_bits() if self.deep else _rgb(self._image)
+            if self._turn and self.orientation in _TRANSPOSED:
+                image = image.transpose(_TRANSPOSED[self.orientation])
+            return image, factor
+        except PARSER_ERRORS as error:
             raise _cause(self._path, error) from None
 
     @property
@@ -81,19 +110,33 @@ class ImageFile:
         """Format and mode as Pillow names them, e.g. ("JPEG", "RGB")."""
         return self._image.format or "", self._image.mode
 
-    @property
-    def deep(self) -> bool:
-        """Whether it has 16 bits a channel; known until it is loaded."""
-        return self._image.mode.startswith("I;16") or any(
-            ";16" in str(tile[3]) for tile in getattr(self._image, "tile", ())
-        )
+    def _eight_bits(self) -> Image.Image:
+        """Note how a deep image, loaded, becomes 8 bits; return it."""
+        try:
+            if is_colour(self._image):
+                with _open(self._path, self._max_pixels) as again:
+                    self.scaled = scaled(self._image, again)
+            else:
+                self.scaled = scaled(self._image, None)
+        except ValueError as error:
+            what, hint = f"has 32-bit pixels that cannot be shown: {error}", "Convert it to 8 or 16 bits."
+            raise DataError(what, file=self._path, rule="IMG-E06", hint=hint) from None
+        return _rgb(Image.fromarray(self.scaled.pixels))
+
+    def _early_orientation(self, exif: Exif) -> int:
+        """`orientation`; of a PNG what stands before its pixels, but where turning was asked for: no header is worth
+        decoding the image for."""
+        late = self._image.format == "PNG" and exif == "auto"
+        return 1 if late and not {"exif", "xmp", "XML:com.adobe.xmp"} & self._image.info.keys() else self.orientation
 
     @property
     def orientation(self) -> int:
-        """What EXIF says of it, 1 (upright) to 8."""
+        """What EXIF says of it, 1 (upright) to 8; of a TIFF 1, for Pillow shows these upright by itself."""
+        if self._image.format == "TIFF":
+            return 1
         try:
-            orientation = self._image.getexif().get(_ORIENTATION, 1)  # of a PNG this decodes the pixels first
-        except _PARSER_ERRORS:
+            orientation = self._image.getexif().get(ORIENTATION, 1)  # of a PNG this decodes the pixels first
+        except PARSER_ERRORS:
             return 1  # decoding will tell what is wrong
         return orientation if orientation in range(2, 9) else 1
 
@@ -102,7 +145,7 @@ class ImageFile:
         """Images in the file, more than 1 of an animation."""
         try:
             return int(getattr(self._image, "n_frames", 1))
-        except _PARSER_ERRORS:
+        except PARSER_ERRORS:
             return 1  # decoding will tell what is wrong
 
     @property
@@ -121,8 +164,10 @@ class ImageFile:
 
 
 @contextmanager
-def open_image(path: Source | str, *, exif: bool = False, max_pixels: int = MAX_PIXELS) -> Iterator[ImageFile]:
-    """Open an image file for the length of the block and read its header.
+def open_image(
+    path: Source | str, *, exif: Exif = False, stated: HW | None = None, max_pixels: int = MAX_PIXELS
+) -> Iterator[ImageFile]:
+    """Open an image file for the length of the block and read its header; `exif` and `stated` as in `may_turn`.
 
     Raises:
         DataError: missing, empty, no image, a damaged header, or more pixels than allowed.
@@ -133,14 +178,14 @@ def open_image(path: Source | str, *, exif: bool = False, max_pixels: int = MAX_
         image = _open(path, max_pixels)
     except Image.DecompressionBombError as error:
         raise _too_large(path, str(error), max_pixels) from None
-    except _PARSER_ERRORS as error:  # UnidentifiedImageError is an OSError
+    except PARSER_ERRORS as error:  # UnidentifiedImageError is an OSError
         raise _cause(path, error) from None
     with image:
         if image.size[0] * image.size[1] > max_pixels:
             raise _too_large(path, f"{image.size[0]} x {image.size[1]} pixels", max_pixels)
         try:
-            opened = ImageFile(path, image, exif)
-        except _PARSER_ERRORS as error:
+            opened = ImageFile(path, image, exif, stated, max_pixels)
+        except PARSER_ERRORS as error:
             raise _cause(path, error) from None
         yield opened
 
@@ -160,19 +205,22 @@ def loaded(source: Source) -> Blob:
         raise _cause(source, error) from None
 
 
-def read_rgb(path: Source | str, exif: bool = False, max_pixels: int = MAX_PIXELS) -> npt.NDArray[np.uint8]:
-    """Return an image file's pixels_HW3, uint8 RGB. Of an animation: the first frame. Transparency is dropped.
+def read_rgb(
+    path: Source | str, exif: Exif = False, max_pixels: int = MAX_PIXELS, stated: HW | None = None
+) -> npt.NDArray[np.uint8]:
+    """Return an image file's pixels_HW3, uint8 RGB. Of an animation: the first frame. Transparency is dropped, what has
+    more than 8 bits a channel is scaled (`raydet.data.images.deep`); `exif` and `stated` as in `may_turn`.
 
     Raises:
         DataError: as `open_image` and `Image.load`.
     """
-    with open_image(path, exif=exif, max_pixels=max_pixels) as opened:
+    with open_image(path, exif=exif, stated=stated, max_pixels=max_pixels) as opened:
         return np.asarray(opened.load()[0])
 
 
-def read_size(path: Source | str) -> tuple[int, int]:
-    """Return height and width from an image file's header."""
-    with open_image(path) as opened:
+def read_size(path: Source | str, exif: Exif = "auto") -> HW:
+    """Return height and width from an image file's header, as it is shown: turned, where `exif` is not False."""
+    with open_image(path, exif=exif) as opened:
         return opened.hw
 
 
@@ -249,15 +297,21 @@ def _kind(head: bytes) -> str:
     return f"not one of {', '.join(FORMATS)} (starts with {head[:8].hex(' ')})"
 
 
-def _rgb(path: Source | str, image: Image.Image) -> Image.Image:
+_TRANSPOSED = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""How to show an image upright, by its EXIF orientation."""
+
+
+def _rgb(image: Image.Image) -> Image.Image:
     if image.mode == "RGB":
         return image
-    if image.mode.startswith("I;16"):  # convert("RGB") would saturate: a mean of 155 becomes 255
-        grey_HW = (np.asarray(image) >> 8).astype(np.uint8)
-        return Image.fromarray(grey_HW).convert("RGB")
-    if image.mode in ("I", "F"):
-        what, hint = f"has 32-bit pixels ({image.mode}), whose range is unknown", "Convert it to 8 or 16 bits."
-        raise DataError(what, file=path, rule="IMG-E06", hint=hint)
     if image.mode == "P" and "transparency" in image.info:
         image = image.convert("RGBA")  # the same colours as straight to RGB, without Pillow's warning
     return image.convert("RGB")

@@ -28,6 +28,7 @@ from raydet.data.loading.samples import (
     sample,
     sample_seed,
     shrink,
+    stated_size,
 )
 from raydet.data.storage.files import Source
 from raydet.exceptions import DataError
@@ -112,7 +113,7 @@ class Maker(Dataset["Batch | DataError"]):
         for i, row in enumerate(rows.tolist()):
             try:
                 source = loaded(sources[i] or self._index.image(row))
-                header = plain_jpeg(source.data, self._cfg.data)
+                header = plain_jpeg(source.data, self._cfg.data, stated_size(self._index, row))
                 if header is not None:
                     one = plan_sample(self._cfg, self._index, epoch, row, header)
                     if shrink(one) > DRAFTED:

@@ -28,7 +28,16 @@ from raydet.data.images.geometry import Geometry
 from raydet.data.images.resample import Pixels
 from raydet.data.loading.batch import Batch
 from raydet.data.loading.batch_dataset import Key, Maker, collated
-from raydet.data.loading.samples import EVAL, Sample, fill_colour, input_size, operations, plan_sample, with_truth
+from raydet.data.loading.samples import (
+    EVAL,
+    Sample,
+    fill_colour,
+    input_size,
+    operations,
+    plan_sample,
+    stated_size,
+    with_truth,
+)
 from raydet.exceptions import DataError, one_line
 
 
@@ -97,7 +106,7 @@ class GpuFeed:
     def _part(self, epoch: int, row: int) -> _Part:
         try:
             source = loaded(self._index.image(row))
-            header = plain_jpeg(source.data, self._cfg.data)
+            header = plain_jpeg(source.data, self._cfg.data, stated_size(self._index, row))
             if header is not None:
                 one = plan_sample(self._cfg, self._index, epoch, row, header)
                 sample = with_truth(self._cfg, self._index, one, np.empty((0, 0, 3), np.uint8))

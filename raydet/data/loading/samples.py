@@ -18,7 +18,7 @@ from raydet.data.formats.index import ClassificationIndex, DetectionIndex, Index
 from raydet.data.images import geometry as geo
 from raydet.data.images.autoaugment import Operation, apply
 from raydet.data.images.color import variation
-from raydet.data.images.decode import ImageFile, open_image
+from raydet.data.images.decode import HW, ImageFile, open_image
 from raydet.data.images.resample import Pixels, cut, place
 from raydet.data.storage.files import Source
 from raydet.exceptions import DataError
@@ -123,9 +123,16 @@ def with_truth(cfg: Config, index: Index, made: SamplePlan, canvas_HW3: Pixels) 
     return Sample(canvas_HW3, made.row, None, boxes_K4, classes_K, made.view.scale, made.hw[::-1])
 
 
-def opened(cfg: Config, source: Source) -> AbstractContextManager[ImageFile]:
-    """Return the image opened as the configuration says."""
-    return open_image(source, exif=cfg.data.exif, max_pixels=cfg.data.max_pixels)
+def opened(cfg: Config, source: Source, stated: HW | None = None) -> AbstractContextManager[ImageFile]:
+    """Return the image opened as the configuration says; `stated` is its annotations' size, see `stated_size`."""
+    return open_image(source, exif=cfg.data.exif, stated=stated, max_pixels=cfg.data.max_pixels)
+
+
+def stated_size(index: Index, row: int) -> HW | None:
+    """Return the size that a row's annotations are for, which decides under data.exif=auto; None: nothing says it."""
+    if not isinstance(index, DetectionIndex) or index.measured:
+        return None
+    return int(index.sizes[row, 0]), int(index.sizes[row, 1])
 
 
 def sample(
@@ -140,7 +147,7 @@ def sample(
     Raises:
         DataError: the image cannot be read, or has another size than its annotations are for.
     """
-    with opened(cfg, source or index.image(row)) as image_file:
+    with opened(cfg, source or index.image(row), stated_size(index, row)) as image_file:
         made = plan_sample(cfg, index, epoch, row, image_file)
         content_HW3 = decoded(cfg, made, image_file)
     if canvas_HW3 is None:
@@ -183,7 +190,7 @@ def check_size(index: DetectionIndex, row: int, image_file: Sized) -> None:
     swapped = image_file.hw == stated[::-1]
     size = f"{image_file.hw[1]} x {image_file.hw[0]}"
     what = f"the image is {size}, {Path(index.file).name} says {stated[1]} x {stated[0]}"
-    hint = "Width and height are swapped: its EXIF data may turn it, see data.exif." if swapped else None
+    hint = "Width and height are swapped: data.exif=auto turns it if its EXIF orientation says so." if swapped else None
     record = f"image {index.ids[row]}"
     raise DataError(what, file=index.image(row), record=record, rule="COCO-E22", hint=hint)
 

@@ -68,7 +68,7 @@ RULES = {
     "IMG-E07": "too many unreadable images",
     "IMG-W08": "the file's name says another format than it has",
     "IMG-W09": "the image is in CMYK",
-    "IMG-W10": "the image has 16 bits a channel",
+    "IMG-W10": "the image has more than 8 bits a channel",
     "IMG-W11": "EXIF says that the image is to be turned",
     "IMG-W12": "the file has several frames; the first is used",
     "IMG-W13": "the image is very small",

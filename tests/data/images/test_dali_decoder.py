@@ -244,12 +244,25 @@ def test_too_many_pixels_are_left_to_pillow() -> None:
     assert plain_jpeg(data, Data(max_pixels=599)) is None
 
 
-@pytest.mark.parametrize("exif", [False, True])
-def test_a_jpeg_that_may_have_to_be_turned_is_left_to_pillow(exif: bool) -> None:
-    marks = Image.Exif()
-    marks[0x0112] = 6
-    assert (plain_jpeg(jpeg(0, (8, 9), exif=marks), Data(exif=exif)) is None) is exif
-    assert plain_jpeg(jpeg(0, (8, 9)), Data(exif=exif)) == Header((8, 9))
+def test_a_jpeg_that_may_have_to_be_turned_is_left_to_pillow(subtests: pytest.Subtests) -> None:
+    turned, upright = Image.Exif(), Image.Exif()
+    turned[0x0112], upright[0x010F] = 6, "a maker"
+    xmp = b'<x:xmpmeta><rdf:Description tiff:Orientation="6"/></x:xmpmeta>'
+    cases = [
+        (dict(exif=turned), False, None, False),
+        (dict(exif=turned), True, None, True),
+        (dict(exif=turned), "auto", None, True),
+        (dict(exif=turned), "auto", (9, 8), True),
+        (dict(exif=turned), "auto", (8, 9), False),
+        (dict(exif=upright), True, None, False),
+        (dict(xmp=xmp), "auto", None, True),
+        (dict(xmp=xmp), False, None, False),
+        ({}, "auto", (9, 8), False),
+    ]
+    for marks, exif, stated, left in cases:
+        with subtests.test(marks=marks, exif=exif, stated=stated):
+            found = plain_jpeg(jpeg(0, (8, 9), **marks), Data(exif=exif), stated)  # type: ignore[arg-type]
+            assert found == (None if left else Header((8, 9)))
 
 
 def _no_dali(name: str) -> None:

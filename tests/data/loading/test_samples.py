@@ -60,11 +60,15 @@ def test_exif_turned_images_fit_annotations_of_the_turned_size(coco: Config) -> 
     exif = Image.Exif()
     exif[0x0112] = 6
     make_image(0, (80, 60)).save(index.image(1), exif=exif)
+    make_image(2, (60, 80)).save(index.image(2), exif=exif)
     with pytest.raises(DataError, match=r"data\.exif"):
-        sample(coco, index, EVAL, 1)
-    turned = override(coco, {"data.exif": True, "augment.scale": (0.2, 0.3)})
-    assert sample(turned, index, EVAL, 1).size == (80, 60)
-    assert sample(turned, index, 0, 1).pixels_HW3.shape == (64, 64, 3)
+        sample(override(coco, {"data.exif": False}), index, EVAL, 1)
+    for exif_, turned in (("auto", (1,)), (True, (1,)), ("auto", (2,))):
+        cfg = override(coco, {"data.exif": exif_, "augment.scale": (0.2, 0.3)})
+        assert sample(cfg, index, EVAL, turned[0]).size == (80, 60)
+        assert sample(cfg, index, 0, turned[0]).pixels_HW3.shape == (64, 64, 3)
+    with pytest.raises(DataError, match="COCO-E22"):
+        sample(override(coco, {"data.exif": True}), index, EVAL, 2)
 
 
 def test_classification_samples_have_labels_and_vary_in_colour(folders: Config) -> None:

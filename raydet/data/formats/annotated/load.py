@@ -3,6 +3,7 @@
 import posixpath
 import re
 from collections.abc import Container
+from dataclasses import replace
 from typing import Literal
 
 import numpy as np
@@ -14,6 +15,7 @@ from raydet.data.formats.annotated.readers import READERS
 from raydet.data.formats.annotated.table import Table, read_table
 from raydet.data.formats.index import DetectionIndex
 from raydet.data.formats.split_names import SPLITS, Split, split_of
+from raydet.data.images.decode import Exif
 from raydet.data.storage.files import Tree
 from raydet.data.validation.faults import SHOWN, Example, Faults
 from raydet.exceptions import DataError
@@ -32,6 +34,7 @@ def load_annotated(
     on_bad: Literal["fail", "skip"] = "fail",
     max_bad: float = 0.01,
     left_out: Container[str] = (),
+    exif: Exif = "auto",
 ) -> DetectionIndex:
     """Return the index of a split. All annotations of the set are read for it, for all splits have its classes: the
     sorted names, or those of a file of classes; from the cache when no file has changed.
@@ -41,11 +44,12 @@ def load_annotated(
             of a split, or "." for all. None: the images that lists, annotations or folders say belong to the split.
         on_bad: fail raises on the first faulty record; skip leaves them out, up to the share `max_bad`.
         left_out: names of images that are not opened, and left out.
+        exif: data.exif, of which the sizes are that the annotations do not state.
 
     Raises:
         DataError: there are no such annotations, or no such split, or they are malformed; names the rule.
     """
-    table = read_table(tree, kind)
+    table = read_table(tree, kind, exif)
     lists = _lists(tree) if kind == "voc" else {}
     faults = Faults()
     rows = _rows(tree, table, lists, split, chosen, faults)
@@ -65,7 +69,8 @@ def load_annotated(
         faults.add("ANN-E21", what, file=tree.place)
         raise faults.error()
     names = table.classes.tolist()
-    return DetectionIndex.of_columns(tree.place, tree, columns, np.arange(len(names)), names, faults)
+    index = DetectionIndex.of_columns(tree.place, tree, columns, np.arange(len(names)), names, faults)
+    return replace(index, measured=not READERS[kind].states_size)
 
 
 def known_splits(tree: Tree, kind: AnnotatedFormat) -> dict[str, str]:

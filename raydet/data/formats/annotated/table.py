@@ -15,7 +15,7 @@ from raydet.data.formats.annotated.records import AnnotatedImage, Note
 from raydet.data.formats.image_names import ImageNames
 from raydet.data.formats.image_sizes import image_sizes
 from raydet.data.formats.split_names import SPLITS, split_of_path
-from raydet.data.images.decode import EXTENSIONS, open_image
+from raydet.data.images.decode import EXTENSIONS, Exif, open_image
 from raydet.data.storage.cache import content_key, load_columns, save_columns
 from raydet.data.storage.files import Tree
 from raydet.exceptions import DataError
@@ -70,7 +70,7 @@ class Table:
 _TEXTS = ("files", "records", "written", "names", "places", "classes", "unnamed", "links")
 
 
-def read_table(tree: Tree, kind: str) -> Table:
+def read_table(tree: Tree, kind: str, exif: Exif = "auto") -> Table:
     """Return all annotations of a data set in one of READERS' formats; from the cache when no file has changed."""
     held = tree.walk("")
     links = [name for name in held if name.endswith("/")]
@@ -80,9 +80,10 @@ def read_table(tree: Tree, kind: str) -> Table:
         what = f"looked for {READERS[kind].suffix} files, as data.format={kind} has them; found none"
         raise DataError(what, file=tree.place, rule="ANN-E01", hint=f"There is {tree.listing(10)}.")
     key = content_key("annotated", kind, [(n, held[n]) for n in files], [(n, held[n]) for n in images], links)
+    key = key if exif else f"{key}-stored"  # the sizes are those of the files
     columns = load_columns(key)
     if columns is None:
-        columns = _columns(tree, kind, files, images)
+        columns = _columns(tree, kind, files, images, exif)
         packed = Texts.pack(links)
         columns |= {"links_bytes": packed.bytes, "links_first": packed.first}
         save_columns(key, columns)
@@ -91,7 +92,7 @@ def read_table(tree: Tree, kind: str) -> Table:
     return Table(**fields)
 
 
-def _columns(tree: Tree, kind: str, files: Sequence[str], images: Sequence[str]) -> Columns:
+def _columns(tree: Tree, kind: str, files: Sequence[str], images: Sequence[str], exif: Exif) -> Columns:
     annotated, order = read_files(tree, kind, files)
     known, records = ImageNames(images), _Records()
     for one in annotated:
@@ -101,7 +102,7 @@ def _columns(tree: Tree, kind: str, files: Sequence[str], images: Sequence[str])
         records.add(one, "" if match is None else match.name, match is not None and match.renamed)
     records.leave_out_foreign()
     names = sorted({name for name in records.names if name})
-    sizes = dict(zip(names, image_sizes(tree, names), strict=True))
+    sizes = dict(zip(names, image_sizes(tree, names, exif), strict=True))
     return records.columns(tree, sizes, order, sorted(set(images) - set(names)), READERS[kind].per_image)
 
 

@@ -6,6 +6,7 @@ Spellings known are those of Hugging Face's datasets and of COCO. Given up: imag
 import posixpath
 import re
 from collections.abc import Collection, Iterable, Iterator
+from dataclasses import replace
 from fnmatch import fnmatchcase
 from typing import Any, Literal
 
@@ -17,7 +18,7 @@ from raydet.data.formats.box_rules import MAX_LEAVING, beyond
 from raydet.data.formats.index import ClassificationIndex, DetectionIndex
 from raydet.data.formats.parquet.images import SMALL, ParquetImages, bytes_of, flat, group_bytes, open_parquet
 from raydet.data.formats.parquet.rows import Meaning, boxes_of_row, cell, classes_of, find_columns
-from raydet.data.images.decode import read_size
+from raydet.data.images.decode import Exif, read_size
 from raydet.data.storage.cache import content_key, load_columns, save_columns
 from raydet.data.storage.files import Blob, Tree
 from raydet.data.validation.faults import SHOWN, Example, Faults
@@ -36,6 +37,7 @@ def load_parquet(
     on_bad: Literal["fail", "skip"] = "fail",
     max_bad: float = 0.01,
     left_out: Collection[str] = frozenset(),
+    exif: Exif = "auto",
 ) -> DetectionIndex | ClassificationIndex:
     """Return the index of a split; from the cache when none of its files has changed.
 
@@ -44,6 +46,7 @@ def load_parquet(
         chosen: a .parquet file, a folder of them, or a pattern (data/train-*.parquet) within the root. None: those
             that are named after the split.
         on_bad: fail raises on the first faulty row; skip leaves them out, up to the share `max_bad`.
+        exif: data.exif, for sizes that are read from the images.
 
     Raises:
         DataError: the files are not there or malformed; names the rule.
@@ -52,11 +55,13 @@ def load_parquet(
     paths = {name: str(tree.fetch(name)) for name in files}
     place = posixpath.join(tree.place, next(iter(files)) if len(files) == 1 else chosen or "").rstrip("/")
     meaning = _meaning(paths, detection)
-    key = content_key("parquet", tree.place, files, detection, *sorted(left_out))
+    measured = detection and (meaning.width is None or meaning.height is None)
+    turned = ["turned"] * bool(measured and exif)
+    key = content_key("parquet", tree.place, files, detection, *turned, *sorted(left_out))
     columns = load_columns(key)
     if columns is None:
         faults = Faults()
-        columns = _columns(paths, meaning, place, left_out, faults)
+        columns = _columns(paths, meaning, place, left_out, faults, exif)
         columns["faults"] = faults.packed()
         save_columns(key, columns)
     faults = Faults.unpacked(columns["faults"])
@@ -64,7 +69,8 @@ def load_parquet(
         faults.add("PARQUET-E11", f"the {split} split has no box", file=place)
     faults.check(skip=on_bad == "skip", max_bad=max_bad)
     images = ParquetImages(paths, meaning.image, place, tree.forkable)
-    return _index(columns, images, detection, faults)
+    index = _index(columns, images, detection, faults)
+    return replace(index, measured=measured) if isinstance(index, DetectionIndex) else index
 
 
 def of_split(names: Iterable[str], split: str) -> list[str]:
@@ -103,7 +109,9 @@ def _meaning(paths: dict[str, str], detection: bool) -> Meaning:
     return first
 
 
-def _columns(paths: dict[str, str], meaning: Meaning, place: str, left_out: Collection[str], faults: Faults) -> Columns:
+def _columns(
+    paths: dict[str, str], meaning: Meaning, place: str, left_out: Collection[str], faults: Faults, exif: Exif
+) -> Columns:
     """The columns of an index: truth from all rows, sizes from columns or, where there are none, the images."""
     names, ids, sizes, counts = list[str](), list[int](), list[tuple[int, int]](), list[int]()
     xywh, labels = list[list[float]](), list[Any]()
@@ -112,7 +120,7 @@ def _columns(paths: dict[str, str], meaning: Meaning, place: str, left_out: Coll
         opened = open_parquet(path)
         groups = [opened.metadata.row_group(g) for g in range(opened.metadata.num_row_groups)]
         large = max([large, *(group_bytes(group, meaning.image) for group in groups)])
-        for row, (hw, truth) in enumerate(_rows(opened, path, meaning)):
+        for row, (hw, truth) in enumerate(_rows(opened, path, meaning, exif)):
             if f"{file}/{row}" in left_out:
                 continue
             total += 1
@@ -151,7 +159,9 @@ def _columns(paths: dict[str, str], meaning: Meaning, place: str, left_out: Coll
     return columns | _boxes(xywh_N4, row_N, np.array(sizes, np.int32), classes_N, names, place, faults)
 
 
-def _rows(opened: Any, path: str, meaning: Meaning) -> Iterator[tuple[tuple[int, int] | DataError, dict[str, Any]]]:
+def _rows(
+    opened: Any, path: str, meaning: Meaning, exif: Exif
+) -> Iterator[tuple[tuple[int, int] | DataError, dict[str, Any]]]:
     """Height and width of each row's image, and its truth."""
     outer = list(dict.fromkeys(column.partition(".")[0] for column in meaning.truth))
     read = meaning.boxes is not None and (meaning.width is None or meaning.height is None)
@@ -159,19 +169,19 @@ def _rows(opened: Any, path: str, meaning: Meaning) -> Iterator[tuple[tuple[int,
         for batch in opened.iter_batches(_BATCH if read else 4096, columns=outer + [meaning.image] * read):
             images = flat(batch.column(meaning.image.partition(".")[0])) if read else None
             for i, truth in enumerate(batch.select(outer).to_pylist()):
-                yield _size(images, i) if read else (truth.get(meaning.height), truth.get(meaning.width)), truth
+                yield _size(images, i, exif) if read else (truth.get(meaning.height), truth.get(meaning.width)), truth
     except (OSError, ValueError) as error:
         if isinstance(error, DataError):
             raise
         raise DataError(f"is damaged: {error}", file=path, rule="PARQUET-E01") from None
 
 
-def _size(images: Any, i: int) -> tuple[int, int] | DataError:
+def _size(images: Any, i: int, exif: Exif) -> tuple[int, int] | DataError:
     data = bytes_of(images[i])
     if data is None:
         return DataError("a row has no image", rule="PARQUET-E03")
     try:
-        return read_size(Blob("image", data))
+        return read_size(Blob("image", data), exif)
     except DataError as error:
         return error
 

@@ -10,6 +10,7 @@ import numpy.typing as npt
 from raydet.data.columns import Columns, Floats, Ints, Texts
 from raydet.data.formats.box_rules import MAX_LEAVING
 from raydet.data.formats.image_sizes import THREADS, image_sizes
+from raydet.data.images.decode import Exif
 from raydet.data.storage.files import Tree
 from raydet.data.validation.faults import SHOWN, Example, Faults
 from raydet.exceptions import DataError
@@ -34,6 +35,7 @@ def read_columns(
     classes: int,
     keypoints: tuple[int, int] | None,
     faults: Faults,
+    exif: Exif = "auto",
 ) -> Columns:
     """Return the columns of a DetectionIndex, from all label files and the images' headers.
 
@@ -42,8 +44,9 @@ def read_columns(
         stamps: all files in the folders of label files.
         whole: the images are all that their folders hold, so that a label file without one is reported.
         keypoints: how many follow each box, and the numbers of one; None: longer rows are polygons.
+        exif: data.exif, of which the sizes are.
     """
-    names, sizes = _sizes(tree, list(label_of), faults)
+    names, sizes = _sizes(tree, list(label_of), faults, exif)
     texts = _texts(tree, {name: label_of[name] for name in names if label_of[name] in stamps}, faults)
     known = [i for i, name in enumerate(names) if texts.get(name, "") is not None]
     # An image whose labels cannot be read is left out with them: shown without boxes, all in it would be background.
@@ -102,9 +105,9 @@ def _text(tree: Tree, label: str) -> str | DataError:
         return error
 
 
-def _sizes(tree: Tree, names: list[str], faults: Faults) -> tuple[list[str], npt.NDArray[np.int32]]:
+def _sizes(tree: Tree, names: list[str], faults: Faults, exif: Exif) -> tuple[list[str], npt.NDArray[np.int32]]:
     """The images whose header can be read, with height and width."""
-    sizes = image_sizes(tree, names)
+    sizes = image_sizes(tree, names, exif)
     bad = [(name, size) for name, size in zip(names, sizes, strict=True) if isinstance(size, DataError)]
     for name, error in bad:
         wrong = DataError(error.what, rule=error.rule, record=f"image {name}", hint=error.hint)

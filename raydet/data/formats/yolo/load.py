@@ -9,7 +9,7 @@ import hashlib
 import os
 import posixpath
 from collections.abc import Callable, Container, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -19,7 +19,7 @@ from raydet.data.formats.index import DetectionIndex
 from raydet.data.formats.yolo.labels import read_columns
 from raydet.data.formats.yolo.safe_yaml import MOST_BYTES, Plain, parse_yaml
 from raydet.data.formats.yolo.without_yaml import find_names, read_names
-from raydet.data.images.decode import EXTENSIONS
+from raydet.data.images.decode import EXTENSIONS, Exif
 from raydet.data.storage.cache import content_key, load_columns, save_columns
 from raydet.data.storage.files import Tree, refusal
 from raydet.data.validation.faults import SHOWN, Example, Faults
@@ -59,6 +59,7 @@ def load_yolo(
     on_bad: Literal["fail", "skip"] = "fail",
     max_bad: float = 0.01,
     left_out: Container[str] = (),
+    exif: Exif = "auto",
 ) -> DetectionIndex:
     """Return the index of a split; from the cache when none of its files has changed.
 
@@ -67,6 +68,7 @@ def load_yolo(
         yaml_name: the yaml in the tree. None: data.yaml, or the only one there is, or else obj.names or classes.txt.
         chosen: a key of the yaml, or a folder or .txt list within the root. None: the yaml's key for the split.
         on_bad: fail raises on the first faulty row or image; skip leaves them out, up to the share `max_bad`.
+        exif: data.exif; rows are shares of the image as it turns it.
 
     Raises:
         DataError: the yaml or the split is not there or malformed; names the rule.
@@ -79,18 +81,20 @@ def load_yolo(
     label_of = {name: _label(name) for name in images}
     stamps = _stamps(tree, label_of.values())
     files = [(p, s, stamps.get(label_of[p])) for p, s in images.items()]
-    key = content_key("yolo", dataset.file, dataset.digest, files, sorted(stamps) if whole else [])
+    turned = ["turned"] * bool(exif)
+    key = content_key("yolo", dataset.file, dataset.digest, files, sorted(stamps) if whole else [], *turned)
     columns = load_columns(key)
     if columns is None:
         of_files = Faults()
-        columns = read_columns(tree, label_of, stamps, whole, len(dataset.names), dataset.keypoints, of_files)
+        columns = read_columns(tree, label_of, stamps, whole, len(dataset.names), dataset.keypoints, of_files, exif)
         columns["faults"] = of_files.packed()
         save_columns(key, columns)
     faults.extend(Faults.unpacked(columns["faults"]))
     if not len(columns["boxes"]) and split != "test":
         _tell_no_box(dataset.file, list(label_of.values()), faults)
     faults.check(skip=on_bad == "skip", max_bad=max_bad)
-    return DetectionIndex.of_columns(dataset.file, tree, columns, np.arange(len(dataset.names)), dataset.names, faults)
+    ids = np.arange(len(dataset.names))
+    return replace(DetectionIndex.of_columns(dataset.file, tree, columns, ids, dataset.names, faults), measured=True)
 
 
 def _tell_no_box(file: str, labels: list[str], faults: Faults) -> None:

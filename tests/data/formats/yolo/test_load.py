@@ -6,12 +6,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from raydet.config import Config, override
 from raydet.data.formats.index import DetectionIndex
 from raydet.data.formats.open_split import open_split
 from raydet.data.formats.yolo.load import load_yolo
 from raydet.data.images.decode import read_rgb
+from raydet.data.loading.samples import EVAL, sample
 from raydet.data.storage.files import Folder
 from raydet.data.validation.rules import RULES
 from raydet.exceptions import DataError
@@ -278,3 +280,19 @@ def test_every_rule_is_in_the_list() -> None:
     texts = "".join(source.with_name(f"{name}.py").read_text() for name in ("load", "labels", "safe_yaml"))
     used = set(re.findall(r"YOLO-[EW]\d\d", texts))
     assert used == {rule for rule in RULES if rule.startswith("YOLO")}
+
+
+def test_rows_are_shares_of_the_image_as_it_is_shown(tmp_path: Path) -> None:
+    root, exif = write(tmp_path), Image.Exif()
+    exif[0x0112] = 6
+    make_image(0, (60, 80)).save(root / "images" / "train" / "0.jpg", exif=exif)
+    exif[0x0112] = 3
+    make_image(2, (60, 80)).save(root / "images" / "train" / "2.jpg", quality=95, exif=exif)
+    for how, hw in (("auto", [80, 60]), (True, [80, 60]), (False, [60, 80])):
+        cfg = config(str(root), **{"data.exif": how})
+        index = open_split(cfg, "train")
+        assert isinstance(index, DetectionIndex) and index.sizes[0].tolist() == hw
+        assert sample(cfg, index, EVAL, 0).size == (hw[1], hw[0])
+        shown_HW3 = sample(cfg, index, EVAL, 2).pixels_HW3[:48]
+        upright_HW3 = sample(override(cfg, {"data.exif": False}), index, EVAL, 2).pixels_HW3[:48]
+        assert np.array_equal(shown_HW3, upright_HW3[::-1, ::-1] if how else upright_HW3)
