@@ -23,7 +23,7 @@ from raydet.data.columns import spread_over
 from raydet.data.formats.detect_format import guess
 from raydet.data.images.decode import read_size
 from raydet.data.storage.address import is_remote
-from raydet.data.validation.anchor_coverage import at_input, best_iou
+from raydet.data.validation.anchor_coverage import Floats, at_input, best_iou
 from raydet.driver.expected_memory import activation_bytes
 from raydet.driver.resources import cores, wanted_address
 from raydet.exceptions import ConfigError, DataError
@@ -32,8 +32,10 @@ from raydet.models.weights.published import published_for
 from raydet.recipes.own_data import OWN_DATA
 from raydet.training.state import build_model, resolve_model
 
-_SMALL_BOX = 16
-"""Pixels of the input that nine of ten boxes should at least be wide and high."""
+_MET = 0.9
+"""Share of each class's boxes that should have an anchor with an IoU of 0.5."""
+_FEW_BOXES = 20
+_MOST_BOXES = 20_000
 _LEAST_INPUT = 256
 _LEAST_STEPS_PER_EPOCH = 20
 _STEPS = {"cpu": 800, "cuda": 4000}
@@ -150,31 +152,43 @@ def _fit_boxes(choices: _Choices, index: DetectionIndex) -> None:
     sizes_N2 = index.sizes[np.repeat(np.arange(len(index)), np.diff(index.first))[live_N]].astype(np.float64)
     if not len(boxes_N4):
         raise DataError("has no box to train on", file=index.file, rule="COCO-E26")
-    variant = models.MODELS[choices.cfg.model.name]
+    labels_N = index.labels[live_N]
+    if len(boxes_N4) > _MOST_BOXES:
+        drawn = np.random.default_rng(0).choice(len(boxes_N4), _MOST_BOXES, replace=False)
+        boxes_N4, sizes_N2, labels_N = boxes_N4[drawn], sizes_N2[drawn], labels_N[drawn]
+    name = choices.cfg.model.name
+    variant = models.MODELS[name]
     assert isinstance(variant, EfficientDetVariant)
-    multiple, usual = 1 << variant.max_level, variant.image_size
-    sides = {size: _short_side(boxes_N4, sizes_N2, size) for size in range(_LEAST_INPUT, usual + 1, multiple)}
-    size = next((size for size, side in sides.items() if side >= _SMALL_BOX), usual)
-    why = f"nine of ten boxes are at least {sides[size]:.0f} pixels wide and high there"
-    choices.set("model.image_size", size, why)
-    cfg = resolve_model(choices.cfg)
-    size = int(cfg.model.image_size or usual)
-    at_N4 = at_input(boxes_N4, sizes_N2, size)
-    if len(at_N4) > 20_000:
-        at_N4 = at_N4[np.random.default_rng(0).choice(len(at_N4), 20_000, replace=False)]
-    shares = {
-        scale: float((best_iou(at_N4, size, replace(variant, anchor_scale=scale)) >= 0.5).mean())
-        for scale in (variant.anchor_scale * factor for factor in (1.0, 0.75, 0.5, 1.25))
+    cfg = choices.cfg.model
+    usual = variant.image_size
+    sizes = [*range(_LEAST_INPUT, usual, 1 << variant.max_level), usual] if cfg.image_size is None else [cfg.image_size]
+    factors = (1.0, 0.75, 0.5) if cfg.anchor_scale is None else (cfg.anchor_scale / variant.anchor_scale,)
+    met = {
+        (size, variant.anchor_scale * factor): _met(boxes_N4, sizes_N2, labels_N, size, variant, factor)
+        for size in sizes
+        for factor in factors
     }
-    best = max(shares, key=lambda scale: shares[scale])
-    if shares[best] > shares[variant.anchor_scale] + 0.02:
-        why = f"{shares[best]:.0%} of the boxes then have an anchor with an IoU of 0.5, {{}} with the usual {{}}"
-        choices.set("model.anchor_scale", best, why.format(f"{shares[variant.anchor_scale]:.0%}", variant.anchor_scale))
+    # The smallest input and the largest anchors that will do: larger ones cost time, smaller ones have fewer cells.
+    best = max(met, key=lambda choice: (round(met[choice], 1), -sizes.index(choice[0]), choice[1]))
+    size, scale = next((choice for choice in met if met[choice] >= _MET), best)
+    why = f"{met[size, scale]:.0%} of the boxes, of each class or more, then have an anchor with an IoU of 0.5"
+    choices.set("model.image_size", size, why)
+    if scale != variant.anchor_scale:
+        choices.set("model.anchor_scale", scale, f"smaller than usual ({variant.anchor_scale:g}), for small boxes")
 
 
-def _short_side(boxes_N4: Any, sizes_N2: Any, size: int) -> float:
-    at_N4 = at_input(boxes_N4, sizes_N2, size)
-    return float(np.quantile((at_N4[:, 2:] - at_N4[:, :2]).min(axis=1), 0.1))
+def _met(
+    boxes_N4: Floats, sizes_N2: Floats, labels_N: Any, size: int, variant: EfficientDetVariant, factor: float
+) -> float:
+    """The share of boxes that have an anchor with an IoU of 0.5, of the class that is worst off.
+
+    A class of few boxes counts with all others together.
+    """
+    smaller = replace(variant, anchor_scale=variant.anchor_scale * factor)
+    iou_N = best_iou(at_input(boxes_N4, sizes_N2, size), size, smaller)
+    classes = [c for c, count in zip(*np.unique(labels_N, return_counts=True), strict=True) if count >= _FEW_BOXES]
+    shares = [float((iou_N >= 0.5).mean()), *(float((iou_N[labels_N == c] >= 0.5).mean()) for c in classes)]
+    return min(shares)
 
 
 def _fit_input_to_images(choices: _Choices, index: Index) -> None:

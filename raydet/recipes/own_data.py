@@ -15,7 +15,7 @@ _ANY = {
     "schedule.warmup_lr": 0.0,
     "schedule.min_lr": 1e-5,
     "ema.warmup": True,
-    "evaluation.recalibrate_bn": 160,
+    "evaluation.recalibrate_bn": 64,
     "data.on_bad": "skip",
     "run.checkpoint_epochs": 1,
 }
@@ -28,7 +28,7 @@ def own_detector(model: str) -> Config:
     """A detector for boxes of your own: give `--data.root`, or the data itself as in `raydet fit DATA`."""
     changes = {
         "model.name": model,
-        "optim.lr": 1.5e-3,
+        "optim.lr": 3e-3,
         "augment.scale": (0.6, 1.5),
         "data.class_ids": "contiguous",
     }
