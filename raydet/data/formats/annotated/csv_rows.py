@@ -5,7 +5,8 @@ Formats: github.com/fizyr/keras-retinanet; storage.googleapis.com/openimages; Ro
 
 import csv
 import io
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from itertools import chain
 
 from raydet.data.formats.annotated.records import BOXES, AnnotatedImage, broken, foreign, number, numbers, size
 
@@ -51,32 +52,41 @@ def read_csv(
         classes: all that there are, where a file of classes says so.
     """
     try:
-        rows = list(csv.reader(io.StringIO(data.decode("utf-8-sig"), newline=""), strict=True))
+        rows = csv.reader(io.StringIO(data.decode("utf-8-sig"), newline=""), strict=True)
+        yield from _images(file, rows, class_of, classes)
     except UnicodeDecodeError as error:
         yield broken(file, "ANN-E02", f"is not UTF-8 text at byte {error.start}")
-        return
     except csv.Error as error:
         yield broken(file, "ANN-E02", f"is not CSV: {error}")
-        return
-    lines = [(number, row) for number, row in enumerate(rows, 1) if any(cell.strip() for cell in row)]
-    columns = columns_of(lines[0][1]) if lines else None
+
+
+def _images(
+    file: str, rows: Iterable[list[str]], class_of: Mapping[str, str], classes: Collection[str]
+) -> list[AnnotatedImage]:
+    """Every image of a table, in the order of their first rows."""
+    lines: Iterator[tuple[int, list[str]]]
+    lines = ((number, row) for number, row in enumerate(rows, 1) if any(cell.strip() for cell in row))
+    number_of_first, first = next(lines, (1, []))
+    columns = columns_of(first)
     if columns is None:
-        what = f"the first row is no table of boxes: {', '.join(lines[0][1])[:100] if lines else 'empty'}"
-        hint = "Separate the columns by commas." if lines and len(lines[0][1]) == 1 else f"Wanted: {FORM}."
-        yield foreign(file, "CSV-E01", what, hint)
-        return
-    headless = columns["x1"] == 1 and columns["class"] == 5 and numbers(lines[0][1][1:5]) is not None
-    headless = headless or _blank(lines[0][1][1:5])
-    shares = not headless and lines[0][1][columns["image"]].strip().lower() == "imageid"
+        what = f"the first row is no table of boxes: {', '.join(first)[:100] or 'empty'}"
+        hint = "Separate the columns by commas." if len(first) == 1 else f"Wanted: {FORM}."
+        return [foreign(file, "CSV-E01", what, hint)]
+    corners = [first[columns[corner]] for corner in _CORNERS]
+    if _blank(corners) or numbers(corners) is not None:  # no header
+        lines = chain([(number_of_first, first)], lines)
+        shares = False
+    else:
+        shares = first[columns["image"]].strip().lower() == "imageid"
     images: dict[str, AnnotatedImage] = {}
-    for line, row in lines if headless else lines[1:]:
+    for line, row in lines:
         place = f"{file}:{line}"
-        cells = {meaning: row[at].strip() for meaning, at in columns.items() if at < len(row)}
-        cells["class"] = class_of.get(cells.get("class", ""), cells.get("class", ""))
-        if max(columns.values()) >= len(row) or not cells["image"]:
+        if max(columns.values()) >= len(row) or not row[columns["image"]].strip():
             one = broken(file, "CSV-E02", f"{len(row)} columns: {', '.join(row)[:100]}", record=place)
             images[f"\0{line}"] = one
             continue
+        cells = {meaning: row[at].strip() for meaning, at in columns.items()}
+        cells["class"] = class_of.get(cells["class"], cells["class"])
         image = images.get(cells["image"])
         if image is None:
             image = AnnotatedImage(file, f"image {cells['image']} in {file}", cells["image"], shares=shares)
@@ -86,7 +96,7 @@ def read_csv(
             image.note("CSV-E04", "a class that the file of classes does not have", BOXES, place, cells["class"])
         else:
             _add_row(image, cells, place)
-    yield from images.values()
+    return list(images.values())
 
 
 def _add_row(image: AnnotatedImage, cells: dict[str, str], place: str) -> None:

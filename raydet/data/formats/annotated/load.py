@@ -134,31 +134,37 @@ def _rows(tree: Tree, table: Table, lists: dict[str, str], split: Split, chosen:
 
 
 def _listed(tree: Tree, table: Table, file: str, faults: Faults) -> Ints:
-    """The images that VOC's list names: a name without suffix a line, perhaps with numbers behind."""
+    """The images that a list names: a name a line, perhaps with numbers behind."""
     text = tree.read(file, _MOST_LIST).decode("utf-8-sig", "replace")
     row_of = dict[str, int]()
     for i in range(len(table)):
         stem = posixpath.splitext(table.files[i])[0]
-        while stem:  # with every beginning of its folders left out
-            row_of.setdefault(stem, i)
+        while stem:  # with every beginning of its folders left out; what two files are called means neither
+            row_of[stem] = i if row_of.get(stem, i) == i else -1
             stem = stem.partition("/")[2]
     rows, missing = dict[int, None](), list[Example]()
     for number, line in enumerate(text.split("\n"), 1):
         entry = line.strip().strip('"')
         if not entry:
             continue
-        forms = (entry, posixpath.splitext(entry)[0], entry.split()[0], posixpath.splitext(entry.split()[0])[0])
-        row = next((row_of[form] for form in forms if form in row_of), None)
+        row = next((row_of[form] for form in _forms(entry) if row_of.get(form, -1) >= 0), None)
         if row is None:
             missing.append(Example(f"line {number} of {file}", entry))
         else:
             rows[row] = None
     if missing:
         hint = "Remove them from the list, or add an XML file; one without objects says that there is nothing."
-        what = "a listed image has no annotation file"
+        what = "a listed image has no annotation file, or several of its name"
         faults.add("VOC-E02", what, kind="names", count=len(missing), examples=missing[:SHOWN], hint=hint)
     faults.looked_at("names", len(rows) + len(missing), len(missing))
     return np.array(list(rows), np.int64)
+
+
+def _forms(entry: str) -> list[str]:
+    """What a line of a list may call an annotation file: the whole or its first word, a name or an image's path."""
+    whole = [entry, entry.split()[0]]
+    bare = [posixpath.splitext(one)[0] for one in whole]
+    return [*whole, *bare, *(posixpath.basename(one) for one in bare)]
 
 
 def _tell_unused(table: Table, rows: Ints, lists: dict[str, str], faults: Faults) -> None:

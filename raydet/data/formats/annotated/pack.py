@@ -65,7 +65,9 @@ def _tell_notes(table: Table, rows: Ints, faults: Faults) -> tuple[int, list[int
             faults.add(note.rule, note.what, kind=note.kind, examples=[example], hint=note.hint)
             if "-E" in note.rule:
                 bad += note.kind == BOXES
-                refused += [row] if note.kind == IMAGES else []
+                if note.kind == IMAGES:
+                    refused.append(row)
+                    faults.unusable += [(table.names[row], note.rule)] if table.names[row] else []
     return bad, refused
 
 
@@ -81,6 +83,7 @@ def _sound_images(table: Table, rows: Ints, states_size: bool, faults: Faults) -
             faults.add(rule, what, kind=IMAGES, count=found.size, examples=shown, hint=hint)
             if "-E" in rule:
                 live[found] = False
+                faults.unusable += [(names[i], rule) for i in found.tolist() if names[i]]
 
     written, header = table.written_hw[rows], table.header_hw[rows]
     hint = "Annotations and images belong together: put them into one folder, or into images/ beside them."

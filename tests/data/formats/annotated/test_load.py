@@ -154,6 +154,15 @@ def test_a_list_that_names_what_is_not_annotated_is_refused(tmp_path: Path) -> N
         load(tmp_path, chosen=None)
     assert caught.value.rule == "VOC-E02"
     assert len(skipped(tmp_path, chosen=None)) == 2
+    for text in ("JPEGImages/c.jpg", "/content/VOC/JPEGImages/c.jpg 0,0,1,1,2", "Annotations/c", "c.xml\r\n\r\n"):
+        (tmp_path / "ImageSets" / "train.txt").write_text(text)
+        assert load(tmp_path, chosen=None).names.tolist() == ["JPEGImages/c.jpg"], text
+    (tmp_path / "again").mkdir()
+    (tmp_path / "again" / "c.xml").write_text(voc_xml("a b.jpg", [GOOD]))
+    (tmp_path / "ImageSets" / "train.txt").write_text("c\n")
+    assert refused(tmp_path, chosen=None).rule == "VOC-E02"
+    (tmp_path / "ImageSets" / "train.txt").write_text("again/c\n")
+    assert load(tmp_path, chosen=None).names.tolist() == ["JPEGImages/a b.jpg"]
 
 
 def test_other_files_of_the_kind_are_told_apart(tmp_path: Path) -> None:
