@@ -96,8 +96,16 @@ def _local_coco(cfg: Config, split: Split, root: Path, json_path: Path, left_out
 
 def _coco(cfg: Config, split: Split, file: Path, places: Sequence[Files], left_out: Collection[str]) -> DetectionIndex:
     data = cfg.data
-    bad: OnBad = {"on_bad": data.on_bad, "max_bad": data.max_bad}
-    return load_coco(file, places, data.class_ids, role=split, left_out=left_out, present=True, **bad)
+    return load_coco(
+        file,
+        places,
+        data.class_ids,
+        role=split,
+        left_out=left_out,
+        present=True,
+        on_bad=data.on_bad,
+        max_bad=data.max_bad,
+    )
 
 
 def _by_own_names(
