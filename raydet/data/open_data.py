@@ -31,6 +31,13 @@ class OpenedData:
     """val and test have the classes of train."""
     found: dict[Split, Faults] = field(default_factory=dict)
     """What is wrong or odd with each split."""
+    left_out: dict[str, int] = field(default_factory=dict)
+    """Images of train that training leaves out, by why."""
+
+    @property
+    def train_images(self) -> int:
+        """Images that are trained on."""
+        return len(self.splits["train"]) - sum(self.left_out.values())
 
     @property
     def faults(self) -> Faults:
@@ -87,7 +94,7 @@ def open_data(cfg: Config, splits: Sequence[Split]) -> OpenedData:
         index = data.splits[split] = _in_classes_of_train(data, split, index, faults)
         faults.extend(index.faults)
         if split == "train":
-            _note_training(cfg, index, faults)
+            data.left_out = _note_training(cfg, index, faults)
         else:
             _note_scoring(split, index, faults)
     return data
@@ -128,26 +135,34 @@ def _in_classes_of_train(data: OpenedData, split: Split, index: Index, faults: F
         return index
 
 
-def _note_training(cfg: Config, index: Index, faults: Faults) -> None:
-    """Count what training leaves out, refuse what leaves nothing, and say which boxes no anchor meets."""
+def _note_training(cfg: Config, index: Index, faults: Faults) -> dict[str, int]:
+    """Count what training leaves out, refuse what leaves nothing, and say which boxes no anchor meets.
+
+    Returns:
+        How many images are left out, by why.
+    """
     if isinstance(index, ClassificationIndex):
         if index.num_classes == 1:
             what = f"there is one class, {index.class_names[0]!r}: a classifier has nothing to tell apart"
             faults.add("DIR-E13", what, file=index.file, hint="Add images of what it is not, in a folder of their own.")
-        return
+        return {}
+    left_out: dict[str, int] = {}
     for why, mask in index.not_trained(cfg).items():
         rule, rows = ("BOX-W02" if why == TOO_SMALL else "BOX-W01"), np.flatnonzero(mask)
         if len(rows):
+            left_out[why] = len(rows)
             hint = None if why == TOO_SMALL else "data.skip_empty=false trains on them as background."
             what = f"images {why} are left out of training"
             shown = [Example(index.names[row]) for row in rows[:SHOWN].tolist()]
             faults.add(rule, what, file=index.file, kind="images", count=len(rows), examples=shown, hint=hint)
-    try:
-        index.train_rows(cfg)
-    except DataError as error:
-        faults.add_error(error)
+    if sum(left_out.values()) == len(index):
+        try:
+            index.train_rows(cfg)
+        except DataError as error:
+            faults.add_error(error)
     if (advice := unmatched(cfg, index)) is not None:
         faults.add("BOX-W03", advice, file=index.file)
+    return left_out
 
 
 def _note_scoring(split: Split, index: Index, faults: Faults) -> None:

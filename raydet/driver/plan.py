@@ -96,7 +96,7 @@ def make_plan(cfg: Config, *, fresh: bool = False) -> Plan:
             replace(r, notes=(*r.notes, *built_otherwise(model, r.path), *other_classes(names, r)))
             for r in load_weights(cfg, model)
         )
-    images = len(train_index.train_rows(cfg))
+    images = data.train_images
     batch = cfg.global_batch
     if batch < cfg.scaling.worker_range[1]:
         raise ConfigError(
@@ -111,9 +111,8 @@ def make_plan(cfg: Config, *, fresh: bool = False) -> Plan:
         )
     names = [str(name) for name in train_index.class_names]
     ids = train_index.category_ids.tolist()
-    left_out = {why: int(mask.sum()) for why, mask in train_index.not_trained(cfg).items() if mask.any()}
     check_lone_images(cfg, classes)
-    return Plan(cfg, folder, images, steps, len(val_index), names, ids, data.notes, loaded, continues, left_out)
+    return Plan(cfg, folder, images, steps, len(val_index), names, ids, data.notes, loaded, continues, data.left_out)
 
 
 def _check_weights(cfg: Config) -> None:

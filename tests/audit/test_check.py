@@ -329,3 +329,12 @@ def test_python_has_the_verb_too(shop: Path) -> None:
 
     audit = raydet.check(override(guess(shop), {"model.image_size": 128}), stream=io.StringIO())
     assert audit.verdict is None and "check" in dir(raydet)
+
+
+def test_a_data_set_is_looked_at_for_the_model_of_a_recipe(shop: Path) -> None:
+    from raydet.cli.commands import _data_config
+
+    cfg = _data_config(str(shop), "efficientdet_d2_coco", {"data.min_box": 2.0})
+    assert (cfg.model.name, cfg.data.root, cfg.data.min_box) == ("efficientdet_d2", str(shop), 2.0)
+    assert cfg.data.train == "annotations/instances_train.json"
+    assert _data_config(str(shop), None, {}).model.name == "efficientdet_d0"

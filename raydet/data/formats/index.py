@@ -201,10 +201,6 @@ class ClassificationIndex:
         """Return the rows to train on: all."""
         return np.arange(len(self), dtype=np.int64)
 
-    def not_trained(self, cfg: Config) -> dict[str, npt.NDArray[np.bool_]]:
-        """Return which images training leaves out, by why: none."""
-        return {}
-
     def select(self, rows: Ints) -> "ClassificationIndex":
         """Return the index of some of the images, in the order of `rows`."""
         names = Texts.pack([self.names[i] for i in rows.tolist()])

@@ -17,8 +17,8 @@ from raydet.models.efficientdet_variants import EfficientDetVariant
 
 Floats = npt.NDArray[np.float64]
 
-_MOST_AT_THE_DOOR = 10_000
-"""Boxes that are measured when a run starts: some 20 ms, and 0.5 % of the true share."""
+_MOST_AT_THE_DOOR = 2000
+"""Boxes that are measured when a run starts: some 50 ms, and the share to 1 %."""
 _TINY = 16
 """Pixels of the input; the smallest anchor of D0 has 32."""
 

@@ -13,13 +13,17 @@ from itertools import product
 from typing import Any
 from urllib.parse import unquote
 
-from raydet.data.columns import spread_over
+import numpy as np
+
+from raydet.data.columns import Texts, spread_over
 from raydet.data.formats.coco.images import PLAIN_NAME, check_name
 from raydet.data.storage.files import Files
 from raydet.exceptions import DataError
 
 _PROBES = 20
 """Names whose files are looked for, and as many again of those with unusual letters."""
+_USUAL = np.zeros(256, bool)
+_USUAL[[byte for byte in range(128) if PLAIN_NAME.fullmatch(chr(byte)) or chr(byte) in "./-"]] = True
 _DEEPEST = 6
 """Folders that a name may begin with in vain."""
 
@@ -76,7 +80,7 @@ class Located:
     """Of the names tried, those that have a file."""
 
 
-def locate(names: Sequence[str], places: Sequence[Files]) -> Located:
+def locate(names: Texts, places: Sequence[Files]) -> Located:
     """Return the place and the reading under which most of some names have files; of equals the first and simplest.
 
     Args:
@@ -100,11 +104,13 @@ def locate(names: Sequence[str], places: Sequence[Files]) -> Located:
     return best
 
 
-def _probes(names: Sequence[str]) -> list[str]:
-    rows = spread_over(len(names), _PROBES).tolist()
-    odd = [i for i, name in enumerate(names) if name and not PLAIN_NAME.fullmatch(name)]
-    rows += [odd[i] for i in spread_over(len(odd), _PROBES).tolist()] if odd else []
-    return [names[i] for i in dict.fromkeys(rows) if names[i]]
+def _probes(names: Texts) -> list[str]:
+    """Some names, and some of those with unusual letters; no name but these is unpacked."""
+    odd_bytes = np.flatnonzero(~_USUAL[names.bytes])
+    odd = np.unique(np.searchsorted(names.first, odd_bytes, side="right") - 1)
+    rows = [*spread_over(len(names), _PROBES), *(odd[spread_over(len(odd), _PROBES)] if len(odd) else [])]
+    found = [names[row] for row in dict.fromkeys(map(int, rows))]
+    return [name for name in found if name]
 
 
 def _readings(probes: Sequence[str]) -> Iterator[NameReading]:
@@ -125,13 +131,13 @@ def _exists(place: Files, name: str) -> bool:
         return False
 
 
-def _one_to_one(reading: NameReading, names: Sequence[str]) -> bool:
+def _one_to_one(reading: NameReading, names: Texts) -> bool:
     """Whether no two images become one: a/1.jpg and b/1.jpg are not 1.jpg."""
-    given = {name for name in names if name}
+    given = {name for name in names.tolist() if name}
     return len({reading(name) for name in given}) == len(given)
 
 
-def _respelt(best: Located, probes: Sequence[str], places: Sequence[Files], names: Sequence[str]) -> Located:
+def _respelt(best: Located, probes: Sequence[str], places: Sequence[Files], names: Texts) -> Located:
     """Return what finds more with the files' own Unicode forms, which a walk through the folder tells."""
     for place in [best.files] if best.found else places:
         walk: Any = getattr(place, "walk", None)

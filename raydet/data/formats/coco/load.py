@@ -84,16 +84,17 @@ def _located(
     path: Path, columns: Columns, places: Sequence[Files], role: Role, faults: Faults, present: bool
 ) -> tuple[Files, Columns]:
     """Where the images lie, and the columns with the names of their files."""
-    names = Texts(columns["name_bytes"], columns["name_first"]).tolist()
-    found = locate(names, places)
-    if present and names and not found.found:
+    texts = Texts(columns["name_bytes"], columns["name_first"])
+    found = locate(texts, places)
+    if present and len(texts) and not found.found:
         where = " or ".join(place.place for place in places)
-        what = f"none of {found.tried} images tried is in {where}, e.g. {names[0]}"
+        what = f"none of {found.tried} images tried is in {where}, e.g. {texts[0]}"
         holder = "It" if len(places) == 1 else places[0].place
         hint = f"{holder} holds {places[0].listing(5)}. Is data.{role}_images right?"
         faults.add("COCO-E30", what, file=path, hint=hint)
     if found.reading is AS_WRITTEN:
         return found.files, columns
+    names = texts.tolist()
     read = [found.reading(name) for name in names]
     changed = [i for i, (new, old) in enumerate(zip(read, names, strict=True)) if new != old]
     shown = [Example(f"{names[i]} -> {read[i]}") for i in changed[:SHOWN]]

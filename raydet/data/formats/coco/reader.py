@@ -186,7 +186,7 @@ class _Images:
     def fill_sizes(self, places: Sequence[Files], left_out: Container[str]) -> None:
         """Read the sizes that are missing from the images, and count the faulty records."""
         if not self.alone:
-            located = locate(self.names, places)
+            located = locate(Texts.pack(self.names), places)
             names = [located.reading(name) for name in self.names]
             self._size -= images.fill_sizes(self.log, names, self.sizes, located.files, left_out)
         _count(self.log, self._size)

@@ -9,6 +9,7 @@ import pytest
 
 from raydet.config import Config, override
 from raydet.data import open_split
+from raydet.data.columns import Texts
 from raydet.data.formats.coco.file_names import NameReading, locate
 from raydet.data.storage.files import Folder
 from raydet.exceptions import DataError
@@ -90,7 +91,7 @@ def test_a_name_leads_nowhere_by_its_encoding(tmp_path: Path) -> None:
     (tmp_path / "images" / "a").mkdir(parents=True)
     (tmp_path / "images" / "a" / "b c.jpg").touch()
     names = ["a/b%20c.jpg", "%2e%2e/secret.jpg", "a/%2e%2e/%2e%2e/secret.jpg", "%2Fetc%2Fpasswd", "a/%00.jpg"]
-    found = locate(names, [Folder(tmp_path / "images")])
+    found = locate(Texts.pack(names), [Folder(tmp_path / "images")])
     assert found.found == 1 and found.reading == NameReading(decode=True)
     assert [found.reading(name) for name in names] == ["a/b c.jpg", *names[1:]]
 

@@ -52,7 +52,7 @@ def test_records_of_later_batches_are_named_by_their_place(tmp_path: Path, monke
     del content["annotations"][451]["id"]
     path = tmp_path / "a.json"
     path.write_text(json.dumps(content))
-    assert [fault.record for fault in parse(path, Folder(tmp_path))[2].errors] == ["annotations[451]"]
+    assert [fault.record for fault in parse(path, [Folder(tmp_path)])[2].errors] == ["annotations[451]"]
 
 
 @pytest.mark.parametrize("before", [False, True], ids=["images-first", "annotations-first"])
@@ -67,7 +67,7 @@ def test_order_and_spacing_of_the_file_do_not_matter(
         content = {"annotations": content.pop("annotations"), **content}
     path = tmp_path / "a.json"
     path.write_text(json.dumps({"info": {"a": [{}, {"b": "}, {"}]}, **content}, indent=indent), encoding="utf-8")
-    columns, alone, faults = parse(path, Folder(tmp_path))
+    columns, alone, faults = parse(path, [Folder(tmp_path)])
     assert alone
     assert [fault.rule for fault in faults] == ["COCO-W27"]
     assert columns["ids"].tolist() == [10 + i for i in range(300)]
@@ -115,10 +115,10 @@ def test_cut_at_any_byte_is_named_so(tmp_path: Path, monkeypatch: pytest.MonkeyP
     for size in range(len(whole)):
         path.write_bytes(whole[:size])
         with pytest.raises(DataError, match=r"cut|not UTF-8") as caught:
-            parse(path, Folder(tmp_path))
+            parse(path, [Folder(tmp_path)])
         assert caught.value.rule == "COCO-E01"
     path.write_bytes(whole)
-    assert len(parse(path, Folder(tmp_path))[0]["ids"]) == 2
+    assert len(parse(path, [Folder(tmp_path)])[0]["ids"]) == 2
 
 
 def test_top_level_list_other_encodings_and_missing_files_are_refused(tmp_path: Path) -> None:

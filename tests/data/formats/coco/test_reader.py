@@ -175,7 +175,7 @@ def test_a_key_that_stands_twice_is_found_in_records_and_at_the_top(tmp_path: Pa
     path = write_coco(tmp_path, truth(), images=False)
     text = path.read_text().replace('"id": 102,', '"id": 102, "bbox": [1, 2, 3, 4],')
     path.write_text(text[:-1] + ', "annotations": []}')
-    _, _, faults = parse(path, Folder(tmp_path))
+    _, _, faults = parse(path, [Folder(tmp_path)])
     found = [(fault.record, fault.value) for fault in faults if fault.rule == "COCO-E40"]
     assert found == [("annotation 102", "['bbox']"), (None, None)]
 
@@ -243,7 +243,7 @@ def test_mutated_files_end_in_an_index_that_holds_or_a_data_error(
     path = tmp_path / "a.json"
     path.write_text(json.dumps(content))
     try:
-        columns, _, faults = parse(path, Folder(tmp_path / "train"))
+        columns, _, faults = parse(path, [Folder(tmp_path / "train")])
     except DataError:
         return
     json.loads(faults.to_json())
