@@ -72,11 +72,12 @@ def config_of(recipe: str | None, base: str | None, changes: Mapping[str, Any], 
     if model is not None:
         changes = {"model.name": model, **changes}
     if recipe is not None:
-        from raydet.driver.own_data import is_place, own_data
         from raydet.recipes.own_data import OWN_DATA
 
         own = recipe in OWN_DATA
-        if own or is_place(recipe):
+        if own or _is_place(recipe):
+            from raydet.driver.own_data import own_data
+
             found = own_data(None, {"model.name": recipe, **changes}) if own else own_data(recipe, changes)
             print("\n".join(found.lines()), file=sys.stderr, flush=True)
             return found.cfg
@@ -84,6 +85,13 @@ def config_of(recipe: str | None, base: str | None, changes: Mapping[str, Any], 
             raise ConfigError(f"no such file or folder: {recipe}")
     cfg = recipes.recipe(recipe) if recipe is not None else load(Path(str(base)))
     return override(cfg, changes)
+
+
+def _is_place(word: str) -> bool:
+    """Whether a word names a data set rather than a recipe: a file or folder that is there, or an address."""
+    from raydet import recipes
+
+    return word not in recipes.RECIPES and ("://" in word or Path(word).expanduser().exists())
 
 
 def _help(recipe: str | None) -> list[str]:

@@ -8,7 +8,7 @@ from raydet.cli.parser import VerbParser, print_result
 from raydet.config import Config, nearest
 from raydet.exceptions import ConfigError
 
-_NOT_OF_A_SEARCH = ("help", "json", "recipe", "base", "space")
+_NOT_OF_A_SEARCH = ("help", "json", "recipe", "model", "base", "space")
 """Options that a range test takes too."""
 
 
@@ -40,7 +40,7 @@ def run(words: list[str]) -> None:
     parser.add_argument("--warm-start", metavar="FOLDER", help="try the best points of an earlier search first")
     parser.add_argument("--dry-run", action="store_true", help="show what would be tried, and do nothing")
     options, changes = parser.parse(words)
-    cfg = config_of(options.recipe, options.base, changes)
+    cfg = config_of(options.recipe, options.base, changes, options.model)
     if nearest((options.space or "").replace("-", "_"), ["lr_range_test"], 1):
         return _range_test(options, cfg, parser)
     from raydet.cli.tune_result import as_values, lines

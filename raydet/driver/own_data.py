@@ -61,11 +61,6 @@ class OwnData:
         return [f"chosen    {key} {value}: {why}" for key, value, why in self.chosen]
 
 
-def is_place(word: str) -> bool:
-    """Whether a word names a data set rather than a recipe: a file or folder that is there, or an address."""
-    return word not in recipes.RECIPES and (is_remote(word) or Path(word).expanduser().exists())
-
-
 def own_data(place: str | Path | None, changes: Mapping[str, Any]) -> OwnData:
     """Return the configuration to train on a data set of one's own.
 

@@ -23,8 +23,8 @@ from raydet.recipes import recipe
 from tests.commands import ROOT, environment
 
 FLAGS = {
-    "fit": "--dry-run --from",
-    "tune": "--algorithm --budget --concurrent --confirm --dry-run --from --num-samples --objective --patience "
+    "fit": "--dry-run --from --model",
+    "tune": "--algorithm --budget --concurrent --confirm --dry-run --from --model --num-samples --objective --patience "
     "--scheduler --set --space --warm-start",
     "evaluate": "--out --split",
     "predict": "--annotations --class-agnostic-nms --max-detections --out --recursive --score",
@@ -109,7 +109,7 @@ def test_the_examples_of_help_are_read_without_a_fault(
     monkeypatch.setattr(VerbParser, "parse", only_read)
     assert [cli.run(shlex.split(line)[1:]) for line in lines] == [0] * len(seen) and lines
     for options, changes in seen:
-        if verb in ("fit", "tune"):
+        if verb in ("fit", "tune") and options.recipe != "path/to/data":
             config_of(options.recipe, options.base, changes)
 
 

@@ -59,7 +59,7 @@ DEMO = "fit demo_classification "
         (DEMO + "--qwertz 1", "--qwertz: no such flag; see `raydet fit --help`"),
         ("fit demo_clasification", "no recipe 'demo_clasification'; did you mean demo_classification"),
         # words too few, too many or twice
-        ("fit", "name a recipe, or --from a run's config.json; `raydet fit --help` lists the recipes"),
+        ("fit", "name a data set or a recipe, or --from a run's config.json; see `raydet fit --help`"),
         ("predict runs/demo", "required: images; see `raydet predict --help`"),
         (DEMO + "stray", "unexpected word 'stray'; a setting is written --section.field value"),
         (DEMO + "--optim.lr", "--optim.lr needs a value (FLOAT)"),

@@ -7,7 +7,7 @@ import pytest
 
 import raydet
 from raydet.config import override
-from raydet.driver.own_data import OwnData, is_place, own_data
+from raydet.driver.own_data import OwnData, own_data
 from raydet.driver.plan import make_plan
 from raydet.exceptions import ConfigError
 from raydet.models.weights import published
@@ -90,9 +90,7 @@ def test_a_file_of_another_content_is_not_taken_for_the_published_one(
     assert not published.cache_path("torchvision:x").exists()
 
 
-def test_a_place_is_told_from_a_recipe_and_an_unknown_model_from_both(toy_detection: Path) -> None:
-    assert is_place(str(toy_detection)) and is_place("s3://bucket/data") and not is_place("efficientdet_d0")
-    assert not is_place("/no/such/place")
+def test_an_unknown_model_is_refused_with_the_nearest(toy_detection: Path) -> None:
     with pytest.raises(ConfigError, match="no model 'efficientdet_d9' with defaults for own data; did you mean"):
         own_data(toy_detection, {"model.name": "efficientdet_d9"})
 

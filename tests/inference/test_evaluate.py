@@ -76,7 +76,7 @@ def test_a_split_without_boxes_is_refused_in_words(trained_detector: Path, toy_d
     whole = json.loads((folder / "instances_val.json").read_text())
     crowds = whole | {"annotations": [one | {"iscrowd": 1} for one in whole["annotations"]]}
     bare = {key: whole[key] for key in ("images", "categories")}
-    for name, content, said in (("bare", bare, "no boxes"), ("crowds", crowds, "only crowds")):
+    for name, content, said in (("bare", bare, "no boxes"), ("crowds", crowds, "no boxes but crowds")):
         (folder / f"{name}.json").write_text(json.dumps(content))
         changes = {"data.test": f"annotations/{name}.json", "data.test_images": "val"}
         with pytest.raises(DataError, match=rf"(?s){said}.*raydet predict"):

@@ -442,7 +442,7 @@ def test_a_part_of_a_split_holds_the_rows_asked_for(detection: Config, classific
         ("run", "x.onnx", {"images": 0}, "images must be at least 1, got 0"),
         ("y.onnx", "x.onnx", {}, r"y\.onnx is an exported file already"),
         ("no/such/run", "x.onnx", {}, "no checkpoint, run folder or recipe 'no/such/run'"),
-        ("efficientnet_b0", "x.onnx", {}, "no checkpoint, run folder or recipe"),
+        ("efficientnet_x0", "x.onnx", {}, "no checkpoint, run folder or recipe"),
     ],
 )
 def test_what_cannot_be_exported_is_named_before_any_work(

@@ -222,7 +222,7 @@ def test_every_recipe_names_itself_and_a_model_that_exists(name: str) -> None:
 
 def test_an_unknown_recipe_is_refused_with_the_nearest() -> None:
     with pytest.raises(ConfigError, match="efficientdet_d0_coco"):
-        recipe("efficientdet_d0")
+        recipe("efficientdet_d0_cocoo")
 
 
 # --- quantization-aware training ---
