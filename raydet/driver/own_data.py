@@ -55,10 +55,16 @@ class OwnData:
     cfg: Config
     chosen: tuple[tuple[str, str, str], ...]
     """Setting, value and reason of what was chosen."""
+    assumed: tuple[str, ...] = ()
+    """What was assumed of the data set."""
 
     def lines(self) -> list[str]:
-        """Return one line for each choice."""
-        return [f"chosen    {key} {value}: {why}" for key, value, why in self.chosen]
+        """Return lines for people: what was found, what was assumed, and each choice."""
+        data = self.cfg.data
+        splits = [f"{name} {where}" for name in ("train", "val", "test") if (where := getattr(data, name)) is not None]
+        found = f"found     {data.format} in {data.root}: {', '.join(splits)}"
+        assumed = [f"assumed   {text}" for text in self.assumed]
+        return [found, *assumed, *(f"chosen    {key} {value}: {why}" for key, value, why in self.chosen)]
 
 
 def own_data(place: str | Path | None, changes: Mapping[str, Any]) -> OwnData:
@@ -71,7 +77,8 @@ def own_data(place: str | Path | None, changes: Mapping[str, Any]) -> OwnData:
     Raises:
         ConfigError: nothing known lies there, or no such model. DataError: the data.
     """
-    found = {} if place is None else _found(str(place))
+    assumed: list[str] = []
+    found = {} if place is None else _found(str(place), changes.get("data.format"), assumed)
     name = str(changes.get("model.name", found.get("model.name", "efficientdet_d0")))
     if name not in OWN_DATA:
         close = nearest(name, OWN_DATA) or ["efficientdet_d0", "efficientnet_b0"]
@@ -79,15 +86,15 @@ def own_data(place: str | Path | None, changes: Mapping[str, Any]) -> OwnData:
     cfg = override(recipes.recipe(name), {**found, **changes, "model.name": name})
     if place is not None and "run.name" not in changes:
         cfg = override(cfg, {"run.name": _run_name(str(place))})
-    return _fitted(cfg, frozenset(changes))
+    return replace(_fitted(cfg, frozenset(changes)), assumed=tuple(assumed))
 
 
-def _found(place: str) -> dict[str, Any]:
+def _found(place: str, wanted: str | None, assumed: list[str]) -> dict[str, Any]:
     if is_remote(place):
         raise ConfigError(
             f"what lies at {place} cannot be guessed; give --data.root {place} and --data.format to a model"
         )
-    found = differences(Config(), guess(Path(place).expanduser()))
+    found = differences(Config(), guess(Path(place).expanduser(), assumed.append, wanted))
     return {key: value for key, (_, value) in found.items()}
 
 

@@ -137,7 +137,7 @@ def _left_out(row: Figures) -> list[str]:
 def status(board: Board) -> RenderableType:
     """Return the two lines below the table: the bar with the times, and what the run does now."""
     if not board.running:
-        return Text(f"starting Ray workers ...  {duration(board.elapsed_s)}", style="dim")
+        return Text(f"starting ...  {duration(board.elapsed_s)}", style="dim")
     bar = Table.grid(padding=(0, 1), expand=True)
     bar.add_column(no_wrap=True)
     bar.add_column(ratio=1)
@@ -168,7 +168,7 @@ def _now(board: Board) -> list[str]:
 def plain_step(board: Board) -> str:
     """Return the line for within an epoch, or for before the first step."""
     if not board.running:
-        return f"starting Ray workers ...  {duration(board.elapsed_s)}"
+        return f"starting ...  {duration(board.elapsed_s)}"
     return _GAP.join([*_now(board), *_times(board)])
 
 

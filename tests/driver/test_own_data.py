@@ -30,7 +30,9 @@ def test_boxes_give_a_detector_with_size_anchors_batch_and_epochs(toy_detection:
     assert {"model.image_size", "data.batch_size", "schedule.epochs", "optim.lr", "ema.decay"} <= set(chosen(found))
     assert cfg.model.image_size == 256 and cfg.data.batch_size == 4  # digits are large; 24 images
     assert cfg.schedule.epochs * 6 == pytest.approx(800, abs=6)
-    assert all(line.startswith("chosen    ") and ": " in line for line in found.lines())
+    said, *lines = found.lines()
+    assert said.startswith(f"found     coco in {toy_detection}: train annotations/instances_train.json, val ")
+    assert all(line.startswith("chosen    ") and ": " in line for line in lines)
     assert make_plan(override(cfg, {"run.storage_path": str(toy_detection.parent / "no")})).steps_per_epoch == 6
 
 
@@ -104,6 +106,6 @@ def test_fit_takes_a_place_and_the_same_call_again_is_the_same_run(
         **{"schedule.epochs": 1, "run.storage_path": str(tmp_path), "scaling.threads": 1},
     }
     first = raydet.fit(toy_classification, changes, out=(out := io.StringIO()))
-    assert out.getvalue().startswith("chosen    ") and "random weights" in out.getvalue()
+    assert out.getvalue().startswith("found     folder in ") and "random weights" in out.getvalue()
     assert first.config.model.image_size == 64 and first.dir == tmp_path / "classification"
     assert raydet.fit(str(toy_classification), changes, out=io.StringIO()).best == first.best

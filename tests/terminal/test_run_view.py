@@ -83,7 +83,7 @@ def test_elsewhere_than_on_a_terminal_each_epoch_is_one_line(tmp_path: Path) -> 
         out,
     )
     first, *lines = out.getvalue().splitlines()
-    assert first == "starting Ray workers ...  0:00:00"
+    assert first == "starting ...  0:00:00"
     assert [line.split("  ")[0] for line in lines] == ["epoch 1/3", "epoch 2/3", "epoch 3/3"]
     assert lines[0].startswith(
         "epoch 1/3  train loss 1.0000  AP 0.100  eval loss 2.0000  AP50 0.150  images/s 1234  wait 12%  lr 1.0e-02"
@@ -109,7 +109,7 @@ def test_on_a_terminal_the_table_grows_above_the_bar(tmp_path: Path, monkeypatch
         ),
         out,
     )
-    assert "starting Ray workers" in out.getvalue() and "waits for data 50%" in out.getvalue()
+    assert "starting ..." in out.getvalue() and "waits for data 50%" in out.getvalue()
     assert screen(out.getvalue()) == [
         "epoch  train loss      AP  eval loss    AP50  images/s  wait       lr   memory",
         "  1/2      1.0000   0.100     2.0000   0.150      1234   12%  1.0e-02   3.2 GB",
@@ -155,7 +155,7 @@ def test_a_long_epoch_gives_a_line_each_half_minute(tmp_path: Path) -> None:
     )
     run_view._follow_plain(board, out, script)
     lines = out.getvalue().splitlines()
-    assert lines[0] == "starting Ray workers ...  0:00:00"
+    assert lines[0] == "starting ...  0:00:00"
     assert lines[1:] == [
         "epoch 1/2  step 11/100  loss 0.5000  99.0 images/s  waits for data 50%  elapsed 0:00:45  left 0:11:02"
     ]
