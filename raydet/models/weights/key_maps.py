@@ -68,6 +68,19 @@ def family(tensors: dict[str, Tensor]) -> tuple[str, Kind] | None:
     return None
 
 
+_TRANSFORMERS = "transformers' EfficientNet (TensorFlow's weights, as timm:tf_efficientnet_b0.in1k)"
+_NOT_READ = {
+    "backbone_net.model._conv_stem.conv.weight": "zylo117's EfficientDet (TensorFlow's, as effdet:tf_efficientdet_d0)",
+    "efficientnet.embeddings.convolution.weight": _TRANSFORMERS,
+    "embeddings.convolution.weight": _TRANSFORMERS,
+}
+
+
+def not_read(tensors: dict[str, Tensor]) -> str | None:
+    """Return whose network the tensors are by names that raydet does not read, and what to take instead; or None."""
+    return next((what for key, what in _NOT_READ.items() if key in tensors), None)
+
+
 def to_our_names(
     tensors: dict[str, Tensor], source: str, kind: Kind, depths: tuple[int, ...], head_levels: int, num_classes: int
 ) -> Mapped:

@@ -18,7 +18,7 @@ from raydet.models.efficientdet import EfficientDet
 from raydet.models.efficientnet import Backbone, EfficientNet
 from raydet.models.weights import quantizer_ranges
 from raydet.models.weights.files import WeightFile, read, resolve
-from raydet.models.weights.key_maps import HEAD, SOURCES, Mapped, family, finite, to_our_names
+from raydet.models.weights.key_maps import HEAD, SOURCES, Mapped, family, finite, not_read, to_our_names
 from raydet.models.weights.traits import Traits, traits_of
 from raydet.models.weights.widths import fitting_names
 
@@ -142,6 +142,9 @@ def _mapped(model: Model, file: WeightFile, source: str | None) -> Mapped:
         raise WeightsError(f"source must be one of {', '.join(SOURCES)}, got {source!r}")
     found = family(file.tensors)
     if found is None:
+        known = not_read(file.tensors)
+        if known is not None:
+            raise WeightsError(f"{file.path} is by the names of {known}; raydet does not read these names")
         first = ", ".join(list(file.tensors)[:3])
         raise WeightsError(
             f"{file.path} holds no EfficientNet or EfficientDet that raydet knows; its first keys: {first}"

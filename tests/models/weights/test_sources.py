@@ -69,6 +69,27 @@ def test_a_copy_that_is_averaged_is_told_from_the_plain_one():
         network_in({"a.conv_stem.weight": plain, "b.conv_stem.weight": plain}, ema=True)
 
 
+@pytest.mark.parametrize(
+    ("first", "beside", "said"),
+    [
+        (
+            "backbone_net.model._conv_stem.conv.weight",
+            "bifpn.0.p6_w1",
+            "zylo117's EfficientDet.*effdet:tf_",
+        ),
+        ("efficientnet.embeddings.convolution.weight", "classifier.weight", "transformers' EfficientNet.*timm:"),
+        ("layer1.0.conv1.weight", "fc.weight", "holds no EfficientNet or EfficientDet that raydet knows"),
+    ],
+)
+def test_names_that_are_known_and_not_read_are_refused_as_whose_they_are(first, beside, said, tmp_path):
+    torch.save({first: torch.zeros(1), beside: torch.zeros(1)}, tmp_path / "a.pth")
+    model = models.build("efficientdet_demo", 3)
+    before = {key: x.clone() for key, x in model.state_dict().items()}
+    with pytest.raises(WeightsError, match=said):
+        weights.load(model, tmp_path / "a.pth")
+    assert all(torch.equal(x, before[key]) for key, x in model.state_dict().items())
+
+
 # --- the published lite files, by lukemelas' names
 
 
