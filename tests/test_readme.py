@@ -118,7 +118,9 @@ def test_looking_through_data(toy_detection: Path, tmp_path: Path, raydet: Run) 
     words = readme_command("raydet check")
     words[words.index("/data/shop")] = str(toy_detection)
     assert "result    good" in raydet(words)
-    assert {p.name for p in (tmp_path / "check").iterdir()} == {"report.json", "quarantine.txt", "plots"}
+    assert {p.name for p in (tmp_path / "check").iterdir()} == {
+        *("report.json", "quarantine.txt", "duplicates.csv", "plots")
+    }
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@
 `fit`, its dry run, `tune`, `evaluate` and `check` begin with it, so they agree; `check` then looks at every image.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -18,8 +19,8 @@ from raydet.exceptions import DataError
 
 _NOT_THERE = ("DIR-E01", "YOLO-E06", "ANN-E21")
 """Rules of a split that there is none of."""
-_LEFT_OUT = tuple(f"({rule})" for rule in ("BOX-W01", "BOX-W02", "BOX-W03", "DIR-W09", "DIR-W10", "DIR-W11", "IMG-W20"))
-"""What a user must know before all else: it changes what is trained on."""
+_LEFT_OUT = re.compile(r"\((?:[A-Z]+-E\d+|BOX-W01|BOX-W02|BOX-W03|DIR-W09|DIR-W10|DIR-W11|IMG-W20)\)$")
+"""Rules that a user must know of before all else: they change what is trained on."""
 
 
 @dataclass
@@ -51,7 +52,7 @@ class OpenedData:
     def notes(self) -> list[str]:
         """What is left out, then what was accepted or repaired: one line a split and rule."""
         lines = [f"{split}: {line}" for split, found in self.found.items() for line in found.notes()]
-        return sorted(lines, key=lambda line: not line.endswith(_LEFT_OUT))
+        return sorted(lines, key=lambda line: _LEFT_OUT.search(line) is None)
 
     def verdict(self, splits: Sequence[Split] = ("train", "val", "test")) -> DataError | None:
         """Return what refuses these of the splits that were opened; None: they may be used."""

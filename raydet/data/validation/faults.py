@@ -272,8 +272,8 @@ class Faults:
         return [group.line(root) for group in self.by_rule()]
 
     def notes(self) -> list[str]:
-        """Return what was accepted, repaired or left out, one line per rule that ends with it."""
-        return [f"{group.said(1)} ({group.rule})" for group in self.by_rule() if not group.severe]
+        """Return what was left out, accepted or repaired, one line per rule, which ends it; what is left out first."""
+        return [f"{group.said(1)} ({group.rule})" for group in self.by_rule()]
 
     def said(self, fault: Fault) -> str:
         """Return a kind of fault as one line that ends with its rule, as in `index.warnings`."""
