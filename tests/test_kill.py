@@ -122,7 +122,7 @@ def test_ctrl_c_ends_a_run_on_ray_at_once_with_one_line(classification: Config, 
         assert alive(below) == []
     err = (tmp_path / "stderr.txt").read_text().splitlines()
     assert err[-1] == "raydet: interrupted; the same command continues from the last checkpoint"
-    known = {"run", "model", "data", "classes", "train", "starting", "epoch"}
+    known = {"run", "model", "data", "classes", "train", "weights", "starting", "epoch"}
     assert {line.split()[0] for line in err[:-1]} <= known
     plan = make_plan(cfg)
     assert plan.continues is not None and plan.continues.step >= 8 and not plan.finished
