@@ -115,6 +115,7 @@ def test_int8(toy_classification: Path, tmp_path: Path, run_script: Run) -> None
 
 
 @pytest.mark.slow
+@pytest.mark.soak
 def test_search(toy_classification: Path, tmp_path: Path, run_script: Run, shared_ray: None) -> None:
     tiny = "--schedule.epochs 1 --schedule.warmup_epochs 0 --data.workers 0"
     more = ["--num-samples", "2", "--data.root", str(toy_classification)]

@@ -94,7 +94,7 @@ def fit_words(cfg: Config) -> list[str]:
     return ["python", "-m", "raydet", "fit", *words(cfg)]
 
 
-@pytest.mark.ray
+@pytest.mark.soak
 def test_a_submitted_job_trains_to_its_end(classification: Config, cluster: Cluster, tmp_path: Path) -> None:
     """The README's command, from the checkout: 2 workers on a cluster with 1 CPU."""
     cfg = override(classification, {"scaling.num_workers": 2})

@@ -110,7 +110,7 @@ def test_one_worker_that_dies_too_often_fails_the_run_and_the_same_command_goes_
     assert same_as_undisturbed(cfg, 1, tmp_path)
 
 
-@pytest.mark.ray
+@pytest.mark.soak
 def test_ctrl_c_ends_a_run_on_ray_at_once_with_one_line(classification: Config, tmp_path: Path) -> None:
     cfg = override(classification, {"scaling.num_workers": 2, "scaling.cpus_per_worker": 1, "schedule.epochs": 60})
     folder = run_folder(cfg)

@@ -247,6 +247,7 @@ TINY = "--schedule.epochs 1 --schedule.warmup_epochs 0 --data.workers 0"
 
 
 @pytest.mark.slow
+@pytest.mark.soak
 def test_search(toy_classification: Path, tmp_path: Path, raydet: Run, shared_ray: None) -> None:
     words = readme_command("raydet tune demo_classification --space lr_wd")
     words[words.index("--num-samples") + 1], words[words.index("--confirm") + 1] = "2", "1"
@@ -269,6 +270,7 @@ def test_search_by_ranges(toy_detection: Path, tmp_path: Path, raydet: Run, shar
 
 
 @pytest.mark.slow
+@pytest.mark.soak
 def test_the_range_test(toy_classification: Path, raydet: Run, shared_ray: None) -> None:
     words = readme_command("raydet tune demo_classification --space lr-range-test")
     out = raydet([*words, "--data.workers", "0", "--data.root", str(toy_classification), "--json"])

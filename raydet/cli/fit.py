@@ -59,8 +59,18 @@ def add_start(parser: VerbParser) -> None:
     )
 
 
-def config_of(recipe: str | None, base: str | None, changes: Mapping[str, Any], model: str | None = None) -> Config:
+def config_of(
+    recipe: str | None,
+    base: str | None,
+    changes: Mapping[str, Any],
+    model: str | None = None,
+    *,
+    search: bool = False,
+) -> Config:
     """Return the configuration that a data set, a recipe or a config.json gives, with `changes`.
+
+    Args:
+        search: it is for trials, which run on Ray's workers.
 
     Raises:
         ConfigError: neither or both are named, there is none of that name, or the changes do not fit.
@@ -78,6 +88,7 @@ def config_of(recipe: str | None, base: str | None, changes: Mapping[str, Any], 
         if own or _is_place(recipe):
             from raydet.driver.own_data import own_data
 
+            changes = {"scaling.num_workers": 1, **changes} if search else changes
             found = own_data(None, {"model.name": recipe, **changes}) if own else own_data(recipe, changes)
             print("\n".join(found.lines()), file=sys.stderr, flush=True)
             return found.cfg

@@ -40,7 +40,7 @@ def run(words: list[str]) -> None:
     parser.add_argument("--warm-start", metavar="FOLDER", help="try the best points of an earlier search first")
     parser.add_argument("--dry-run", action="store_true", help="show what would be tried, and do nothing")
     options, changes = parser.parse(words)
-    cfg = config_of(options.recipe, options.base, changes, options.model)
+    cfg = config_of(options.recipe, options.base, changes, options.model, search=True)
     if nearest((options.space or "").replace("-", "_"), ["lr_range_test"], 1):
         return _range_test(options, cfg, parser)
     from raydet.cli.tune_result import as_values, lines

@@ -170,7 +170,18 @@ def make_setting(
         **more,
     )
     _check_warm_start(setting)
-    return setting
+    return _as_begun(setting)
+
+
+def _as_begun(setting: Setting) -> Setting:
+    """Return the setting with what was the default when the search under its name began."""
+    path = setting.folder / "search.json"
+    if setting.cfg.data.exif != "auto" or not path.is_file():
+        return setting
+    begun = from_dict(json.loads(path.read_text())["config"])
+    if begun.data.exif is not False:
+        return setting
+    return replace(setting, cfg=override(setting.cfg, {"data.exif": False}))
 
 
 def _listed(value: Sequence[str]) -> Sequence[str]:

@@ -21,7 +21,8 @@ pytest.importorskip("onnxruntime")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["classification", pytest.param("detection", marks=pytest.mark.soak)])
+@pytest.mark.soak
+@pytest.mark.parametrize("kind", ["classification", "detection"])
 def test_floats_and_integers_are_scored_sized_and_timed(
     kind: str, request: pytest.FixtureRequest, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -72,7 +72,7 @@ def test_a_key_that_does_not_exist_is_refused_before_ray_starts(
 
 
 @slow
-@pytest.mark.ray
+@pytest.mark.soak
 def test_a_search_from_the_command_line_to_the_next_fit(cfg: Config, tmp_path: Path) -> None:
     """Some trials can only fail; default and best are repeated."""
     sets = [LR, "data.train=choice(train, nowhere)"]
