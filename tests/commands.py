@@ -141,14 +141,3 @@ def kill(*pids: int) -> None:
     """End processes as the kernel does in need of memory."""
     for pid in pids:
         os.kill(pid, signal.SIGKILL)
-
-
-def last_of_each(words: list[str]) -> list[str]:
-    """Return the words with each flag where it was last: a flag that a test adds stands for the README's own."""
-    flags: dict[str, list[str]] = {}
-    for number, word in enumerate(words):
-        name = f"{word} {number}" if word == "--set" else word
-        if word.startswith("--"):
-            flags.pop(name, None)
-        flags.setdefault(name if word.startswith("--") else next(reversed(flags), ""), []).append(word)
-    return [word for group in flags.values() for word in group]

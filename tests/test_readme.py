@@ -12,7 +12,6 @@ import pytest
 import torch
 
 from raydet.cli import main as cli
-from tests.commands import last_of_each
 from tests.data.formats.annotated.layouts import forty, write_voc
 from tests.data.s3_stub import serving
 from tests.test_examples import CLASSIFIER, DETECTOR
@@ -41,7 +40,7 @@ def raydet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captu
     monkeypatch.chdir(tmp_path)
 
     def run(words: list[str]) -> str:
-        code = cli.run(last_of_each(words))
+        code = cli.run(words)
         out, err = capsys.readouterr()
         assert code == 0, err
         return out
@@ -195,7 +194,7 @@ def test_the_gpu_command(
     small = [*DETECTOR.split(), "--data.root", str(toy_detection), "--model.num_classes", "none"]
     splits = [*("--data.train", "annotations/instances_train.json"), *("--data.val", "annotations/instances_val.json")]
     monkeypatch.chdir(tmp_path)
-    code, err = cli.run(last_of_each([*words, *small, *splits])), capsys.readouterr().err
+    code, err = cli.run([*words, *small, *splits]), capsys.readouterr().err
     if torch.cuda.is_available():
         assert code == 0, err
     else:

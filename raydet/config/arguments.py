@@ -35,10 +35,11 @@ SETTINGS: Mapping[str, FieldType] = _settings()
 def parse_overrides(words: Sequence[str]) -> dict[str, Any]:
     """Return dotted key -> value for words such as `--optim.lr 0.1` or `--optim.lr=0.1`.
 
-    Numbers, true / false and none are read as the field's type says; several words or commas make a list.
+    Numbers, true / false and none are read as the field's type says; several words or commas make a list. Of a key that
+    is given twice the last value counts, so that a word can be added to a command that is there.
 
     Raises:
-        ConfigError: a word that belongs to no key, an unknown key, one given twice, or a key without a value.
+        ConfigError: a word that belongs to no key, an unknown key, or a key without a value.
     """
     return _settings_parser().read(words)[1]
 
@@ -107,7 +108,6 @@ class SettingsParser(argparse.ArgumentParser):
 
     def _examined(self, words: Sequence[str]) -> list[str]:
         """Return the words as argparse is to have them: flags as they are spelt here, a negative number at its flag."""
-        seen: set[str] = set()
         out: list[str] = []
         lacks: str | None = None  # the flag that has no value yet
         for word, after in zip(words, [*words[1:], "--"], strict=False):
@@ -116,11 +116,8 @@ class SettingsParser(argparse.ArgumentParser):
                     raise self._needs_value(lacks, word)
                 name, equals, value = word.partition("=")
                 flag = self._flag(name, value if equals else after)
-                if flag in seen and flag not in self._repeatable:
-                    raise ConfigError(f"{flag} is given twice; give it once")
                 if equals and flag not in self.kinds:
                     raise ConfigError(f"{flag} takes no value, got {word}")
-                seen.add(flag)
                 lacks = None if equals or flag not in self.kinds else flag
                 out.append(flag + equals + value)
             elif lacks and word.startswith("-") and not self.kinds[lacks].items:

@@ -58,14 +58,12 @@ DEMO = "fit demo_classification "
         ("export a b.onnx --tagret x", "--tagret: no such flag; did you mean --target?"),
         (DEMO + "--qwertz 1", "--qwertz: no such flag; see `raydet fit --help`"),
         ("fit demo_clasification", "no recipe 'demo_clasification'; did you mean demo_classification"),
-        # words too few, too many or twice
+        # words too few or too many
         ("fit", "name a data set or a recipe, or --from a run's config.json; see `raydet fit --help`"),
         ("predict runs/demo", "required: images; see `raydet predict --help`"),
         (DEMO + "stray", "unexpected word 'stray'; a setting is written --section.field value"),
         (DEMO + "--optim.lr", "--optim.lr needs a value (FLOAT)"),
         (DEMO + "--optim.lr --json", "--optim.lr needs a value (FLOAT)"),
-        (DEMO + "--optim.lr 1 --optim.lr=2", "--optim.lr is given twice; give it once"),
-        ("predict a b --score 0.1 --score 0.2", "--score is given twice; give it once"),
         (DEMO + "--run.name --x", "--run.name needs a value (TEXT); one that begins with -- is written --run.name=--x"),
         ("predict a b --out --x", "--out needs a value (TEXT); one that begins with -- is written --out=--x"),
         (DEMO + "--dry-run=true", "--dry-run takes no value, got --dry-run=true"),

@@ -62,6 +62,13 @@ def test_every_setting_of_every_recipe_can_be_spelt_out(name: str) -> None:
     assert override(Config(), {**parse_overrides(words), "recipe": name}) == cfg
 
 
+def test_of_a_key_given_twice_the_last_value_counts() -> None:
+    assert parse_overrides(["--optim.lr", "1", "--data.root", "x", "--optim.lr=2"]) == {
+        "optim.lr": 2.0,
+        "data.root": "x",
+    }
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -71,7 +78,6 @@ def test_every_setting_of_every_recipe_can_be_spelt_out(name: str) -> None:
         ("--optim 3", "--optim is a section; set its fields, e.g. --optim.name"),
         ("--optim.lr", "--optim.lr needs a value (FLOAT)"),
         ("--optim.lr --data.root x", "--optim.lr needs a value (FLOAT)"),
-        ("--optim.lr 1 --optim.lr=2", "--optim.lr is given twice"),
         ("--optim.lr 1 2", "unexpected word '2'"),
         ("stray", "unexpected word 'stray'"),
     ],
