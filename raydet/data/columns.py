@@ -47,3 +47,39 @@ class Texts:
 def spread_over(count: int, most: int) -> Ints:
     """Return up to `most` positions spread evenly over `count`, the first and the last among them, in order."""
     return np.unique(np.linspace(0, count - 1, min(most, count)).astype(np.int64))
+
+
+def image_columns(names: Sequence[str]) -> Columns:
+    """Return the ids, counted from 1, and the names of the images of a format that has no ids of its own."""
+    packed = Texts.pack(names)
+    return {
+        "ids": np.arange(1, len(names) + 1, dtype=np.int64),
+        "name_bytes": packed.bytes,
+        "name_first": packed.first,
+    }
+
+
+def box_columns(
+    sizes_B2: npt.NDArray[np.int32],
+    xywh_N4: Floats,
+    labels_N: npt.NDArray[np.int32],
+    image_N: Ints,
+    crowd_N: npt.NDArray[np.bool_] | None = None,
+) -> Columns:
+    """Return the images' sizes and the boxes of a format that has no ids and areas of its own.
+
+    Args:
+        image_N: the image of each box, in order.
+        crowd_N: None: no box is a crowd.
+    """
+    first = np.zeros(len(sizes_B2) + 1, np.int64)
+    np.cumsum(np.bincount(image_N, minlength=len(sizes_B2)), out=first[1:])
+    return {
+        "sizes": sizes_B2,
+        "boxes": xywh_N4,
+        "areas": xywh_N4[:, 2] * xywh_N4[:, 3],
+        "labels": labels_N,
+        "crowd": np.zeros(len(xywh_N4), bool) if crowd_N is None else crowd_N,
+        "ann_ids": np.arange(1, len(xywh_N4) + 1, dtype=np.int64),
+        "first": first,
+    }

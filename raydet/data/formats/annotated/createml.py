@@ -7,19 +7,15 @@ from collections.abc import Iterator
 from typing import Any
 
 from raydet.data.formats.annotated.json_file import parse_json
-from raydet.data.formats.annotated.records import BOXES, AnnotatedImage, broken, foreign, numbers
-from raydet.exceptions import DataError
+from raydet.data.formats.annotated.records import BOXES, AnnotatedImage, broken, foreign, numbers, reader
 
 _SIDES = ("x", "y", "width", "height")
 
 
+@reader
 def read_createml(file: str, data: bytes) -> Iterator[AnnotatedImage]:
     """Yield every image of a JSON file."""
-    try:
-        held = parse_json(data)
-    except DataError as error:
-        yield broken(file, error.rule, error.what, error.hint)
-        return
+    held = parse_json(data)
     if not isinstance(held, list):
         yield foreign(file, "ANN-E03", "expected a list of images")
         return

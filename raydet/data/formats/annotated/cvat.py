@@ -20,35 +20,33 @@ from raydet.data.formats.annotated.records import (
     number,
     numbers,
     points,
+    reader,
     size,
     turned,
 )
 from raydet.data.formats.annotated.xml_stream import stream_xml
 from raydet.data.formats.split_names import split_of
-from raydet.exceptions import DataError
 
 _BOX = ("xtl", "ytl", "xbr", "ybr")
 _ELLIPSE = ("cx", "cy", "rx", "ry")
 _NO_SHAPE = ("tag", "attribute")
 
 
+@reader
 def read_cvat(file: str, path: Path) -> Iterator[AnnotatedImage]:
     """Yield every image of an XML file."""
-    try:
-        elements = stream_xml(path, ("image", "track"))
-        root = next(elements).tag
-        if root != "annotations":
-            hint = "Set data.format=voc." if root == "annotation" else None
-            yield foreign(file, "ANN-E03", f"the root is <{root[:40]}>, not <annotations>", hint)
+    elements = stream_xml(path, ("image", "track"))
+    root = next(elements).tag
+    if root != "annotations":
+        hint = "Set data.format=voc." if root == "annotation" else None
+        yield foreign(file, "ANN-E03", f"the root is <{root[:40]}>, not <annotations>", hint)
+        return
+    for element in elements:
+        if element.tag == "track":
+            hint = "Export it as CVAT for images 1.1, with the images."
+            yield broken(file, "CVAT-E01", "holds tracks: it is CVAT for video, whose frames have no names", hint)
             return
-        for element in elements:
-            if element.tag == "track":
-                hint = "Export it as CVAT for images 1.1, with the images."
-                yield broken(file, "CVAT-E01", "holds tracks: it is CVAT for video, whose frames have no names", hint)
-                return
-            yield _image(file, element)
-    except DataError as error:
-        yield broken(file, error.rule, error.what, error.hint)
+        yield _image(file, element)
 
 
 def _image(file: str, element: Element) -> AnnotatedImage:

@@ -8,19 +8,15 @@ from collections.abc import Iterator
 from typing import Any
 
 from raydet.data.formats.annotated.json_file import parse_json
-from raydet.data.formats.annotated.records import BOXES, AnnotatedImage, Box, bounds, broken, foreign, points, size
-from raydet.exceptions import DataError
+from raydet.data.formats.annotated.records import BOXES, AnnotatedImage, Box, bounds, foreign, points, reader, size
 
 _NO_AREA = ("point", "points", "line", "linestrip")
 
 
+@reader
 def read_labelme(file: str, data: bytes) -> Iterator[AnnotatedImage]:
     """Yield the image that a JSON file is about."""
-    try:
-        held = parse_json(data)
-    except DataError as error:
-        yield broken(file, error.rule, error.what, error.hint)
-        return
+    held = parse_json(data)
     if not isinstance(held, dict) or not isinstance(held.get("shapes"), list):
         hint = "Move files that are no annotations out of the data set's folder."
         yield foreign(file, "ANN-E03", 'expected an object with a list of "shapes"', hint)

@@ -23,23 +23,20 @@ from raydet.data.formats.annotated.records import (
     number,
     numbers,
     points,
+    reader,
     size,
     turned,
 )
 from raydet.data.images.decode import EXTENSIONS
-from raydet.exceptions import DataError
 
 _UPLOAD = re.compile(r"^[0-9a-f]{8}-")
 """What Label Studio puts before the name of an uploaded file."""
 
 
+@reader
 def read_labelstudio(file: str, data: bytes) -> Iterator[AnnotatedImage]:
     """Yield every annotated image of a JSON file."""
-    try:
-        held = parse_json(data)
-    except DataError as error:
-        yield broken(file, error.rule, error.what, error.hint)
-        return
+    held = parse_json(data)
     if not isinstance(held, list):
         yield foreign(file, "ANN-E03", "expected a list of tasks")
         return

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from raydet.data.columns import Columns, Floats, Ints, Texts
+from raydet.data.columns import Columns, Floats, Ints, box_columns, image_columns
 from raydet.data.formats.annotated.records import BOXES, IMAGES
 from raydet.data.formats.annotated.table import Mask, Sizes, Table
 from raydet.data.formats.box_rules import MAX_LEAVING, beyond
@@ -34,26 +34,12 @@ def pack_rows(table: Table, rows: Ints, states_size: bool, faults: Faults) -> Co
     boxes = _Boxes(table, mine, position[table.image[mine]], sizes, faults)
     boxes.check(bad_boxes)
     image_N, xywh_N4, at = boxes.kept()
-    first = np.zeros(len(rows) + 1, np.int64)
-    np.cumsum(np.bincount(image_N, minlength=len(rows)), out=first[1:])
     names = [table.names[row] for row in rows.tolist()]
-    bare = np.flatnonzero(np.diff(first) == 0)
+    bare = np.flatnonzero(np.bincount(image_N, minlength=len(rows)) == 0)
     if bare.size:
         shown = [Example(table.records[int(rows[i])], image=names[i]) for i in bare[:SHOWN]]
         faults.add("ANN-W09", "an image has no box", kind=IMAGES, count=bare.size, examples=shown)
-    packed = Texts.pack(names)
-    return {
-        "ids": np.arange(1, len(rows) + 1, dtype=np.int64),
-        "name_bytes": packed.bytes,
-        "name_first": packed.first,
-        "sizes": sizes,
-        "boxes": xywh_N4,
-        "areas": xywh_N4[:, 2] * xywh_N4[:, 3],
-        "labels": table.labels[at],
-        "crowd": table.crowd[at],
-        "ann_ids": np.arange(1, len(at) + 1, dtype=np.int64),
-        "first": first,
-    }
+    return image_columns(names) | box_columns(sizes, xywh_N4, table.labels[at], image_N, table.crowd[at])
 
 
 def _tell_notes(table: Table, rows: Ints, faults: Faults) -> tuple[int, list[int]]:

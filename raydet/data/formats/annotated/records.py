@@ -1,11 +1,13 @@
 """What the readers of VOC, LabelMe, CVAT, Label Studio, CreateML and CSV give: an image with its boxes, as written."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from functools import wraps
+from typing import Any, Concatenate, ParamSpec
 
 from raydet.data.formats.split_names import Split
+from raydet.exceptions import DataError
 
 Box = tuple[float, float, float, float]
 """x1, y1, x2, y2."""
@@ -96,6 +98,23 @@ def foreign(file: str, rule: str, what: str, hint: str | None = None) -> Annotat
     image = broken(file, rule, what, hint)
     image.foreign = True
     return image
+
+
+_Rest = ParamSpec("_Rest")
+_Read = Callable[Concatenate[str, _Rest], Iterator[AnnotatedImage]]
+
+
+def reader(read: _Read[_Rest]) -> _Read[_Rest]:
+    """Return a reader of a file that yields what stands for it, where `read` raises DataError."""
+
+    @wraps(read)
+    def whole(file: str, *rest: _Rest.args, **more: _Rest.kwargs) -> Iterator[AnnotatedImage]:
+        try:
+            yield from read(file, *rest, **more)
+        except DataError as error:
+            yield broken(file, error.rule, error.what, error.hint)
+
+    return whole
 
 
 def number(value: object) -> float | None:

@@ -11,27 +11,23 @@ from raydet.data.formats.annotated.records import (
     BOXES,
     AnnotatedImage,
     bounds,
-    broken,
     foreign,
     number,
     numbers,
     points,
+    reader,
     size,
     turned,
 )
 from raydet.data.formats.annotated.xml_stream import parse_xml
-from raydet.exceptions import DataError
 
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
 
 
+@reader
 def read_voc(file: str, data: bytes) -> Iterator[AnnotatedImage]:
     """Yield the image that an XML file is about."""
-    try:
-        root = parse_xml(data)
-    except DataError as error:
-        yield broken(file, error.rule, error.what, error.hint)
-        return
+    root = parse_xml(data)
     if root.tag != "annotation":
         hint = "Set data.format=cvat." if root.tag == "annotations" else None
         yield foreign(file, "ANN-E03", f"the root is <{root.tag[:40]}>, not <annotation>", hint)

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from raydet.data.columns import Columns, Texts
+from raydet.data.columns import Columns, Texts, box_columns
 from raydet.data.formats.box_rules import MAX_LEAVING, beyond
 from raydet.data.formats.index import ClassificationIndex, DetectionIndex
 from raydet.data.formats.parquet.images import SMALL, ParquetImages, bytes_of, flat, group_bytes, open_parquet
@@ -251,18 +251,7 @@ def _boxes(
         lost = np.flatnonzero(~keep_N)
         faults.add("PARQUET-W06", what, kind="boxes", count=lost.size, examples=shown(lost))
     faults.looked_at("boxes", len(xywh_N4))
-    boxes_N4 = xywh_N4[keep_N]
-    first = np.zeros(len(hw_B2) + 1, np.int64)
-    np.cumsum(np.bincount(row_N[keep_N], minlength=len(hw_B2)), out=first[1:])
-    return {
-        "sizes": hw_B2,
-        "boxes": boxes_N4,
-        "areas": boxes_N4[:, 2] * boxes_N4[:, 3],
-        "labels": classes_N[keep_N],
-        "crowd": np.zeros(len(boxes_N4), bool),
-        "ann_ids": np.arange(1, len(boxes_N4) + 1, dtype=np.int64),
-        "first": first,
-    }
+    return box_columns(hw_B2, xywh_N4[keep_N], classes_N[keep_N], row_N[keep_N])
 
 
 def _index(

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import numpy.typing as npt
 
-from raydet.data.columns import Columns, Floats, Ints, Texts
+from raydet.data.columns import Columns, Floats, Ints, box_columns, image_columns
 from raydet.data.formats.box_rules import MAX_LEAVING
 from raydet.data.formats.image_sizes import THREADS, image_sizes
 from raydet.data.images.decode import Exif
@@ -65,21 +65,7 @@ def read_columns(
     image_N, class_N, shares_N4 = rows.checked([label_of[name] for name in names], classes)
     extent_N4 = sizes[image_N][:, [1, 0, 1, 0]].astype(np.float64)
     boxes_N4 = np.concatenate([shares_N4[:, :2] - shares_N4[:, 2:] / 2, shares_N4[:, 2:]], axis=1) * extent_N4
-    first = np.zeros(len(names) + 1, np.int64)
-    np.cumsum(np.bincount(image_N, minlength=len(names)), out=first[1:])
-    packed = Texts.pack(names)
-    return {
-        "ids": np.arange(1, len(names) + 1, dtype=np.int64),
-        "name_bytes": packed.bytes,
-        "name_first": packed.first,
-        "sizes": sizes,
-        "boxes": boxes_N4,
-        "areas": boxes_N4[:, 2] * boxes_N4[:, 3],
-        "labels": class_N.astype(np.int32),
-        "crowd": np.zeros(len(boxes_N4), bool),
-        "ann_ids": np.arange(1, len(boxes_N4) + 1, dtype=np.int64),
-        "first": first,
-    }
+    return image_columns(names) | box_columns(sizes, boxes_N4, class_N.astype(np.int32), image_N)
 
 
 def _texts(tree: Tree, label_of: dict[str, str], faults: Faults) -> dict[str, str | None]:
