@@ -21,6 +21,13 @@ MAY_CHANGE = {
 Name and location say where the run is stored; a folder may be moved."""
 
 
+def with_former_defaults(cfg: Config, begun: Config) -> Config:
+    """Return `cfg` with what was the default when a run or a search began, which it keeps: data.exif was false."""
+    if cfg.data.exif == "auto" and begun.data.exif is False:
+        return override(cfg, {"data.exif": False})
+    return cfg
+
+
 def continued(cfg: Config, folder: Path) -> Config:
     """Return `cfg` with the global batch of the run that lies in `folder`; refuse another configuration.
 
@@ -33,8 +40,7 @@ def continued(cfg: Config, folder: Path) -> Config:
             raise ConfigError(f"run.name: {folder} exists and is not a run of raydet; choose another run.name")
         return cfg
     old = load(path)
-    if cfg.data.exif == "auto" and old.data.exif is False:
-        cfg = override(cfg, {"data.exif": False})  # the default was false: a run of then keeps it
+    cfg = with_former_defaults(cfg, old)
     given, known = as_flat(cfg), as_flat(old)
     # What was found out when the run began, from its data and weights, holds where it is not given.
     cfg = override(cfg, {key: known[key] for key in ("model.num_classes", *FROM_WEIGHTS) if given[key] is None})

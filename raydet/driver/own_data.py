@@ -10,6 +10,7 @@ import re
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -90,10 +91,9 @@ def own_data(place: str | Path | None, changes: Mapping[str, Any]) -> OwnData:
 
 
 def _found(place: str, wanted: str | None, assumed: list[str]) -> dict[str, Any]:
-    if is_remote(place):
-        raise ConfigError(
-            f"what lies at {place} cannot be guessed; give --data.root {place} and --data.format to a model"
-        )
+    if is_remote(place):  # not shown again: it may hold a password
+        how = "name a model and where its data are: raydet fit efficientdet_d0 --data.root s3://..."
+        raise ConfigError(f"what lies in a store is not guessed; {how} --data.format ... --data.train ...")
     found = differences(Config(), guess(Path(place).expanduser(), assumed.append, wanted))
     return {key: value for key, (_, value) in found.items()}
 
@@ -165,14 +165,13 @@ def _fit_boxes(choices: _Choices, index: DetectionIndex) -> None:
     usual = variant.image_size
     sizes = [*range(_LEAST_INPUT, usual, 1 << variant.max_level), usual] if cfg.image_size is None else [cfg.image_size]
     factors = (1.0, 0.75, 0.5) if cfg.anchor_scale is None else (cfg.anchor_scale / variant.anchor_scale,)
-    met = {
-        (size, variant.anchor_scale * factor): _met(boxes_N4, sizes_N2, labels_N, size, variant, factor)
-        for size in sizes
-        for factor in factors
-    }
     # The smallest input and the largest anchors that will do: larger ones cost time, smaller ones have fewer cells.
-    best = max(met, key=lambda choice: (round(met[choice], 1), -sizes.index(choice[0]), choice[1]))
-    size, scale = next((choice for choice in met if met[choice] >= _MET), best)
+    met: dict[tuple[int, float], float] = {}
+    for size, factor in product(sizes, factors):
+        share = met[size, variant.anchor_scale * factor] = _met(boxes_N4, sizes_N2, labels_N, size, variant, factor)
+        if share >= _MET:
+            break
+    size, scale = max(met, key=lambda choice: (met[choice] >= _MET, round(met[choice], 1), -choice[0], choice[1]))
     why = f"{met[size, scale]:.0%} of the boxes, of each class or more, then have an anchor with an IoU of 0.5"
     choices.set("model.image_size", size, why)
     if scale != variant.anchor_scale:
@@ -228,7 +227,7 @@ def _fit_training(choices: _Choices, images: int) -> None:
     """Choose batch, epochs, learning rate and average by the number of images and the machine."""
     cfg = resolve_model(choices.cfg)
     device = "cuda" if cfg.scaling.use_gpu else "cpu"
-    if not choices.is_given("optim.batch_size"):
+    if not choices.is_given("optim.batch_size") and not choices.is_given("data.batch_size"):
         workers = max(1, cfg.scaling.worker_range[1])
         most = max(1, _power_of_two(_images_in_memory(cfg, device)))
         limit = min(most, 32 if device == "cuda" else 8 if cfg.task == "detection" else 16)

@@ -39,7 +39,7 @@ class EfficientNetVariant:
     fixed_ends: bool = False
     """Stem and head keep their width, the first and the last stage their depth."""
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
-    """What the published weights want subtracted from red, green and blue in [0, 1]; raydet itself uses ImageNet's."""
+    """What the published weights want subtracted from red, green and blue in [0, 1]; data.mean follows them."""
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
     """What they want the rest divided by."""
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from raydet.config import Config, differences, from_dict, nearest, override, to_dict
-from raydet.driver.continued_run import MAY_CHANGE
+from raydet.driver.continued_run import MAY_CHANGE, with_former_defaults
 from raydet.driver.plan import absolute
 from raydet.exceptions import ConfigError
 from raydet.io.files import replace_file
@@ -176,12 +176,10 @@ def make_setting(
 def _as_begun(setting: Setting) -> Setting:
     """Return the setting with what was the default when the search under its name began."""
     path = setting.folder / "search.json"
-    if setting.cfg.data.exif != "auto" or not path.is_file():
+    if not path.is_file():
         return setting
     begun = from_dict(json.loads(path.read_text())["config"])
-    if begun.data.exif is not False:
-        return setting
-    return replace(setting, cfg=override(setting.cfg, {"data.exif": False}))
+    return replace(setting, cfg=with_former_defaults(setting.cfg, begun))
 
 
 def _listed(value: Sequence[str]) -> Sequence[str]:

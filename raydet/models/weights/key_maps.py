@@ -124,6 +124,11 @@ def to_our_names(
     return Mapped(source, kind, tensors, ranges, tuple(skipped))
 
 
+def _places(depths: tuple[int, ...]) -> list[tuple[int, int]]:
+    """Stage and place in it of each block, for programs that number their blocks through."""
+    return [(stage, i) for stage, depth in enumerate(depths) for i in range(depth)]
+
+
 # --- NVIDIA classification ---
 
 _CLASSIFIER_PARTS = {"expand": ("conv_pw", "bn1"), "depsep": ("conv_dw", "bn2"), "proj": ("conv_pwl", "bn3")}
@@ -229,7 +234,7 @@ _LUKEMELAS_FIRST_STAGE = _LUKEMELAS_PARTS | {"_bn1": "bn1", "_project_conv": "co
 
 
 def _lukemelas_names(depths: tuple[int, ...]) -> Callable[[str], str]:
-    place = [(stage, i) for stage, depth in enumerate(depths) for i in range(depth)]
+    place = _places(depths)
 
     def rename(key: str) -> str:
         outer, _, leaf = key.partition(".")
@@ -251,7 +256,7 @@ _DETECTION_PARTS = {"expand_conv": "expand", "depthwise_conv": "depsep", "projec
 
 
 def _nvidia_backbone_names(prefix: str, depths: tuple[int, ...]) -> Callable[[str], str]:
-    place = [(stage, i) for stage, depth in enumerate(depths) for i in range(depth)]
+    place = _places(depths)
 
     def rename(key: str) -> str:
         inner = key.removeprefix(prefix)

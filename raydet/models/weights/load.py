@@ -18,7 +18,7 @@ from raydet.models.efficientdet import EfficientDet
 from raydet.models.efficientnet import Backbone, EfficientNet
 from raydet.models.weights import quantizer_ranges
 from raydet.models.weights.files import WeightFile, read, resolve
-from raydet.models.weights.key_maps import HEAD, SOURCES, Mapped, family, finite, not_read, to_our_names
+from raydet.models.weights.key_maps import HEAD, SOURCES, Kind, Mapped, family, finite, not_read, to_our_names
 from raydet.models.weights.traits import Traits, traits_of
 from raydet.models.weights.widths import fitting_names
 
@@ -90,14 +90,13 @@ def load(
     """
     file = read(resolve(path), ema=ema, pick=pick)
     mapped = _mapped(model, file, source)
-    traits = traits_of(file, mapped.source)
-    _check_padding(model, file, traits)
+    wants = traits_of(file, mapped.source)
+    _check_padding(model, file, wants)
     state = model.state_dict()
-    if num_classes_may_differ:  # the head is new anyway, so a file without one serves
-        backbone_only = backbone_only or (isinstance(model, EfficientDet) and mapped.kind != "detector")
-        headless = isinstance(model, EfficientNet) and mapped.kind == "backbone"
-    else:
-        headless = False
+    # Where the head may be new, a file without one serves.
+    headless = num_classes_may_differ and isinstance(model, EfficientNet) and mapped.kind == "backbone"
+    if num_classes_may_differ and isinstance(model, EfficientDet) and mapped.kind != "detector":
+        backbone_only = True
     places, untouched = _wanted(model, state, backbone_only, mapped.tensors if headless else None)
     wanted, ranged = quantizer_ranges.split(places)
     mapped = mapped if headless else _for_model(model, mapped, file.path, backbone_only)
@@ -124,23 +123,29 @@ def load(
         ),
         reinitialised=tuple(redrawn.items()),
         untouched=tuple((key, _shape(state[key])) for key in untouched),
-        notes=tuple(_notes(model, mapped, traits)),
+        notes=tuple(_notes(model, mapped, wants)),
     )
 
 
 def traits(path: str | Path) -> Traits:
     """Return what the weights at `path` want of the network and its input, as far as the file says; see `load`."""
     file = read(resolve(path), ema=True)
+    found = _origin(file)
+    return Traits() if found is None else traits_of(file, found[0])
+
+
+def _origin(file: WeightFile) -> tuple[str, Kind] | None:
+    """Return the program that wrote the file and what it holds; None where its names are unknown."""
     found = family(file.tensors)
-    if found is None:
-        return Traits()
-    return traits_of(file, "raydet" if file.own and found[0] in ("timm", "effdet") else found[0])
+    if found is not None and file.own and found[0] in ("timm", "effdet"):  # whose names ours are
+        return "raydet", found[1]
+    return found
 
 
 def _mapped(model: Model, file: WeightFile, source: str | None) -> Mapped:
     if source is not None and source not in SOURCES:
         raise WeightsError(f"source must be one of {', '.join(SOURCES)}, got {source!r}")
-    found = family(file.tensors)
+    found = _origin(file)
     if found is None:
         known = not_read(file.tensors)
         if known is not None:
@@ -150,9 +155,7 @@ def _mapped(model: Model, file: WeightFile, source: str | None) -> Mapped:
             f"{file.path} holds no EfficientNet or EfficientDet that raydet knows; its first keys: {first}"
         )
     program, kind = found
-    if file.own and program in ("timm", "effdet"):  # whose names ours are
-        program = "raydet"
-    elif source is None and kind == "detector" and program == "effdet" and file.path.suffix == ".safetensors":
+    if source is None and kind == "detector" and program == "effdet" and file.path.suffix == ".safetensors":
         raise WeightsError(
             f"{file.path} does not say whether its boxes are coded raydet's way or effdet's; "
             f"pass source='raydet' or source='effdet', or the checkpoint's folder"

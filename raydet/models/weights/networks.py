@@ -26,9 +26,7 @@ class Network:
     """One network of a file."""
 
     tensors: dict[str, Tensor]
-    """By names without the prefix."""
-    prefix: str
-    """What stood before all of its names, such as `module.` or `model.model.`."""
+    """By names without what stood before all of them, such as `module.` or `model.model.`."""
     beside: tuple[str, ...]
     """The file's names that are no part of it: buffers of a loss or a metric, another copy of the network."""
 
@@ -46,7 +44,7 @@ def network_in(tensors: dict[str, Tensor], *, ema: bool) -> Network:
     firsts = (match for key in tensors if (match := _FIRST.fullmatch(key)))
     prefixes = sorted({_without_backbone(match["prefix"], tensors) for match in firsts})
     if not prefixes:
-        return Network(tensors, "", ())
+        return Network(tensors, ())
     averaged = [prefix for prefix in prefixes if _AVERAGED.search(prefix)]
     plain = [prefix for prefix in prefixes if prefix not in averaged]
     chosen = averaged if averaged and (ema or not plain) else plain
@@ -59,7 +57,7 @@ def network_in(tensors: dict[str, Tensor], *, ema: bool) -> Network:
         for key, value in tensors.items()
         if key.startswith(prefix) and not any(key.startswith(other) for other in others) and not _is_anchors(key)
     }
-    return Network(inner, prefix, tuple(key for key in tensors if not key.startswith(prefix) or _is_anchors(key)))
+    return Network(inner, tuple(key for key in tensors if not key.startswith(prefix) or _is_anchors(key)))
 
 
 def _without_backbone(prefix: str, tensors: dict[str, Tensor]) -> str:

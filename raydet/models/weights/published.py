@@ -5,11 +5,11 @@ digits of its SHA-256, which are checked.
 """
 
 import os
-import re
 import sys
-import urllib.error
 import urllib.request
 from pathlib import Path
+
+import torch
 
 from raydet.exceptions import ConfigError
 
@@ -75,8 +75,7 @@ def published_for(model: str) -> str | None:
 
 def cache_path(name: str) -> Path:
     """Return where a published file is kept, and where one that was fetched by hand belongs."""
-    home = os.environ.get("TORCH_HOME") or os.path.join(os.environ.get("XDG_CACHE_HOME", "~/.cache"), "torch")
-    return Path(home).expanduser() / "hub" / "checkpoints" / PUBLISHED[name].rpartition("/")[2]
+    return Path(torch.hub.get_dir()) / "checkpoints" / PUBLISHED[name].rpartition("/")[2]
 
 
 def fetch(name: str) -> Path:
@@ -91,10 +90,6 @@ def fetch(name: str) -> Path:
     hand = f"put {url} at {path}"
     if os.environ.get("RAYDET_OFFLINE", "0") not in ("", "0"):
         raise ConfigError(f"{name} is not on this machine and RAYDET_OFFLINE is set: {hand}")
-    import torch.hub
-
-    digest = re.search(r"-([0-9a-f]{8})\.pth$", url)
-    assert digest is not None
     try:
         with urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=_TIMEOUT_S) as answer:
             size = int(answer.headers.get("Content-Length") or 0)
@@ -102,7 +97,7 @@ def fetch(name: str) -> Path:
             raise ConfigError(f"{name}: {url} has {size} bytes, more than weights have")
         path.parent.mkdir(parents=True, exist_ok=True)
         print(f"weights   {url}", file=sys.stderr, flush=True)
-        torch.hub.download_url_to_file(url, str(path), hash_prefix=digest[1], progress=sys.stderr.isatty())
+        torch.hub.download_url_to_file(url, str(path), hash_prefix=path.stem[-8:], progress=sys.stderr.isatty())
     except (OSError, RuntimeError) as error:  # no network, no right to write; another SHA-256
         reason = getattr(error, "reason", None) or error
         raise ConfigError(

@@ -5,9 +5,11 @@ efficientnet_pytorch 0.7.1, NVIDIA/DeepLearningExamples 729963d. What a file doe
 """
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
+from raydet.models.efficientdet_variants import VARIANTS as DETECTORS
+from raydet.models.efficientnet_variants import VARIANTS as CLASSIFIERS
 from raydet.models.weights.files import WeightFile
 
 VARIANT_NAME = re.compile(r"(?<![a-z])(tf_)?efficient(net|det)[_-]?(b[0-7]|d[0-6]|d7x?|lite[0-4])(?![0-9])")
@@ -17,8 +19,7 @@ _TORCHVISION_B5 = 2048
 """Channels of B5's last layer: from there on torchvision has BatchNorm's eps of 1e-3."""
 
 Channels = tuple[float, float, float]
-IMAGENET: tuple[Channels, Channels] = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-HALF: tuple[Channels, Channels] = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+_HALF: tuple[Channels, Channels] = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,19 +40,25 @@ def traits_of(file: WeightFile, source: str) -> Traits:
     """
     if source == "raydet":  # its checkpoint's configuration says all of it
         return Traits()
-    text = next((text.lower() for text in file.names if VARIANT_NAME.search(text.lower())), "")
-    named = VARIANT_NAME.search(text)
-    lite = not any(".se." in key or "_se_" in key or ".fc1." in key for key in file.tensors)
-    pixels = HALF if _HALF_PIXELS.search(text) else IMAGENET
     if source.startswith("nvidia"):
-        return Traits("symmetric", 1e-3, IMAGENET)
+        return _of("efficientnet_widese_b0")
     if source == "torchvision":
         last = file.tensors.get("features.8.0.weight")
-        return Traits("symmetric", 1e-3 if last is not None and last.shape[0] >= _TORCHVISION_B5 else 1e-5, IMAGENET)
+        large = last is not None and last.shape[0] >= _TORCHVISION_B5
+        return replace(_of("efficientnet_b0"), bn_eps=1e-3) if large else _of("efficientnet_b0")
+    named = next((match for text in file.names if (match := VARIANT_NAME.search(text.lower()))), None)
     if source == "efficientnet_pytorch":  # TensorFlow's weights, whatever they are called
-        return Traits("same", 1e-3, HALF if lite else pixels)
-    if named is None:
+        lite = not any("_se_" in key for key in file.tensors)
+        found = _of("tf_efficientnet_lite0" if lite else "tf_efficientnet_b0")
+    elif named is None:
         return Traits()
-    if named[1]:
-        return Traits("same", 1e-3, HALF if lite else pixels)
-    return Traits("symmetric", 1e-5, pixels)
+    else:
+        found = _of(named[0].replace("-", "_"))
+    half = named is not None and _HALF_PIXELS.search(named.string)
+    return replace(found, pixels=_HALF) if half else found
+
+
+def _of(name: str) -> Traits:
+    """What the published weights of a variant want; of a detector those of its backbone."""
+    variant = CLASSIFIERS[DETECTORS[name].backbone if name in DETECTORS else name]
+    return Traits(variant.padding, variant.bn_eps, (variant.mean, variant.std))

@@ -108,7 +108,7 @@ def reader(read: _Read[_Rest]) -> _Read[_Rest]:
     """Return a reader of a file that yields what stands for it, where `read` raises DataError."""
 
     @wraps(read)
-    def whole(file: str, *rest: _Rest.args, **more: _Rest.kwargs) -> Iterator[AnnotatedImage]:
+    def whole(file: str, /, *rest: _Rest.args, **more: _Rest.kwargs) -> Iterator[AnnotatedImage]:
         try:
             yield from read(file, *rest, **more)
         except DataError as error:
