@@ -27,9 +27,8 @@ class Texts:
     def pack(cls, texts: Sequence[str]) -> "Texts":
         """The texts packed; lone surrogates (undecodable file names) survive."""
         encoded = [text.encode("utf-8", "surrogateescape") for text in texts]
-        first = np.zeros(len(encoded) + 1, np.int64)
-        np.cumsum([len(e) for e in encoded], out=first[1:])
-        return cls(np.frombuffer(b"".join(encoded), np.uint8), first)
+        lengths = np.array([len(e) for e in encoded], np.int64)
+        return cls(np.frombuffer(b"".join(encoded), np.uint8), first_of(lengths))
 
     def __len__(self) -> int:
         return len(self.first) - 1
@@ -42,6 +41,13 @@ class Texts:
     def tolist(self) -> list[str]:
         """All texts, unpacked."""
         return [self[i] for i in range(len(self))]
+
+
+def first_of(counts: npt.NDArray[np.signedinteger[Any]]) -> Ints:
+    """Return where each of so many counts begins when they lie one after the other, and where the last ends."""
+    first = np.zeros(len(counts) + 1, np.int64)
+    np.cumsum(counts, out=first[1:])
+    return first
 
 
 def spread_over(count: int, most: int) -> Ints:
@@ -72,8 +78,6 @@ def box_columns(
         image_N: the image of each box, in order.
         crowd_N: None: no box is a crowd.
     """
-    first = np.zeros(len(sizes_B2) + 1, np.int64)
-    np.cumsum(np.bincount(image_N, minlength=len(sizes_B2)), out=first[1:])
     return {
         "sizes": sizes_B2,
         "boxes": xywh_N4,
@@ -81,5 +85,5 @@ def box_columns(
         "labels": labels_N,
         "crowd": np.zeros(len(xywh_N4), bool) if crowd_N is None else crowd_N,
         "ann_ids": np.arange(1, len(xywh_N4) + 1, dtype=np.int64),
-        "first": first,
+        "first": first_of(np.bincount(image_N, minlength=len(sizes_B2))),
     }

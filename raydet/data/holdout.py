@@ -16,6 +16,7 @@ from raydet.config import Config
 from raydet.data.columns import Ints
 from raydet.data.formats.index import ClassificationIndex, Index
 from raydet.data.image_checks import Looked
+from raydet.data.validation.duplicates import joined
 from raydet.exceptions import DataError
 
 _NUMBER = re.compile(r"[-_ .]*\d+$")
@@ -38,13 +39,13 @@ def divided(cfg: Config, index: Index, seen: Sequence[Looked], groups: Sequence[
     assert cfg.data.val_fraction is not None
     most = max(_MOST_COPIES, len(index) // 20)  # more are no copies but things that look alike: cells, digits
     copies = [group for group in groups if len(group) <= most]
-    unit = _units(len(index), [*copies, *_sources(index.names.tolist())])
-    members: dict[int, list[int]] = defaultdict(list)
-    for row, first in enumerate(unit):
-        members[first].append(row)
+    pairs = [(group[0], row) for group in (*copies, *_sources(index.names.tolist())) for row in group[1:]]
+    together = joined(pairs)
+    alone = set(range(len(index))) - {row for rows in together for row in rows}
+    members = sorted([*together, *([row] for row in alone)])
     by_class: dict[int, list[list[int]]] = defaultdict(list)
-    for first, rows in members.items():
-        by_class[int(index.labels[first]) if isinstance(index, ClassificationIndex) else 0].append(rows)
+    for rows in members:
+        by_class[int(index.labels[rows[0]]) if isinstance(index, ClassificationIndex) else 0].append(rows)
     val: list[int] = []
     for units in by_class.values():
         units.sort(key=lambda rows: _drawn(cfg.run.seed, min(seen[row].sha1 for row in rows)))
@@ -76,20 +77,3 @@ def _sources(names: Sequence[str]) -> list[list[int]]:
     for row, stem in enumerate(stems):
         rows[stem].append(row)
     return [group for group in rows.values() if len(group) > 1]
-
-
-def _units(count: int, groups: Sequence[Sequence[int]]) -> list[int]:
-    """For each row the first row of all that the groups connect it with."""
-    first = list(range(count))
-
-    def root(row: int) -> int:
-        while first[row] != row:
-            first[row] = first[first[row]]
-            row = first[row]
-        return row
-
-    for group in groups:
-        for row in group[1:]:
-            one, two = sorted((root(group[0]), root(row)))
-            first[two] = one
-    return [root(row) for row in range(count)]

@@ -14,6 +14,7 @@ from raydet.config import Config, override
 from raydet.data.formats.class_mapping import with_faults
 from raydet.data.formats.index import Index
 from raydet.data.formats.open_split import open_split as open_whole
+from raydet.data.formats.split_names import Split
 from raydet.data.holdout import divided
 from raydet.data.image_checks import Looked, look
 from raydet.data.loading.parallel import here
@@ -22,7 +23,6 @@ from raydet.data.validation.duplicates import near, same
 from raydet.data.validation.faults import SHOWN, Example, Faults, collecting
 from raydet.exceptions import DataError, one_line
 
-Split = Literal["train", "val", "test"]
 _PART = 64
 """Images of one piece of work: some 0.1 s."""
 _MANY = 2000
@@ -121,11 +121,7 @@ def _without_leaks(cfg: Config, index: Index, faults: Faults) -> Index:
             if other == "val":
                 raise
     lost = {
-        one.row
-        for group in duplicate_groups(seen)
-        if len({split for split, _ in group.members}) > 1
-        for split, one in group.members
-        if split == "train"
+        one.row for group in duplicate_groups(seen) if group.across for split, one in group.members if split == "train"
     }
     if not lost:
         return index

@@ -12,7 +12,8 @@ import numpy as np
 from raydet.config import Config, override
 from raydet.data.formats.class_mapping import with_classes
 from raydet.data.formats.index import TOO_SMALL, ClassificationIndex, DetectionIndex, Index
-from raydet.data.left_out import Split, open_split
+from raydet.data.formats.split_names import Split
+from raydet.data.left_out import open_split
 from raydet.data.validation.anchor_coverage import unmatched
 from raydet.data.validation.faults import SHOWN, Example, Faults, collecting
 from raydet.exceptions import DataError

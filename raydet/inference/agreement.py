@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from raydet.data import Batch, DetectionIndex
 from raydet.data.columns import Ints
 from raydet.distributed import WorkerGroup
-from raydet.inference.images import part
 from raydet.tasks.classification import Classification
 from raydet.tasks.detection import Detection, DetectionScorer, concatenated, truth_of
 from raydet.tasks.metrics import SplitDetections, average_precision
@@ -134,7 +133,7 @@ def _chance(scorers: list[DetectionScorer]) -> float:
     group_N = np.arange(len(index)) % groups
     differences = []
     for group in range(groups if groups > 1 else 0):
-        left = part(index, np.flatnonzero(group_N != group))
+        left = index.select(np.flatnonzero(group_N != group))
         if not isinstance(left, DetectionIndex) or not len(left.boxes):
             continue  # no AP without a box
         truth = truth_of(left)

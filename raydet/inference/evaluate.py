@@ -5,9 +5,10 @@ import math
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from raydet.data import DetectionIndex, EvalLoader, Index
+from raydet.data.formats.split_names import Split
 from raydet.data.open_data import open_data
 from raydet.distributed import WorkerGroup
 from raydet.exceptions import one_line
@@ -29,7 +30,7 @@ def evaluate(
     source: str | Path,
     changes: Mapping[str, Any] | None = None,
     *,
-    split: Literal["train", "val", "test"] = "val",
+    split: Split = "val",
     out: str | Path | None = None,
 ) -> dict[str, float]:
     """Return the metrics of a trained model on a split of its data set, or of another.

@@ -5,13 +5,14 @@ import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from raydet.config import Config, override
 from raydet.data import DetectionIndex, open_split
 from raydet.data.formats.coco.json_stream import parts
+from raydet.data.formats.split_names import Split
 from raydet.data.images.decode import HW
 from raydet.data.loading.samples import stated_size
 from raydet.data.storage.files import Folder
@@ -116,7 +117,7 @@ def _of_data(cfg: Config, paths: Sequence[Path]) -> tuple[dict[int, ImageId], in
     inside = {place: i for i, place in enumerate(real) if place.startswith(base.rstrip(os.sep) + os.sep)}
     best: dict[int, ImageId] = {}
     last = 0
-    splits: tuple[Literal["val", "test", "train"], ...] = ("val", "test", "train")
+    splits: tuple[Split, ...] = ("val", "test", "train")
     for split in splits if inside else ():
         index = _opened(cfg, split)
         if index is None:
@@ -133,7 +134,7 @@ def _of_data(cfg: Config, paths: Sequence[Path]) -> tuple[dict[int, ImageId], in
     return best, last
 
 
-def _opened(cfg: Config, split: Literal["train", "val", "test"]) -> DetectionIndex | None:
+def _opened(cfg: Config, split: Split) -> DetectionIndex | None:
     try:
         index = open_split(override(cfg, {"data.on_bad": "skip", "data.max_bad": 1.0}), split)
     except (DataError, ConfigError):

@@ -4,16 +4,15 @@ Of a split a few rows are taken, spread evenly, for a folder's images come class
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from raydet.config import Config, override
-from raydet.data import Batch, DetectionIndex, EvalLoader, Index, open_split
-from raydet.data.columns import Ints, Texts, spread_over
+from raydet.data import Batch, EvalLoader, Index, open_split
+from raydet.data.columns import spread_over
 from raydet.data.loading.samples import input_size
 from raydet.exceptions import DataError
 from raydet.tasks.base import Task
@@ -59,7 +58,7 @@ def held_out(cfg: Config, most: int, *, needed: bool) -> ImageSample:
             raise
         why = str(error).partition("\n")[0]
         return ImageSample(None, made_up(cfg, most), f"{most} made-up images, for the data are not there: {why}")
-    index = part(whole, spread_over(len(whole), most))
+    index = whole.select(spread_over(len(whole), most))
     return ImageSample(index, _loader(cfg, index), f"{len(index)} images of {cfg.data.root} ({cfg.data.val})")
 
 
@@ -83,7 +82,7 @@ def training_inputs(cfg: Config, task: Task, *, needed: bool) -> Iterator[Tensor
         return iter(())
     cfg = override(cfg, {"data.eval_batch_size": None})  # batches of data.batch_size
     wanted = quantization.batches * cfg.data.batch_size
-    return _inputs(_loader(cfg, part(whole, spread_over(len(whole), wanted))), task)
+    return _inputs(_loader(cfg, whole.select(spread_over(len(whole), wanted))), task)
 
 
 def _inputs(loader: EvalLoader, task: Task) -> Iterator[Tensor]:
@@ -96,18 +95,6 @@ def _inputs(loader: EvalLoader, task: Task) -> Iterator[Tensor]:
 
 def _loader(cfg: Config, index: Index) -> EvalLoader:
     return EvalLoader(override(cfg, {"data.workers": 0}) if len(index) <= _FEW else cfg, index)
-
-
-def part(index: Index, rows: Ints) -> Index:
-    """Return the index of these rows of a split, in order; its classes stay."""
-    names = Texts.pack([index.names[i] for i in rows.tolist()])
-    if not isinstance(index, DetectionIndex):
-        return replace(index, names=names, labels=index.labels[rows])
-    counts = np.diff(index.first)
-    boxes = np.repeat(np.isin(np.arange(len(index)), rows), counts)
-    columns = {name: getattr(index, name)[boxes] for name in ("boxes", "areas", "labels", "crowd", "ann_ids")}
-    first = np.concatenate([[0], np.cumsum(counts[rows])]).astype(index.first.dtype)
-    return replace(index, ids=index.ids[rows], names=names, sizes=index.sizes[rows], first=first, **columns)
 
 
 def made_up(cfg: Config, count: int) -> list[Batch]:

@@ -13,7 +13,7 @@ from raydet import ops
 from raydet.config import Config, override
 from raydet.data import Batch, DetectionIndex, EvalLoader, open_split
 from raydet.inference.agreement import Agreement, Opened, compare
-from raydet.inference.images import held_out, made_up, part, training_inputs
+from raydet.inference.images import held_out, made_up, training_inputs
 from raydet.tasks.build import make_task
 from raydet.tasks.detection import Detection
 from raydet.training.state import build_model, resolve_model
@@ -166,5 +166,5 @@ def test_made_up_images_are_always_the_same_and_no_two_alike(classification: Con
 
 def test_a_part_keeps_the_classes(detection: Config) -> None:
     whole = open_split(detection, "val")
-    some = part(whole, np.array([3]))
+    some = whole.select(np.array([3]))
     assert some.class_names == whole.class_names and len(some) == 1

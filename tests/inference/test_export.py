@@ -22,7 +22,6 @@ from raydet.data import DetectionIndex, EvalLoader, open_split
 from raydet.exceptions import ConfigError, DataError, ExportError
 from raydet.inference import export as exporting
 from raydet.inference.agreement import Agreement
-from raydet.inference.images import part
 from raydet.inference.predict import Classes, Detections
 from raydet.inference.trained_model import open_source
 from raydet.models import EfficientDet
@@ -417,14 +416,14 @@ def test_data_of_other_classes_are_refused(
 def test_a_part_of_a_split_holds_the_rows_asked_for(detection: Config, classification: Config) -> None:
     whole = open_split(detection, "val")
     rows = np.array([1, 4, 5, 9])
-    some = part(whole, rows)
+    some = whole.select(rows)
     assert isinstance(whole, DetectionIndex) and isinstance(some, DetectionIndex) and len(some) == 4
     for i, row in enumerate(rows.tolist()):
         assert some.names[i] == whole.names[row] and some.ids[i] == whole.ids[row]
         for ours, theirs in zip(some.boxes_of(i), whole.boxes_of(row), strict=True):
             np.testing.assert_array_equal(ours, theirs)
     folder = open_split(classification, "val")
-    few = part(folder, rows)
+    few = folder.select(rows)
     assert few.names.tolist() == [folder.names[i] for i in rows] and few.labels.tolist() == folder.labels[rows].tolist()
 
 

@@ -1,13 +1,12 @@
 """What a split holds, whatever its format: an index of images with boxes, or of images with a class."""
 
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from raydet.config import Config
-from raydet.data.columns import Columns, Floats, Ints, Texts
+from raydet.data.columns import Columns, Floats, Ints, Texts, first_of
 from raydet.data.storage.files import Files, Source
 from raydet.data.validation.faults import Faults
 from raydet.exceptions import DataError
@@ -131,17 +130,18 @@ class DetectionIndex:
     def select(self, rows: Ints) -> "DetectionIndex":
         """Return the index of some of the images, in the order of `rows`."""
         counts = np.diff(self.first)[rows]
-        boxes = np.concatenate([np.zeros(0, np.int64), *(np.arange(self.first[i], self.first[i + 1]) for i in rows)])
+        first = first_of(counts)
+        boxes = np.repeat(self.first[rows] - first[:-1], counts) + np.arange(counts.sum())
         names = Texts.pack([self.names[i] for i in rows.tolist()])
         of_images = {"ids": self.ids[rows], "sizes": self.sizes[rows], "names": names}
-        return replace(self._with_boxes(boxes), first=_first(counts), **of_images)  # type: ignore[arg-type]
+        return replace(self._with_boxes(boxes), first=first, **of_images)  # type: ignore[arg-type]
 
     def relabel(self, classes: Ints, category_ids: Ints, class_names: list[str]) -> "DetectionIndex":
         """Return the index with class i as classes[i], of those named; boxes of one that becomes -1 are left out."""
         labels_N = classes[self.labels]
         kept = self._with_boxes(np.flatnonzero(labels_N >= 0))
         row_N = np.repeat(np.arange(len(self)), np.diff(self.first))
-        first = _first(np.bincount(row_N[labels_N >= 0], minlength=len(self)))
+        first = first_of(np.bincount(row_N[labels_N >= 0], minlength=len(self)))
         labels = labels_N[labels_N >= 0].astype(np.int32)
         return replace(kept, labels=labels, first=first, category_ids=category_ids, class_names=class_names)
 
@@ -151,12 +151,6 @@ class DetectionIndex:
             return self
         of_boxes = ("boxes", "areas", "labels", "crowd", "ann_ids")
         return replace(self, **{name: getattr(self, name)[boxes] for name in of_boxes})
-
-
-def _first(counts: npt.NDArray[np.signedinteger[Any]]) -> Ints:
-    first = np.zeros(len(counts) + 1, np.int64)
-    np.cumsum(counts, out=first[1:])
-    return first
 
 
 def _clipped(xywh_K4: Floats, hw_K2: npt.NDArray[np.int32]) -> Floats:

@@ -13,13 +13,12 @@ from raydet.data.formats.detect_format import format_of
 from raydet.data.formats.image_folder import load_folder, load_remote_folder
 from raydet.data.formats.index import ClassificationIndex, DetectionIndex
 from raydet.data.formats.parquet.load import load_parquet
+from raydet.data.formats.split_names import Split
 from raydet.data.formats.yolo.load import load_yolo
 from raydet.data.storage.address import is_remote, parse
 from raydet.data.storage.files import Files, Folder
 from raydet.data.storage.object_store import Remote
 from raydet.exceptions import DataError
-
-Split = Literal["train", "val", "test"]
 
 
 class OnBad(TypedDict):

@@ -35,7 +35,7 @@ def near(prints: Sequence[int | None], miniatures: Sequence[bytes]) -> list[list
     like one of its members.
     """
     pairs = [(a, b) for a, b in candidates(prints) if _alike(miniatures[a], miniatures[b])]
-    return _joined(pairs)
+    return joined(pairs)
 
 
 def candidates(prints: Sequence[int | None]) -> list[tuple[int, int]]:
@@ -60,8 +60,8 @@ def _alike(a: bytes, b: bytes) -> bool:
     return float(np.abs((one - one.mean()) - (two - two.mean())).mean()) <= _LEVELS
 
 
-def _joined(pairs: Sequence[tuple[int, int]]) -> list[list[int]]:
-    """The connected groups of what the pairs connect."""
+def joined(pairs: Sequence[tuple[int, int]]) -> list[list[int]]:
+    """Return the groups of what the pairs connect, each in order."""
     group: dict[int, list[int]] = {}
     for a, b in pairs:
         one, two = group.setdefault(a, [a]), group.setdefault(b, [b])

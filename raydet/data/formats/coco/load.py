@@ -11,12 +11,11 @@ from raydet.data.columns import Columns, Ints, Texts
 from raydet.data.formats.coco.file_names import AS_WRITTEN, locate
 from raydet.data.formats.coco.reader import parse
 from raydet.data.formats.index import DetectionIndex
+from raydet.data.formats.split_names import Split
 from raydet.data.storage.cache import file_key, load_columns, save_columns
 from raydet.data.storage.files import Files, Folder
 from raydet.data.validation.faults import SHOWN, Example, Faults
 from raydet.exceptions import DataError
-
-Role = Literal["train", "val", "test"]
 
 _MOST_RAW = 100_000
 """class_ids=raw makes a class of every number up to the highest id; more than this is a mistake."""
@@ -27,7 +26,7 @@ def load_coco(
     images: Files | Path | str | Sequence[Files],
     class_ids: Literal["contiguous", "raw"] = "contiguous",
     *,
-    role: Role = "train",
+    role: Split = "train",
     on_bad: Literal["fail", "skip"] = "fail",
     max_bad: float = 0.01,
     left_out: Container[str] = (),
@@ -81,7 +80,7 @@ def _read(path: Path, places: Sequence[Files], left_out: Container[str]) -> tupl
 
 
 def _located(
-    path: Path, columns: Columns, places: Sequence[Files], role: Role, faults: Faults, present: bool
+    path: Path, columns: Columns, places: Sequence[Files], role: Split, faults: Faults, present: bool
 ) -> tuple[Files, Columns]:
     """Where the images lie, and the columns with the names of their files."""
     texts = Texts(columns["name_bytes"], columns["name_first"])
@@ -103,14 +102,14 @@ def _located(
     return found.files, columns | {"name_bytes": packed.bytes, "name_first": packed.first}
 
 
-def _check_annotated(path: Path, columns: Columns, role: Role, faults: Faults) -> None:
+def _check_annotated(path: Path, columns: Columns, role: Split, faults: Faults) -> None:
     known = any(fault.rule == "COCO-E06" for fault in faults)
     if role != "test" and not columns["has_annotations"] and not known:
         hint = "Only data.test may be without." if role == "val" else None
         faults.add("COCO-E06", '"annotations" is missing', file=path, hint=hint)
 
 
-def _check_boxes(path: Path, columns: Columns, role: Role, faults: Faults) -> None:
+def _check_boxes(path: Path, columns: Columns, role: Split, faults: Faults) -> None:
     """Refuse a file of which no box is left."""
     if len(columns["boxes"]) == 0 and role == "train":
         faults.add("COCO-E26", "no annotation with a usable box; there is nothing to train on", file=path)

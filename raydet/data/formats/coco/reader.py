@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from raydet.data.columns import Columns, Ints, Texts
+from raydet.data.columns import Columns, Ints, Texts, first_of
 from raydet.data.formats.coco import boxes, images
 from raydet.data.formats.coco.checks import Annotations, check_boxes, check_ids, check_spread, shared
 from raydet.data.formats.coco.file_names import locate
@@ -267,8 +267,7 @@ def _grouped(table: Annotations, images: _Images, categories: _Categories) -> Co
         per_class = np.where(categories.log.bad, -1, np.bincount(classes[keep], minlength=len(categories.ids)))
         check_spread(table, images.log, categories.log, per_image, per_class)
     order = np.flatnonzero(keep)[np.argsort(rows[keep], kind="stable")]
-    first = np.zeros(int((~images.log.bad).sum()) + 1, np.int64)
-    np.cumsum(np.bincount(rows[keep], minlength=len(images.ids))[~images.log.bad], out=first[1:])
+    first = first_of(np.bincount(rows[keep], minlength=len(images.ids))[~images.log.bad])
     columns = {
         "boxes": table.boxes,
         "areas": table.areas,

@@ -18,6 +18,7 @@ from raydet.data.formats.box_rules import MAX_LEAVING, beyond
 from raydet.data.formats.index import ClassificationIndex, DetectionIndex
 from raydet.data.formats.parquet.images import SMALL, ParquetImages, bytes_of, flat, group_bytes, open_parquet
 from raydet.data.formats.parquet.rows import Meaning, boxes_of_row, cell, classes_of, find_columns
+from raydet.data.formats.split_names import Split
 from raydet.data.images.decode import Exif, read_size
 from raydet.data.storage.cache import content_key, load_columns, save_columns
 from raydet.data.storage.files import Blob, Tree
@@ -30,7 +31,7 @@ _BATCH = 16
 
 def load_parquet(
     tree: Tree,
-    split: Literal["train", "val", "test"],
+    split: Split,
     chosen: str | None,
     detection: bool,
     *,

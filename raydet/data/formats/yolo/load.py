@@ -16,6 +16,7 @@ import numpy as np
 
 from raydet.data.columns import spread_over
 from raydet.data.formats.index import DetectionIndex
+from raydet.data.formats.split_names import Split
 from raydet.data.formats.yolo.labels import read_columns
 from raydet.data.formats.yolo.safe_yaml import MOST_BYTES, Plain, parse_yaml
 from raydet.data.formats.yolo.without_yaml import find_names, read_names
@@ -26,7 +27,7 @@ from raydet.data.validation.faults import SHOWN, Example, Faults
 from raydet.exceptions import DataError
 
 YAML = ("data.yaml", "data.yml", "dataset.yaml")
-_KEYS: dict[Literal["train", "val", "test"], tuple[str, ...]] = {
+_KEYS: dict[Split, tuple[str, ...]] = {
     "train": ("train",),
     "val": ("val", "valid", "validation"),
     "test": ("test",),
@@ -53,7 +54,7 @@ class _Set:
 def load_yolo(
     tree: Tree,
     yaml_name: str | None,
-    split: Literal["train", "val", "test"],
+    split: Split,
     chosen: str | None = None,
     *,
     on_bad: Literal["fail", "skip"] = "fail",
@@ -265,9 +266,7 @@ def _located(tree: Tree, base: str, place: str, file: str, faults: Faults) -> st
     return name if out is None else readings[0]
 
 
-def _images(
-    tree: Tree, dataset: _Set, split: Literal["train", "val", "test"], chosen: str | None, faults: Faults
-) -> tuple[dict[str, str], bool]:
+def _images(tree: Tree, dataset: _Set, split: Split, chosen: str | None, faults: Faults) -> tuple[dict[str, str], bool]:
     """Every image of the split with its stamp, and whether they are all that their folders hold."""
     keys = _KEYS[split] if chosen is None else (chosen,)
     value = next((dataset.values[key] for key in keys if dataset.values.get(key) is not None), chosen)
