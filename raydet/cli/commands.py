@@ -138,26 +138,31 @@ def bench(words: list[str]) -> None:
             "raydet bench ops --only assign_anchors ema_update",
             "raydet bench data --recipe demo_classification --images-per-s 500",
             "raydet bench quantization runs/demo_classification --out int8",
+            "raydet bench own-data /data/shop --recipe efficientdet_lite0 --model.weights lite0.pth --rounds 3",
         ),
     )
     compiled = "ops: torch.compile's form too; takes minutes on a CPU (default: on a GPU only)"
     parser.add_argument("what", choices=WHAT, help=f"one of {', '.join(WHAT)}")
-    parser.add_argument("sources", nargs="*", help="quantization: an FP32 checkpoint or run, or names of models")
+    parser.add_argument(
+        "sources", nargs="*", help="quantization: an FP32 checkpoint or run, or names of models; own-data: a data set"
+    )
     parser.add_argument("--qat", metavar="RUN", help="quantization: the run that quantization-aware training gave")
     parser.add_argument("--vs", choices=("effdet", "timm"), help="step: time this library's in turn with ours")
     parser.add_argument("--batch", type=int, default=4, help="step: images")
-    parser.add_argument("--rounds", type=int, default=5, help="how often each is timed")
-    parser.add_argument("--recipe", default="efficientdet_d0_coco", help="step, data: whose model and settings")
+    parser.add_argument("--rounds", type=int, default=5, help="how often each is timed; own-data: seeds")
+    parser.add_argument(
+        "--recipe", default="efficientdet_d0_coco", help="step, data, own-data: whose model and settings"
+    )
     parser.add_argument("--images-per-s", type=float, help="data: what a GPU takes; tells the cores that feed it")
     parser.add_argument("--compiled", action="store_true", default=None, help=compiled)
     parser.add_argument("--keep-memory", action="store_true", help="step: reuse freed memory, as fit's workers do")
     parser.add_argument("--profile", action="store_true", help="step: what share each of torch's operations takes")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="ops: where")
-    parser.add_argument("--only", nargs="+", metavar="OP", help="ops: which (default: all)")
+    parser.add_argument("--only", nargs="+", metavar="NAME", help="ops: which; own-data: sides (default: all)")
     parser.add_argument(
         "--out",
         metavar="FOLDER",
-        help="gpu, quantization: folder for figures and Markdown (default: docs/benchmarks of gpu, else nowhere)",
+        help="gpu, quantization, own-data: folder for figures and Markdown (default: docs/benchmarks of gpu)",
     )
     options, changes = parser.parse(words)
     print_result(dict(run(options, changes)), options.json)

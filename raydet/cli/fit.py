@@ -22,6 +22,7 @@ def run(words: list[str]) -> None:
             "raydet fit path/to/data --model efficientdet_lite0 --schedule.epochs 20",
             "raydet fit demo_classification --schedule.epochs 3 --run.name quick",
             "raydet fit demo_detection --augment.scale 0.8 1.25 --dry-run",
+            "raydet fit --from runs/shop --quantization.bits 8",
         ),
         more=_help,
     )
@@ -54,9 +55,8 @@ def add_start(parser: VerbParser) -> None:
     parser.add_argument(
         "--model", help="which model for your data (default: efficientdet_d0 for boxes, efficientnet_b0 for classes)"
     )
-    parser.add_argument(
-        "--from", dest="base", metavar="CONFIG", help="start from a config.json or best.json (default: the recipe)"
-    )
+    start = "a run or checkpoint whose weights and settings to start from; or a config.json or best.json: its settings"
+    parser.add_argument("--from", dest="base", metavar="RUN", help=start)
 
 
 def config_of(
@@ -67,20 +67,33 @@ def config_of(
     *,
     search: bool = False,
 ) -> Config:
-    """Return the configuration that a data set, a recipe or a config.json gives, with `changes`.
+    """Return the configuration that a data set, a recipe, a run or a config.json gives, with `changes`.
 
     Args:
+        base: a run or checkpoint to start from, on other data if `recipe` is a data set; or a config.json.
         search: it is for trials, which run on Ray's workers.
 
     Raises:
-        ConfigError: neither or both are named, there is none of that name, or the changes do not fit.
+        ConfigError: none of them is named, they do not go together, there is none of that name, or the changes do not
+            fit.
     """
     from raydet import recipes
 
-    if (recipe is None) == (base is None):
-        raise ConfigError("name a data set or a recipe, or --from a run's config.json; see `raydet fit --help`")
+    if recipe is None and base is None:
+        raise ConfigError("name a data set or a recipe, or --from a run; see `raydet fit --help`")
     if model is not None:
         changes = {"model.name": model, **changes}
+    if base is not None and Path(base).expanduser().is_dir():
+        if recipe is not None and not _is_place(recipe):
+            raise ConfigError(f"--from {base}: its settings or those of {recipe}; leave one out, or name a data set")
+        from raydet.driver.from_run import from_run
+
+        changes = {"scaling.num_workers": 1, **changes} if search else changes
+        started = from_run(base, recipe, changes)
+        print("\n".join(started.lines()), file=sys.stderr, flush=True)
+        return started.cfg
+    if recipe is not None and base is not None:
+        raise ConfigError(f"--from {base} is no run's folder: its settings or those of {recipe}; leave one out")
     if recipe is not None:
         from raydet.recipes.own_data import OWN_DATA
 

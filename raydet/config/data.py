@@ -24,6 +24,9 @@ class Model:
     weights: str | None = None
     """Start from these weights: a path (file, checkpoint or run folder), `effdet:NAME`, `torchvision:NAME`,
     `timm:NAME` or `hf://owner/repo/file`. Of a classifier a detector takes the backbone."""
+    weights_source: Literal["raydet", "effdet"] | None = None
+    """Who wrote a detector's `weights` where the file does not say, as safetensors outside a checkpoint's folder: both
+    name all tensors alike and code boxes otherwise. None: found out."""
     backbone_weights: str | None = None
     """Detection only: start the backbone from these weights of a classifier, same forms as `weights`."""
     dropout: float | None = None

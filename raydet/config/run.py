@@ -53,6 +53,8 @@ class Scaling:
     """Ray cluster to join. None: the one of RAY_ADDRESS, else a local Ray started for the run."""
     timeout_s: float = 600.0
     """Seconds after which a hanging exchange between workers fails."""
+    check_memory: bool = True
+    """Refuse a run whose steps are expected to need more memory than this machine, or its GPU, has."""
 
     def __post_init__(self) -> None:
         low, high = self.worker_range

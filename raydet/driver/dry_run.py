@@ -3,6 +3,7 @@
 from typing import Any
 
 from raydet.config import Config, as_flat, differences
+from raydet.driver.advice import before_start
 from raydet.driver.expected_memory import memory_bytes
 from raydet.driver.plan import describe_start, make_plan
 from raydet.recipes import RECIPES, recipe
@@ -17,13 +18,14 @@ def dry_run(cfg: Config, quiet: bool = False) -> dict[str, Any]:
     plan = make_plan(cfg)
     changes = _changes(plan.cfg)
     memory = memory_bytes(plan)
+    notes = before_start(plan, memory)
     done = 0 if plan.continues is None else plan.continues.step
     total = plan.cfg.schedule.total_epochs * plan.steps_per_epoch
     if not quiet:
-        print("\n".join(describe_start(plan)))
+        print("\n".join([*describe_start(plan), *notes]))
         print(f"steps     {total} of {plan.cfg.global_batch} images, {max(0, total - done)} to go")
         parts = ", ".join(f"{name} {size / 2**20:.0f} MiB" for name, size in memory.items())
-        print(f"memory    {sum(memory.values()) / 2**20:.0f} MiB a worker, besides torch itself: {parts}")
+        print(f"a worker  {sum(memory.values()) / 2**20:.0f} MiB besides torch itself: {parts}")
         print(f"settings that differ from {plan.cfg.recipe or 'the defaults'}:")
         for key, (was, now) in changes.items():
             print(f"  {key}: {was} -> {now}")

@@ -15,12 +15,15 @@ from typing import Any, TextIO
 
 from raydet.config import Config, override
 from raydet.distributed import WorkerGroup
+from raydet.driver.advice import before_start, score_watch
+from raydet.driver.expected_memory import memory_bytes
+from raydet.driver.from_run import from_run
 from raydet.driver.own_data import own_data
 from raydet.driver.plan import Plan, describe_start, make_plan
 from raydet.driver.ray_session import check_scaling, ray_session
 from raydet.driver.ray_trainer import Cancel, attempt
 from raydet.driver.run_folder import claimed
-from raydet.exceptions import LostWorkers, RunFailed
+from raydet.exceptions import ConfigError, LostWorkers, RunFailed
 from raydet.runs import checkpoint_store
 from raydet.runs.layout import CHECKPOINTS
 from raydet.runs.result import read_result, write_result
@@ -47,9 +50,10 @@ class Result:
 
 
 def fit(
-    cfg: Config | str | Path,
+    cfg: Config | str | Path | None = None,
     changes: Mapping[str, Any] | None = None,
     *,
+    start_from: str | Path | None = None,
     out: TextIO | None = None,
     cancel: Cancel | None = None,
 ) -> Result:
@@ -59,11 +63,14 @@ def fit(
 
         raydet.fit("path/to/data", {"model.name": "efficientdet_lite0", "schedule.epochs": 20})
         raydet.fit(raydet.recipe("demo_classification"))
+        raydet.fit(start_from="runs/shop", changes={"quantization.bits": 8})
 
     Args:
         cfg: a configuration; or the place of a data set (folder, annotation file, data.yaml, as `raydet check` takes
             them), for which one is made (`raydet.driver.own_data`).
         changes: dotted keys that are to be otherwise.
+        start_from: a run's folder or a checkpoint's, whose best weights, network and (without `cfg`) data and settings
+            the new run has (`raydet.driver.from_run`).
         out: where progress is shown. None: standard error.
         cancel: for another thread, to end this call; it then raises Cancelled. Not without Ray.
 
@@ -75,17 +82,22 @@ def fit(
     """
     out = out or sys.stderr
     if isinstance(cfg, Config):
+        if start_from is not None:
+            raise ConfigError("fit: a configuration or start_from, not both; model.weights takes a run's folder")
         cfg = override(cfg, changes or {})
     else:
-        found = own_data(cfg, changes or {})
-        print("\n".join(found.lines()), file=out, flush=True)
-        cfg = found.cfg
+        if cfg is None and start_from is None:
+            raise ConfigError("fit: name a configuration, the place of a data set, or a run to start_from")
+        fitted = own_data(cfg, changes or {}) if start_from is None else from_run(start_from, cfg, changes or {})
+        print("\n".join(fitted.lines()), file=out, flush=True)
+        cfg = fitted.cfg
     plan = make_plan(cfg)
     in_process = plan.cfg.scaling.worker_range[1] == 0
     if not in_process and not plan.finished:
         check_scaling(plan.cfg)
+    notes = [] if plan.finished else before_start(plan, memory_bytes(plan))
     with claimed(plan):
-        print("\n".join(describe_start(plan)), file=out, flush=True)
+        print("\n".join([*describe_start(plan), *notes]), file=out, flush=True)
         if plan.finished:
             print("finished  nothing left to train", file=out, flush=True)
         elif in_process:
@@ -108,8 +120,10 @@ def _result(plan: Plan) -> Result:
 
 def _shown(plan: Plan, out: TextIO, from_step: int) -> AbstractContextManager[None]:
     """Show the run's progress after `from_step` while the body runs."""
-    epochs = plan.cfg.schedule.total_epochs
-    return run_view.watched(lambda stop: run_view.follow(plan.folder, plan.cfg.task, epochs, stop, out, from_step))
+    epochs, notes = plan.cfg.schedule.total_epochs, score_watch(plan)
+    return run_view.watched(
+        lambda stop: run_view.follow(plan.folder, plan.cfg.task, epochs, stop, out, from_step, notes)
+    )
 
 
 def _first_step(plan: Plan) -> int:

@@ -5,10 +5,8 @@ command means the same run again.
 """
 
 import math
-import os
 import re
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
@@ -26,11 +24,11 @@ from raydet.data.images.decode import read_size
 from raydet.data.storage.address import is_remote
 from raydet.data.validation.anchor_coverage import Floats, at_input, best_iou
 from raydet.driver.expected_memory import activation_bytes
-from raydet.driver.resources import cores, wanted_address
+from raydet.driver.resources import cores, machine_bytes, wanted_address
 from raydet.exceptions import ConfigError, DataError
 from raydet.models.efficientdet_variants import EfficientDetVariant
 from raydet.models.weights.published import published_for
-from raydet.recipes.own_data import OWN_DATA
+from raydet.recipes.own_data import LR_BATCH, OWN_DATA
 from raydet.training.state import build_model, resolve_model
 
 _MET = 0.9
@@ -43,8 +41,6 @@ _STEPS = {"cpu": 500, "cuda": 4000}
 """Budget of optimiser steps. On a CPU half an hour of one core for efficientdet_lite0 at 384 px and 8 images a step."""
 _LEAST_EPOCHS = {"cpu": 3, "cuda": 10}
 _MOST_EPOCHS = 300
-_LR_BATCH = 16
-"""The batch that the recipes' learning rates are for."""
 _MEMORY_SHARE = 0.5
 """Of the memory of the GPU or the machine that a step's activations may take."""
 
@@ -58,14 +54,17 @@ class OwnData:
     """Setting, value and reason of what was chosen."""
     assumed: tuple[str, ...] = ()
     """What was assumed of the data set."""
+    came_from: str | None = None
+    """What was taken from another run."""
 
     def lines(self) -> list[str]:
-        """Return lines for people: what was found, what was assumed, and each choice."""
+        """Return lines for people: what was found, what was assumed or taken from a run, and each choice."""
         data = self.cfg.data
         splits = [f"{name} {where}" for name in ("train", "val", "test") if (where := getattr(data, name)) is not None]
         found = f"found     {data.format} in {data.root}: {', '.join(splits)}"
         assumed = [f"assumed   {text}" for text in self.assumed]
-        return [found, *assumed, *(f"chosen    {key} {value}: {why}" for key, value, why in self.chosen)]
+        came = [] if self.came_from is None else [f"from      {self.came_from}"]
+        return [found, *assumed, *came, *(f"chosen    {key} {value}: {why}" for key, value, why in self.chosen)]
 
 
 def own_data(place: str | Path | None, changes: Mapping[str, Any]) -> OwnData:
@@ -104,7 +103,7 @@ def _run_name(place: str) -> str:
     return re.sub(r"[^\w.-]+", "_", named.stem if named.is_file() else named.name).strip("._-") or "own_data"
 
 
-class _Choices:
+class Choices:
     """The configuration as it is chosen, with reasons; what was given stays."""
 
     def __init__(self, cfg: Config, given: frozenset[str]) -> None:
@@ -124,7 +123,7 @@ class _Choices:
 
 
 def _fitted(cfg: Config, given: frozenset[str]) -> OwnData:
-    choices = _Choices(cfg, given)
+    choices = Choices(cfg, given)
     if cfg.data.train == cfg.data.val and cfg.data.val_fraction is None:
         choices.set("data.val_fraction", 0.2, "there is one split; copies and images of one source stay together")
     tolerant = override(choices.cfg, {"data.on_bad": "skip", "data.max_bad": 1.0})
@@ -139,7 +138,7 @@ def _fitted(cfg: Config, given: frozenset[str]) -> OwnData:
     return OwnData(choices.cfg, tuple(choices.made))
 
 
-def _choose_weights(choices: _Choices) -> None:
+def _choose_weights(choices: Choices) -> None:
     """Start from published weights of the model, unless others were given."""
     named = published_for(choices.cfg.model.name)
     if choices.cfg.model.backbone_weights is None and named is not None:
@@ -147,7 +146,7 @@ def _choose_weights(choices: _Choices) -> None:
         choices.set("model.weights", named, f"trained on {trained}; padding and normalization follow them")
 
 
-def _fit_boxes(choices: _Choices, index: DetectionIndex) -> None:
+def _fit_boxes(choices: Choices, index: DetectionIndex) -> None:
     """Choose the input size and the anchors by the boxes."""
     live_N = ~index.crowd & (index.boxes[:, 2:] > 0).all(axis=1)
     boxes_N4 = index.boxes[live_N]
@@ -192,7 +191,7 @@ def _met(
     return min(shares)
 
 
-def _fit_input_to_images(choices: _Choices, index: Index) -> None:
+def _fit_input_to_images(choices: Choices, index: Index) -> None:
     """Choose the input of a classifier: no larger than most of its images."""
     usual = models.default_image_size(choices.cfg.model.name)
     rows = spread_over(len(index), 100).tolist()
@@ -208,7 +207,7 @@ def _fit_input_to_images(choices: _Choices, index: Index) -> None:
         choices.set("model.image_size", size, f"three of four images are at most {side:.0f} pixels wide or high")
 
 
-def _fit_machine(choices: _Choices) -> None:
+def _fit_machine(choices: Choices) -> None:
     """Choose where to train: on this machine's GPUs, or in this process; a cluster is the user's to say."""
     cfg = choices.cfg
     if wanted_address(cfg) is not None:
@@ -223,7 +222,7 @@ def _fit_machine(choices: _Choices) -> None:
     choices.set("data.workers", min(cfg.data.workers, max(1, cores() - 1)), f"loader processes beside {cores()} cores")
 
 
-def _fit_training(choices: _Choices, images: int) -> None:
+def _fit_training(choices: Choices, images: int) -> None:
     """Choose batch, epochs, learning rate and average by the number of images and the machine."""
     cfg = resolve_model(choices.cfg)
     device = "cuda" if cfg.scaling.use_gpu else "cpu"
@@ -243,9 +242,9 @@ def _fit_training(choices: _Choices, images: int) -> None:
     warmup = max(total / 20, min(50, total / 4)) / steps
     choices.set("schedule.warmup_epochs", round(warmup, 2), f"{warmup * steps:.0f} of {total} steps")
     lr = choices.cfg.optim.lr
-    if batch != _LR_BATCH:
-        why = f"{lr:g} is for {_LR_BATCH} images a step; times the root of {batch} / {_LR_BATCH}"
-        choices.set("optim.lr", float(f"{lr * math.sqrt(batch / _LR_BATCH):.2g}"), why)
+    if batch != LR_BATCH:
+        why = f"{lr:g} is for {LR_BATCH} images a step; times the root of {batch} / {LR_BATCH}"
+        choices.set("optim.lr", float(f"{lr * math.sqrt(batch / LR_BATCH):.2g}"), why)
     decay = min(0.9998, max(0.9, 1 - 15 / total))
     choices.set("ema.decay", round(decay, 4), f"an average over about {1 / (1 - decay):.0f} of {total} steps")
 
@@ -259,16 +258,7 @@ def _images_in_memory(cfg: Config, device: str) -> float:
     with torch.device("meta"):
         model = build_model(override(cfg, {"quantization": None}), cfg.model.num_classes or 1)
     each = activation_bytes(model, int(cfg.model.image_size or 0))
-    return _MEMORY_SHARE * _memory_bytes(device) / each
-
-
-def _memory_bytes(device: str) -> int:
-    if device == "cuda" and torch.cuda.is_available():
-        return torch.cuda.get_device_properties(0).total_memory
-    limits = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
-    with suppress(OSError, ValueError):  # a container's; "max" where there is none
-        limits.append(int(Path("/sys/fs/cgroup/memory.max").read_text()))
-    return min(limits)
+    return _MEMORY_SHARE * machine_bytes(device == "cuda") / each
 
 
 def _power_of_two(number: float) -> int:

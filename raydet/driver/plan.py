@@ -161,7 +161,7 @@ def describe_start(plan: Plan) -> list[str]:
         f"model     {cfg.model.name} at {size} px, {len(plan.classes)} classes",
         f"data      {_data(plan)} in {cfg.data.root}",
         f"classes   {_class_map(plan)}",
-        f"train     {cfg.schedule.total_epochs} epochs of {plan.steps_per_epoch} steps of {cfg.global_batch} images",
+        f"train     {_training(plan)}",
     ]
     lines += [f"note      {one_line(note, 220)}" for note in plan.notes[:_MOST_NOTES]]
     if len(plan.notes) > _MOST_NOTES:
@@ -183,6 +183,11 @@ def _input_of(cfg: Config) -> str:
     mean, std = (", ".join(f"{value:g}" for value in values) for values in pixel_statistics(cfg))
     names = [name for name in ("padding", "bn_eps") if getattr(cfg.model, name) is not None]
     return "; ".join([f"data.mean {mean}", f"data.std {std}", *(f"model.{n}={getattr(cfg.model, n)}" for n in names)])
+
+
+def _training(plan: Plan) -> str:
+    epochs, steps = plan.cfg.schedule.total_epochs, plan.steps_per_epoch
+    return f"{epochs} epochs of {steps} steps of {plan.cfg.global_batch} images, {epochs * steps} steps in all"
 
 
 def _data(plan: Plan) -> str:

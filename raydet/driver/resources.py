@@ -2,6 +2,8 @@
 
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
 
 from raydet.config import Config
 from raydet.exceptions import ConfigError
@@ -21,6 +23,18 @@ def wanted_address(cfg: Config) -> str | None:
 def cores() -> int:
     """Return how many cores this process may use."""
     return len(os.sched_getaffinity(0))
+
+
+def machine_bytes(gpu: bool) -> int:
+    """Return the memory of a GPU, or of this machine or its container."""
+    import torch
+
+    if gpu and torch.cuda.is_available():
+        return torch.cuda.get_device_properties(0).total_memory
+    limits = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
+    with suppress(OSError, ValueError):  # a container's; "max" where there is none
+        limits.append(int(Path("/sys/fs/cgroup/memory.max").read_text()))
+    return min(limits)
 
 
 def per_worker(cfg: Config, nodes: Sequence[Resources], own: bool, workers: int | None = None) -> dict[str, float]:

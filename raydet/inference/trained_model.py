@@ -124,6 +124,6 @@ def _foreign(cfg: Config) -> TrainedModel:
         raise ConfigError(f"model.num_classes must be given with recipe {cfg.recipe} and foreign weights")
     cfg = as_weights_want(resolve_model(cfg))
     model = build_model(cfg, count)
-    weights.load(model, weights.resolve(spec), num_classes_may_differ=False)
+    weights.load(model, weights.resolve(spec), num_classes_may_differ=False, source=cfg.model.weights_source)
     first = 1 if cfg.task == "detection" else 0
     return _calibrated(TrainedModel(cfg, model.eval(), [""] * count, list(range(first, first + count)), None))

@@ -22,6 +22,8 @@ _ANY = {
 DETECTORS = tuple(f"efficientdet_{size}" for size in (*(f"d{i}" for i in range(8)), *(f"lite{i}" for i in range(5))))
 CLASSIFIERS = tuple(f"efficientnet_{size}" for size in (*(f"b{i}" for i in range(8)), *(f"lite{i}" for i in range(5))))
 OWN_DATA = DETECTORS + CLASSIFIERS
+LR_BATCH = 16
+"""The batch that their learning rates are for."""
 
 
 def own_detector(model: str) -> Config:

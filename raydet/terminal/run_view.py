@@ -38,8 +38,19 @@ PLAIN_EVERY_S = 30.0
 
 _GAP = "  "
 
+Notes = Callable[[Figures], str | None]
+"""Takes each epoch's figures; returns what is to be said of them, if anything."""
 
-def follow(folder: Path, task: str, epochs: int, stop: threading.Event, out: TextIO, from_step: int = 0) -> None:
+
+def follow(
+    folder: Path,
+    task: str,
+    epochs: int,
+    stop: threading.Event,
+    out: TextIO,
+    from_step: int = 0,
+    notes: Notes = lambda row: None,
+) -> None:
     """Show the run in `folder` until `stop` is set, then what is still unshown; meant for a thread of the driver.
 
     Call it before the run writes: what the files hold at the start is an earlier attempt's and not shown. It never
@@ -50,14 +61,15 @@ def follow(folder: Path, task: str, epochs: int, stop: threading.Event, out: Tex
         task: detection or classification.
         epochs: epochs of the whole run.
         from_step: steps that were done before.
+        notes: what it says of an epoch is shown below the epoch's line.
     """
     board = Board(folder, task, epochs, from_step)
     console = Console(file=out)
     try:
         if out.isatty() and not console.is_dumb_terminal:
-            _follow_terminal(board, console, stop)
+            _follow_terminal(board, console, stop, notes)
         else:
-            _follow_plain(board, out, stop)
+            _follow_plain(board, out, stop, notes)
     except (OSError, ValueError):  # a closed pipe or file: the run goes on unseen
         return
 
@@ -75,7 +87,7 @@ def watched(follow: Callable[[threading.Event], None]) -> Iterator[None]:
         viewer.join(timeout=10)
 
 
-def _follow_terminal(board: Board, console: Console, stop: threading.Event) -> None:
+def _follow_terminal(board: Board, console: Console, stop: threading.Event, notes: Notes) -> None:
     columns = fitting(columns_of(board.task, board.epochs), console.width)
     headed = False
     mine = console.file is sys.stdout  # then other prints of this process appear above the bar
@@ -88,10 +100,12 @@ def _follow_terminal(board: Board, console: Console, stop: threading.Event) -> N
                     console.print(head(columns))
                     headed = True
                 console.print(line(columns, row))
+                if (said := notes(row)) is not None:
+                    console.print(Text(_note(said)))
             live.update(status(board), refresh=True)
 
 
-def _follow_plain(board: Board, out: TextIO, stop: threading.Event) -> None:
+def _follow_plain(board: Board, out: TextIO, stop: threading.Event, notes: Notes) -> None:
     last = board.time() - PLAIN_EVERY_S
     stopped = False
     while not stopped:
@@ -99,11 +113,17 @@ def _follow_plain(board: Board, out: TextIO, stop: threading.Event) -> None:
         rows = board.poll()
         for row in rows:
             _say(out, plain_epoch(board, row))
+            if (said := notes(row)) is not None:
+                _say(out, _note(said))
         if rows:
             last = board.time()
         elif not stopped and board.time() - last >= PLAIN_EVERY_S:
             last = board.time()
             _say(out, plain_step(board))
+
+
+def _note(text: str) -> str:
+    return f"note      {text}"
 
 
 def _say(out: TextIO, text: str) -> None:

@@ -150,7 +150,7 @@ def load_weights(cfg: Config, model: EfficientNet | EfficientDet) -> list[weight
     """Load what model.weights and model.backbone_weights name; return what was loaded."""
     reports = []
     if cfg.model.weights is not None:
-        reports.append(weights.load(model, weights.resolve(cfg.model.weights)))
+        reports.append(weights.load(model, weights.resolve(cfg.model.weights), source=cfg.model.weights_source))
     if cfg.model.backbone_weights is not None:
         reports.append(weights.load(model, weights.resolve(cfg.model.backbone_weights), backbone_only=True))
     return reports

@@ -52,6 +52,7 @@ def train(
             recalibrate(evaluated, task, train_loader, cfg, workers)
         return score(evaluated, task, val_index, val_loader, cfg, workers)
 
+    diary = None
     try:
         diary = _Diary(cfg, task, folder, state) if workers.rank == 0 else None
         for report in epochs(cfg, task, state, train_loader, evaluate, workers):
@@ -63,6 +64,8 @@ def train(
             if ends_epoch:
                 tell(report.metrics)
     finally:
+        if diary is not None:
+            diary.log.close()
         train_loader.close()
         val_loader.close()
 
@@ -150,7 +153,6 @@ class _Diary:
             self._save(report)
         if report.last:
             self.log.summary(report.metrics)
-            self.log.close()
 
     def _save(self, report: TrainingReport) -> None:
         state, folder = self.state, self.checkpoints

@@ -156,6 +156,7 @@ MALFORMED: list[tuple[str, str | None, Edit]] = [
     ("COCO-W52", A, annotation(attributes={"rotation": 37.4})),
     ("COCO-W54", A, annotation(bbox=None, segmentation=[[1, 2, 9, 2, 9, 9], [20, 3, 22, 9, 30, 4]])),
     ("COCO-W54", A, annotation(bbox=[], segmentation=[1, 2, 9, 2, 9, 9])),
+    ("COCO-W54", A, annotation(bbox=None, segmentation={"size": [60, 80], "counts": [70, 9, 4721]})),
     ("COCO-E29", A, annotation(attributes={"rotation": "left"})),
     ("COCO-W53", "category 0", lambda c: (every("categories", supercategory="pet")(c), c["categories"].append(ROOT))),
     ("COCO-E49", A, lambda c: (category(name=5)(c), annotation(category_id=13)(c))),

@@ -27,7 +27,7 @@ def test_a_plan_knows_images_classes_and_steps(classification: Config, detection
     assert plan.cfg.model.num_classes == len(plan.classes) == 10 and plan.continues is None and not plan.finished
     assert make_plan(override(classification, {"data.drop_last": True})).steps_per_epoch == 7
     assert make_plan(detection).steps_per_epoch == 6
-    assert "train     2 epochs of 8 steps of 8 images" in describe_start(plan)
+    assert "train     2 epochs of 8 steps of 8 images, 16 steps in all" in describe_start(plan)
 
 
 def test_planning_writes_nothing(classification: Config, tmp_path: Path) -> None:

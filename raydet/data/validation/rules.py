@@ -57,7 +57,7 @@ RULES = {
     "COCO-W51": "file names are read without their first folders, percent-decoded, or with backslashes as /",
     "COCO-W52": "a box is rotated (attributes.rotation of CVAT); the upright box around it is taken",
     "COCO-W53": "a category is the supercategory of all others and has no annotation (Roboflow); it is left out",
-    "COCO-W54": "bbox is missing; the bounds of the polygon are taken",
+    "COCO-W54": "bbox is missing; the bounds of the segmentation are taken",
     "COCO-E55": "every image or every category of the file is faulty",
     "IMG-E01": "no such file, or it cannot be read",
     "IMG-E02": "the file is empty",

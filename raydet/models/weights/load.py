@@ -158,7 +158,7 @@ def _mapped(model: Model, file: WeightFile, source: str | None) -> Mapped:
     if source is None and kind == "detector" and program == "effdet" and file.path.suffix == ".safetensors":
         raise WeightsError(
             f"{file.path} does not say whether its boxes are coded raydet's way or effdet's; "
-            f"pass source='raydet' or source='effdet', or the checkpoint's folder"
+            "set model.weights_source to raydet or effdet, or give the checkpoint's folder"
         )
     depths = efficientnet_variants.stage_depths(_backbone(model).variant)
     levels = model.max_level - model.min_level + 1 if isinstance(model, EfficientDet) else 0

@@ -9,8 +9,10 @@ import torch
 from safetensors.torch import save_file
 
 from raydet import models
+from raydet.config import Config, override
 from raydet.exceptions import WeightsError
 from raydet.models import weights
+from raydet.training.resume import load_weights
 
 DEPTHS = {"b0": (1, 2, 2, 3, 3, 4, 1), "b1": (2, 3, 3, 4, 4, 5, 2)}
 
@@ -319,9 +321,10 @@ def test_detector_in_a_bare_safetensors_file_is_not_guessed(tmp_path):
     trained = _trained("efficientdet_demo", 4)
     save_file(trained.state_dict(), tmp_path / "a.safetensors")
     model = models.build("efficientdet_demo", 4)
-    with pytest.raises(WeightsError, match=r"pass source='raydet' or source='effdet'"):
+    with pytest.raises(WeightsError, match=r"set model\.weights_source to raydet or effdet"):
         weights.load(model, tmp_path / "a.safetensors")
-    weights.load(model, tmp_path / "a.safetensors", source="raydet")
+    cfg = override(Config(), {"model.weights": str(tmp_path / "a.safetensors"), "model.weights_source": "raydet"})
+    load_weights(cfg, model)
     assert _same(model, trained)
     weights.load(model, tmp_path / "a.safetensors", source="effdet")
     assert not _same(model, trained, "box_net.predict") and _same(model, trained, "class_net")

@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from raydet.data.columns import Floats
 from raydet.data.formats.coco.json_table import JsonTable, of_kinds
+from raydet.data.formats.coco.outlines import bounds
 
 _FOUR = "bbox must be four numbers"
 _CORNERS = {2: "[[x1, y1], [x2, y2]]", 5: "with an angle or a score", 8: "a polygon's four corners"}
@@ -57,38 +58,17 @@ def _is_angle(value: object) -> bool:
     return type(value) in (int, float) and -1e6 < value < 1e6  # type: ignore[operator]
 
 
-def _bounds(outline: object) -> list[float] | None:
-    """The bounds of one or several polygons, written as [x, y, x, y, ...] or [[x, y], ...]; None of anything else."""
-    values: list[Any] = []
-    stack: list[Any] = [outline]
-    while stack:
-        part = stack.pop()
-        if type(part) is not list:
-            return None
-        numbers = part and all(type(v) in (int, float) and abs(v) < 1e9 for v in part)  # NaN is not below anything
-        if numbers and len(part) % 2 == 0:
-            values += part
-        elif numbers or not part or len(values) > 10**7:
-            return None
-        else:
-            stack += part
-    if len(values) < 6:
-        return None
-    x1, y1 = min(values[::2]), min(values[1::2])
-    return [x1, y1, max(values[::2]) - x1, max(values[1::2]) - y1]
-
-
 def _four_numbers(table: JsonTable, lists: list[Any]) -> list[list[float]]:
-    """The boxes, bounds of polygons where there is none, and zeros for what is not four numbers, which is counted."""
+    """The boxes, bounds of outlines where there is none, and zeros for what is not four numbers, which is counted."""
     lists, hint = list(lists), "Compute it as the bounds of the outline."
     missing = [i for i, box in enumerate(lists) if box is None or (box == [] and table.records[i].get("segmentation"))]
     outlined = [i for i in missing if table.records[i].get("segmentation")]
     table.missing("bbox", [i for i in missing if not table.records[i].get("segmentation")], "COCO-E19")
     for i in outlined:
-        lists[i] = _bounds(table.records[i]["segmentation"])
-    what = "bbox is missing, and the segmentation is no polygon"
+        lists[i] = bounds(table.records[i]["segmentation"])
+    what = "bbox is missing, and the segmentation is no polygon and no run-length code of its image"
     table.refuse("COCO-E19", what, [i for i in outlined if lists[i] is None], hint=hint)
-    what = "bbox is missing: the bounds of the polygon are taken"
+    what = "bbox is missing: the bounds of the segmentation are taken"
     table.warn("COCO-W54", what, [i for i in outlined if lists[i] is not None])
     missing = [i for i in missing if lists[i] is None]
     wrong = [i for i, box in enumerate(lists) if box is not None and not _is_box(box)]
