@@ -7,7 +7,9 @@ ANY := $$(command -v $(PYTHON) || command -v python3)
 # Two processes; a file's tests stay together, which makes its fixtures once. Compiled tests are kept: each process has
 # to read all of them, and to compile them takes as long as all imports.
 PYTEST := PYTHONDONTWRITEBYTECODE= $(RUN) -m pytest --numprocesses 2 --dist loadfile
-INSTALL := $(RUN) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+INSTALL := $(RUN) -m pip install --no-compile --quiet --disable-pip-version-check --constraint constraints.txt
+# pip compiles on one core, a minute and a half of it; some packages hold files that are for other versions of Python.
+COMPILE := $(RUN) -m compileall -q -j 0 $(VENV)/lib > $(VENV)/compileall.log || true
 
 .PHONY: help demo quick test soak gpu lint clean
 
@@ -47,11 +49,13 @@ $(VENV)/bin/python:
 $(VENV)/demo.stamp: $(VENV)/bin/python setup.cfg constraints.txt
 	@echo "installing raydet and what it needs into $(VENV): some minutes and 7 GB, once"
 	$(INSTALL) --editable ".[demo]"
+	$(COMPILE)
 	touch $@
 
 $(VENV)/dev.stamp: $(VENV)/bin/python setup.cfg constraints.txt
 	@echo "installing raydet, what it needs and its test tools into $(VENV): some minutes and 7 GB, once"
 	$(INSTALL) --editable ".[dev]"
+	$(COMPILE)
 	touch $@ $(VENV)/demo.stamp
 
 clean:  ## all that was built or trained here

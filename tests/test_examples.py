@@ -104,7 +104,7 @@ def test_examples_are_short() -> None:
             assert len(script.read_text().splitlines()) <= 56, script.name
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_int8(toy_classification: Path, tmp_path: Path, run_script: Run) -> None:
     small = f"--data.root {toy_classification} --data.workers 0 --scaling.num_workers 0 --schedule.epochs 1"
     floats = fit(override(recipe("demo_classification"), parse_overrides(settings(small, tmp_path / "runs"))))

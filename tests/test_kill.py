@@ -67,6 +67,18 @@ def kill_driver_in(epoch: int, pid: int, folder: Path) -> None:
 
 
 @pytest.mark.ray
+def test_two_workers_survive_a_kill_of_one(classification: Config, tmp_path: Path) -> None:
+    changes = {"scaling.num_workers": 2, "schedule.epochs": 3, "run.max_failures": 1, "scaling.threads": 1}
+    cfg = override(classification, changes)
+    with running(["fit", *words(cfg)], tmp_path) as process:
+        kill_worker_in(2, process.pid, run_folder(cfg))
+        assert process.wait(300) == 0
+    assert "restart   1 of 1, from the newest checkpoint: worker " in (tmp_path / "stderr.txt").read_text()
+    assert steps_written(run_folder(cfg)) == [8, 16, 24]
+    assert same_as_undisturbed(cfg, 2, tmp_path)
+
+
+@pytest.mark.soak
 def test_two_workers_survive_a_kill_of_one_and_then_of_the_driver(classification: Config, tmp_path: Path) -> None:
     """With checkpoints in mid-epoch."""
     changes = {"scaling.num_workers": 2, "run.checkpoint_steps": 3, "schedule.epochs": EPOCHS, "run.max_failures": 1}
@@ -122,7 +134,7 @@ def test_ctrl_c_ends_a_run_on_ray_at_once_with_one_line(classification: Config, 
         assert alive(below) == []
     err = (tmp_path / "stderr.txt").read_text().splitlines()
     assert err[-1] == "raydet: interrupted; the same command continues from the last checkpoint"
-    known = {"run", "model", "data", "classes", "train", "weights", "starting", "epoch"}
+    known = {"run", "model", "data", "classes", "train", "weights", "memory", "starting", "epoch"}
     assert {line.split()[0] for line in err[:-1]} <= known
     plan = make_plan(cfg)
     assert plan.continues is not None and plan.continues.step >= 8 and not plan.finished

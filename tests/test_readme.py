@@ -72,7 +72,8 @@ HERE = {
     "raydet evaluate digits.onnx": "test_int8",
     "raydet bench quantization": "test_int8",
     "raydet tune demo_classification --space lr_wd": "test_search",
-    "raydet fit --from": "test_search",
+    "raydet fit --from runs/demo_classification-lr_wd": "test_search",
+    "raydet fit --from runs/demo_detection": "test_the_python_block_then_evaluate_and_predict",
     "raydet tune demo_detection --set": "test_search_by_ranges",
     "raydet tune demo_classification --space lr-range-test": "test_the_range_test",
     "raydet predict": "test_the_python_block_then_evaluate_and_predict",
@@ -222,6 +223,8 @@ def test_the_python_block_then_evaluate_and_predict(
     assert "AP50" in raydet(readme_command("raydet evaluate runs"))
     raydet(readme_command("raydet predict"))
     assert (tmp_path / "found" / "photo.png").is_file() and (tmp_path / "found" / "predictions.json").is_file()
+    raydet([*readme_command("raydet fit --from runs/demo_detection"), "--schedule.epochs", "1"])
+    assert (tmp_path / "runs" / "demo_detection_int8" / "result.json").is_file()
 
 
 @pytest.mark.slow
@@ -253,13 +256,13 @@ def test_search(toy_classification: Path, tmp_path: Path, raydet: Run, shared_ra
     tiny = [*TINY.split(), "--data.root", str(toy_classification), "--set", "ema.decay=choice(0.99, none)"]
     out = raydet([*words, *tiny])
     assert "best      trial" in out and "train it  raydet fit --from" in out
-    words = readme_command("raydet fit --from")
+    words = readme_command("raydet fit --from runs/demo_classification-lr_wd")
     assert (tmp_path / words[words.index("--from") + 1]).is_file()
     raydet([*words, "--scaling.num_workers", "0"])
     assert (tmp_path / "runs" / "demo_classification-lr_wd-best" / "result.json").is_file()
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_search_by_ranges(toy_detection: Path, tmp_path: Path, raydet: Run, shared_ray: None) -> None:
     words = readme_command("raydet tune demo_detection --set")
     words[words.index("--num-samples") + 1] = "1"

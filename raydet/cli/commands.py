@@ -138,7 +138,7 @@ def bench(words: list[str]) -> None:
             "raydet bench ops --only assign_anchors ema_update",
             "raydet bench data --recipe demo_classification --images-per-s 500",
             "raydet bench quantization runs/demo_classification --out int8",
-            "raydet bench own-data /data/shop --recipe efficientdet_lite0 --model.weights lite0.pth --rounds 3",
+            "raydet bench own-data /data/shop --model.weights lite0.pth --rounds 3",
         ),
     )
     compiled = "ops: torch.compile's form too; takes minutes on a CPU (default: on a GPU only)"

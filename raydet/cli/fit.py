@@ -92,6 +92,8 @@ def config_of(
         started = from_run(base, recipe, changes)
         print("\n".join(started.lines()), file=sys.stderr, flush=True)
         return started.cfg
+    if base is not None and not Path(base).expanduser().exists():
+        raise ConfigError(f"--from {base}: no such run or file")
     if recipe is not None and base is not None:
         raise ConfigError(f"--from {base} is no run's folder: its settings or those of {recipe}; leave one out")
     if recipe is not None:

@@ -18,6 +18,7 @@ _ANY = {
     "evaluation.recalibrate_bn": 64,
     "data.on_bad": "skip",
     "run.checkpoint_epochs": 1,
+    "run.log_steps": 5,
 }
 DETECTORS = tuple(f"efficientdet_{size}" for size in (*(f"d{i}" for i in range(8)), *(f"lite{i}" for i in range(5))))
 CLASSIFIERS = tuple(f"efficientnet_{size}" for size in (*(f"b{i}" for i in range(8)), *(f"lite{i}" for i in range(5))))

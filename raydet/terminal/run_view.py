@@ -42,6 +42,10 @@ Notes = Callable[[Figures], str | None]
 """Takes each epoch's figures; returns what is to be said of them, if anything."""
 
 
+def _nothing(row: Figures) -> None:
+    return None
+
+
 def follow(
     folder: Path,
     task: str,
@@ -49,7 +53,7 @@ def follow(
     stop: threading.Event,
     out: TextIO,
     from_step: int = 0,
-    notes: Notes = lambda row: None,
+    notes: Notes = _nothing,
 ) -> None:
     """Show the run in `folder` until `stop` is set, then what is still unshown; meant for a thread of the driver.
 
@@ -87,7 +91,7 @@ def watched(follow: Callable[[threading.Event], None]) -> Iterator[None]:
         viewer.join(timeout=10)
 
 
-def _follow_terminal(board: Board, console: Console, stop: threading.Event, notes: Notes) -> None:
+def _follow_terminal(board: Board, console: Console, stop: threading.Event, notes: Notes = _nothing) -> None:
     columns = fitting(columns_of(board.task, board.epochs), console.width)
     headed = False
     mine = console.file is sys.stdout  # then other prints of this process appear above the bar
@@ -105,7 +109,7 @@ def _follow_terminal(board: Board, console: Console, stop: threading.Event, note
             live.update(status(board), refresh=True)
 
 
-def _follow_plain(board: Board, out: TextIO, stop: threading.Event, notes: Notes) -> None:
+def _follow_plain(board: Board, out: TextIO, stop: threading.Event, notes: Notes = _nothing) -> None:
     last = board.time() - PLAIN_EVERY_S
     stopped = False
     while not stopped:

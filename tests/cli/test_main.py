@@ -73,7 +73,8 @@ def refused(arguments: list[str], capsys: pytest.CaptureFixture[str], storage: P
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["fit", "demo_classification", "--from", "config.json"], 2, "name a data set or a recipe, or --from"),
+        (["fit", "demo_classification", "--from", __file__], 2, "its settings or those of demo_classification"),
+        (["fit", "--from", "/no/run"], 2, "--from /no/run: no such run or file"),
         (["fit", "--from", "/no/config.json"], 2, "/no/config.json"),
         (["fit", "demo_classification", "--run.name", "../up"], 2, "run.name must be"),
         (["fit", "demo_classification", "--run.storage_path", "s3://b/p"], 2, "run.storage_path must be a folder"),

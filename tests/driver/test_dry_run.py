@@ -22,7 +22,7 @@ def test_a_dry_run_shows_data_steps_memory_and_the_settings_that_differ(
     assert cli.run(["fit", *words(override(classification, {"optim.lr": 0.5})), "--dry-run"]) == 0
     out = capsys.readouterr().out
     assert "data      60 training and 30 validation images" in out
-    assert "steps     16 of 8 images, 16 to go" in out and "MiB a worker" in out
+    assert "steps     16 of 8 images, 16 to go" in out and "MiB besides torch itself" in out
     assert "optim.lr: 0.003 -> 0.5" in out and "schedule.epochs: " in out and "optim.momentum" not in out
     assert not (tmp_path / "runs").exists()
 

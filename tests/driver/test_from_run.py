@@ -6,15 +6,15 @@ from pathlib import Path
 import pytest
 
 import raydet
-from raydet import cli
-from raydet.config import Config, load
+from raydet.cli import main as cli
+from raydet.config import Config
 from raydet.driver.from_run import from_run
 from raydet.exceptions import ConfigError
-from raydet.training.resume import find_checkpoint
+from raydet.training.resume import find_checkpoint, saved_config
 
 
 def test_more_training_has_the_runs_weights_data_and_settings(trained_detector: Path) -> None:
-    begun, found = load(trained_detector / "config.json"), from_run(trained_detector, None, {})
+    begun, found = saved_config(find_checkpoint(trained_detector)), from_run(trained_detector, None, {})
     cfg = found.cfg
     assert cfg.model.weights == str(find_checkpoint(trained_detector).path)
     assert cfg.run.name == f"{begun.run.name}_more" and Path(cfg.run.storage_path) == trained_detector.parent
@@ -36,7 +36,8 @@ def test_what_is_given_stays(trained_detector: Path) -> None:
 
 
 def test_quantization_makes_it_a_short_training_in_8_bits(trained_detector: Path) -> None:
-    begun, cfg = load(trained_detector / "config.json"), from_run(trained_detector, None, {"quantization.bits": 8}).cfg
+    begun = saved_config(find_checkpoint(trained_detector))
+    cfg = from_run(trained_detector, None, {"quantization.bits": 8}).cfg
     assert cfg.quantization is not None and cfg.quantization.skip == ("predict",)
     assert cfg.run.name == f"{begun.run.name}_int8" and cfg.schedule.epochs == 2 and cfg.schedule.warmup_epochs == 0
     assert cfg.optim.lr == pytest.approx(0.1 * begun.optim.lr, rel=0.02)
@@ -65,7 +66,7 @@ def test_a_network_without_defaults_for_other_data_says_what_to_do(trained_detec
 def test_two_sources_of_settings_are_refused(trained_detector: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.run(["fit", "demo_detection", "--from", str(trained_detector)]) == 2
     assert "its settings or those of demo_detection" in capsys.readouterr().err
-    assert cli.run(["fit", "demo_detection", "--from", str(trained_detector / "config.json")]) == 2
+    assert cli.run(["fit", "demo_detection", "--from", str(trained_detector / "classes.json")]) == 2
     assert "is no run's folder" in capsys.readouterr().err
     with pytest.raises(ConfigError, match="a configuration or start_from, not both"):
         raydet.fit(Config(), start_from=trained_detector)

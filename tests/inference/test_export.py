@@ -34,6 +34,8 @@ from tests.onnx import arithmetic
 
 SIDE = {"classification": 64, "detection": 128}
 Changes = dict[str, Any]
+OTHERS = (("tensorrt", False), ("onnxruntime", False), ("tensorrt", True))
+"""Files that detect, besides the quantized one for ONNX Runtime."""
 
 
 @torch.no_grad()
@@ -145,10 +147,8 @@ def test_the_file_names_its_classes_and_its_source(exported: Path, classifier: C
 @pytest.mark.parametrize(
     ("target", "quantized"),
     [
-        ("tensorrt", False),
-        ("onnxruntime", False),
         ("onnxruntime", True),
-        pytest.param("tensorrt", True, marks=pytest.mark.soak),
+        *(pytest.param(*pair, marks=pytest.mark.soak) for pair in OTHERS),
     ],
 )
 def test_a_file_that_detects_finds_what_the_task_finds(
@@ -184,7 +184,7 @@ def test_a_file_that_detects_finds_what_the_task_finds(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("target", ["tensorrt", "onnxruntime"])
+@pytest.mark.parametrize("target", [pytest.param("tensorrt", marks=pytest.mark.soak), "onnxruntime"])
 def test_a_quantized_classifier_is_small_and_says_what_it_is(
     classifier: Changes, tmp_path: Path, target: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

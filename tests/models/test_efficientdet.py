@@ -172,7 +172,7 @@ def test_channels_last_is_kept_and_changes_no_value_nor_gradient():
     torch.testing.assert_close(results[0], results[1], atol=1e-9, rtol=1e-9)
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_compiles_without_a_break_and_equals_eager():
     model = models.build("efficientdet_demo", 3, drop_path=0.2)
     compiled = torch.compile(model, fullgraph=True, backend="eager")
@@ -185,7 +185,7 @@ def test_compiles_without_a_break_and_equals_eager():
     "name",
     [
         "efficientdet_demo",
-        *(pytest.param(n, marks=pytest.mark.slow) for n in ("efficientdet_d0", "tf_efficientdet_d7x")),
+        *(pytest.param(n, marks=pytest.mark.soak) for n in ("efficientdet_d0", "tf_efficientdet_d7x")),
     ],
 )
 def test_runs_on_fake_tensors(name):

@@ -49,9 +49,9 @@ def images_B3HW() -> torch.Tensor:
         ("efficientnet_demo", 32, {}),
         ("efficientnet_demo", 32, {"act": "relu6"}),
         ("tf_efficientnet_lite0", 33, {}),
-        ("efficientnet_widese_b0", 64, {}),
         ("efficientdet_demo", 128, {}),
-        ("efficientdet_lite0", 128, {}),
+        pytest.param("efficientnet_widese_b0", 64, {}, marks=pytest.mark.soak),
+        pytest.param("efficientdet_lite0", 128, {}, marks=pytest.mark.soak),
         pytest.param("efficientnet_b0", 64, {}, marks=pytest.mark.soak),
         pytest.param("tf_efficientnet_b0", 64, {}, marks=pytest.mark.soak),
         pytest.param("efficientdet_d0", 128, {}, marks=pytest.mark.soak),
@@ -125,7 +125,9 @@ def test_only_what_is_skipped_stays_in_floats(skip: str, floats: int, images_B3H
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("skip", ["predict", "fusion", "fpn", "towers"])
+@pytest.mark.parametrize(
+    "skip", ["predict", *(pytest.param(group, marks=pytest.mark.soak) for group in ("fusion", "fpn", "towers"))]
+)
 def test_a_detector_with_a_skipped_group_computes_what_it_should(skip: str, run: Run) -> None:
     net, images_B3HW = nets.settled("efficientdet_demo", 128), torch.randn(4, 3, 128, 128)
     quantized = nets.quantized(net, images_B3HW, skip=(skip,))

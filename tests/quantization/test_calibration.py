@@ -217,7 +217,7 @@ def _calibrate_here(cfg: Config, folder: Path, workers: WorkerGroup, tell: objec
     torch.save({name: q.get_buffer("_amax") for name, q in quantizers(model).items()}, folder / f"{workers.rank}.pt")
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_workers_agree_on_the_largest_range_also_one_without_a_batch(tmp_path: Path) -> None:
     run_workers(Config(), tmp_path, 3, _calibrate_here)
     of_ranks = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(3)]

@@ -61,7 +61,7 @@ def test_the_switch_for_export_is_put_back_also_after_a_failure() -> None:
     assert not cls.use_fb_fake_quant
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_nothing_is_said_on_import_and_no_layer_of_torch_is_changed() -> None:
     code = (
         "import torch; before = torch.nn.Conv2d, torch.nn.Linear\n"

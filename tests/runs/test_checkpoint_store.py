@@ -289,7 +289,7 @@ def test_storage_full_survives_pickling(tmp_path: Path) -> None:
     assert str(again) == str(error) and again.errno == errno.ENOSPC and again.need_bytes == 3_000_000
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_a_thousand_saves_leak_neither_files_nor_memory(tmp_path: Path) -> None:
     tensors = {"model": {"w": torch.zeros(10_000)}}
 

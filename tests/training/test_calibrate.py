@@ -22,7 +22,7 @@ from raydet.training.step import Trainer
 from tests.workers import newest, run_workers, trained
 
 
-@pytest.fixture(params=["classification", "detection"])
+@pytest.fixture(params=[pytest.param("classification", marks=pytest.mark.soak), "detection"])
 def qat(request: pytest.FixtureRequest) -> Config:
     """The configuration of two epochs of quantization-aware training that start from a float run."""
     floats = {"classification": "trained_classifier", "detection": "trained_detector"}[request.param]
@@ -105,7 +105,7 @@ def test_a_step_trains_weights_and_no_range(classification: Config) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", ["max", "percentile"])
+@pytest.mark.parametrize("method", [pytest.param("max", marks=pytest.mark.soak), "percentile"])
 def test_ranges_do_not_depend_on_the_number_of_workers(
     method: str, classification: Config, trained_classifier: Path, tmp_path: Path
 ) -> None:

@@ -35,7 +35,7 @@ def faults(how: str) -> int:
     return int(done.stdout)
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc's")
 def test_memory_that_is_kept_is_not_faulted_in_again() -> None:
     left = faults("leave")

@@ -97,7 +97,7 @@ def test_accumulating_micro_batches_is_the_same_as_one_large_batch(detection: Co
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["classification", "detection"])
+@pytest.mark.parametrize("kind", [pytest.param("classification", marks=pytest.mark.soak), "detection"])
 def test_two_workers_learn_what_one_learns(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
     """20 steps, within 1e-4, drop path and mixup on; BatchNorm frozen, whose statistics are per worker."""
     changes = {
@@ -128,7 +128,7 @@ def _train_without_wrapper(
     train(cfg, folder, workers, tell)
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_two_workers_with_one_buffer_of_gradients_learn_what_one_learns(detection: Config, tmp_path: Path) -> None:
     """What a captured step adds up itself is what DistributedDataParallel would."""
     cfg = override(detection, {"model.freeze_bn": True, "run.log_steps": 1, "evaluation.recalibrate_bn": 0})

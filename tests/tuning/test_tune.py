@@ -170,6 +170,7 @@ def test_a_search_of_before_continues_and_its_ended_trials_keep_their_values(cfg
 
 
 @slow
+@pytest.mark.soak
 @on_shared_ray
 def test_a_stopped_trial_leaves_no_placement_group_and_no_worker(cfg: Config) -> None:
     """And a trial whose actor is killed continues, with the machines of its workers given back."""

@@ -2,21 +2,20 @@
 
 from collections import defaultdict
 from collections.abc import Sequence
-from itertools import combinations
 
 import numpy as np
 
-from raydet.data.columns import Ints
-
-NEAR = 3
-"""Bits in which two prints may differ. Four quarters of 16 bits then share one, which is how pairs are found."""
-_LEVELS = 6.0
-"""Mean difference in grey levels, brightness apart, that the miniatures of one image may have: 64 bits alone take
-handwritten digits on like paper for one another."""
+NEAR = 5
+"""Bits in which two prints may differ. Six parts of ten or eleven bits then share one, which is how pairs are found."""
+_PARTS = ((0, 11), (11, 11), (22, 11), (33, 11), (44, 10), (54, 10))
+"""First bit and number of bits of each part of a print."""
+_LEVELS = {0: 6.0, 1: 6.0, 2: 6.0, 3: 6.0, 4: 3.0, 5: 3.0}
+"""Mean difference in grey levels, brightness apart, that the miniatures of one image may have, by the bits in which
+their prints differ: 64 bits alone take handwritten digits on like paper for one another."""
 _PLAIN = 6
 """A print with fewer bits of one kind than this is of an even image (sky, paper), which resembles any other."""
 _CROWD = 200
-"""A quarter shared by more prints than this tells nothing; such prints are compared by their other quarters."""
+"""Of the prints that share a part each is compared with so many others; a part shared by more tells little."""
 
 
 def same(prints: Sequence[bytes]) -> list[list[int]]:
@@ -34,30 +33,38 @@ def near(prints: Sequence[int | None], miniatures: Sequence[bytes]) -> list[list
     Two are alike if their prints differ in at most NEAR bits and their miniatures hardly; a group holds whatever is
     like one of its members.
     """
-    pairs = [(a, b) for a, b in candidates(prints) if _alike(miniatures[a], miniatures[b])]
+    pairs = [(a, b) for a, b, bits in candidates(prints) if _levels(miniatures[a], miniatures[b]) <= _LEVELS[bits]]
     return joined(pairs)
 
 
-def candidates(prints: Sequence[int | None]) -> list[tuple[int, int]]:
-    """Return the pairs of positions whose prints differ in at most NEAR of 64 bits; even images are left out.
+def candidates(prints: Sequence[int | None]) -> list[tuple[int, int, int]]:
+    """Return the pairs of positions whose prints differ in at most NEAR of 64 bits, and in how many.
 
-    All such pairs are found, but for those that share only quarters with more than 200 others.
+    Even images are left out. All other pairs are found, but for those that share only parts with over 200 others.
     """
     kept = np.array([i for i, one in enumerate(prints) if one is not None and _telling(one)], np.int64)
     hashes = np.array([prints[i] for i in kept.tolist()], np.uint64)
-    pairs: set[tuple[int, int]] = set()
-    for shift in (0, 16, 32, 48):
-        quarter = (hashes >> np.uint64(shift)) & np.uint64(0xFFFF)
-        for group in _groups(quarter):
-            for a, b in combinations(group.tolist(), 2):
-                if int(hashes[a] ^ hashes[b]).bit_count() <= NEAR:
-                    pairs.add((int(kept[a]), int(kept[b])))
-    return sorted((min(pair), max(pair)) for pair in pairs)
+    found: dict[tuple[int, int], int] = {}
+    for first, length in _PARTS:
+        part = (hashes >> np.uint64(first)) & np.uint64((1 << length) - 1)
+        order = np.argsort(part, kind="stable")
+        part, sorted_hashes = part[order], hashes[order]
+        for step in range(1, _CROWD + 1):
+            shared = np.flatnonzero(part[:-step] == part[step:])
+            if not len(shared):
+                break
+            bits = np.bitwise_count(sorted_hashes[shared] ^ sorted_hashes[shared + step])
+            near_by = shared[bits <= NEAR]
+            one, two = kept[order[near_by]], kept[order[near_by + step]]
+            pairs = zip(np.minimum(one, two).tolist(), np.maximum(one, two).tolist(), strict=True)
+            found |= dict(zip(pairs, bits[bits <= NEAR].tolist(), strict=True))
+    return sorted((a, b, bits) for (a, b), bits in found.items())
 
 
-def _alike(a: bytes, b: bytes) -> bool:
+def _levels(a: bytes, b: bytes) -> float:
+    """The mean difference of two miniatures in grey levels, brightness apart."""
     one, two = (np.frombuffer(m, np.uint8).astype(np.float64) for m in (a, b))
-    return float(np.abs((one - one.mean()) - (two - two.mean())).mean()) <= _LEVELS
+    return float(np.abs((one - one.mean()) - (two - two.mean())).mean())
 
 
 def joined(pairs: Sequence[tuple[int, int]]) -> list[list[int]]:
@@ -73,9 +80,3 @@ def joined(pairs: Sequence[tuple[int, int]]) -> list[list[int]]:
 
 def _telling(one: int) -> bool:
     return _PLAIN <= one.bit_count() <= 64 - _PLAIN
-
-
-def _groups(values: "np.ndarray[tuple[int, ...], np.dtype[np.uint64]]") -> list[Ints]:
-    order = np.argsort(values, kind="stable")
-    borders = np.flatnonzero(np.diff(values[order])) + 1
-    return [group for group in np.split(order, borders) if 1 < len(group) <= _CROWD]

@@ -96,7 +96,7 @@ def _layout(state, layout):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("layout", ["flat", "training", "ngc", "linear"])
+@pytest.mark.parametrize("layout", [pytest.param("flat", marks=pytest.mark.soak), "training", "ngc", "linear"])
 def test_nvidias_quantized_checkpoint_gives_its_logits(layout, nvidia, tmp_path):
     state, images_B3HW, wanted_BC = nvidia
     torch.save(_layout(state, layout), tmp_path / "nvidia-efficientnet-quant.pth")
