@@ -15,11 +15,12 @@ from raydet.recipes.coco import efficientdet_coco, efficientdet_d0_coco_8x150, e
 from raydet.recipes.demo import demo_classification, demo_detection
 from raydet.recipes.imagenet import efficientnet_imagenet
 from raydet.recipes.own_data import CLASSIFIERS, DETECTORS, own_classifier, own_detector
-from raydet.recipes.qat import demo_classification_qat, demo_detection_qat, efficientdet_d0_qat, efficientnet_qat
+from raydet.recipes.qat import demo_classification_qat, demo_detection_qat, efficientdet_qat, efficientnet_qat
 
 __all__ = ["RECIPES", "recipe"]
 
 _KINDS = ("efficientnet", "efficientnet_widese")
+_SIZES = ("d0", "d1", "d2", "d3", "d4", "d5", "d6", "d7", "d7x")
 
 RECIPES: dict[str, Callable[[], Config]] = {
     **{model: partial(own_detector, model) for model in DETECTORS},
@@ -30,13 +31,10 @@ RECIPES: dict[str, Callable[[], Config]] = {
         for model in (f"{kind}_b{i}" for i in range(8))
     },
     **{f"{kind}_{size}_qat": partial(efficientnet_qat, f"{kind}_{size}") for kind in _KINDS for size in ("b0", "b4")},
-    **{
-        f"efficientdet_{d}_coco": partial(efficientdet_coco, f"efficientdet_{d}")
-        for d in ("d0", "d1", "d2", "d3", "d4", "d5", "d6", "d7", "d7x")
-    },
+    **{f"efficientdet_{d}_coco": partial(efficientdet_coco, f"efficientdet_{d}") for d in _SIZES},
+    **{f"efficientdet_{d}_qat": partial(efficientdet_qat, f"efficientdet_{d}") for d in _SIZES},
     "efficientdet_d0_coco_8x150": efficientdet_d0_coco_8x150,
     "efficientdet_d0_waymo": efficientdet_d0_waymo,
-    "efficientdet_d0_qat": efficientdet_d0_qat,
     "demo_classification": demo_classification,
     "demo_detection": demo_detection,
     "demo_classification_qat": demo_classification_qat,

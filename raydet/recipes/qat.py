@@ -62,10 +62,10 @@ def efficientnet_qat(model: str) -> Config:
     return override(efficientnet_imagenet(model), _NVIDIA | _NVIDIA_SIZES[model[-2:]])
 
 
-def efficientdet_d0_qat() -> Config:
-    """D0 on COCO. Ours: no reference has one, and no figure exists yet.
+def efficientdet_qat(model: str) -> Config:
+    """EfficientDet on COCO. Ours: no reference has one, and no figure exists yet.
 
-    From `efficientdet_d0_coco`, with the learning rate from 1 % of its own down to 1 % of that along a cosine, as
+    From `efficientdet_*_coco`, with the learning rate from 1 % of its own down to 1 % of that along a cosine, as
     pytorch-quantization's guide has it; the guide's 10 % of the epochs would be 30, here 10 as for B0, for at 8 bits
     most comes back in the first. EMA as in the script of `efficientdet_d0_coco_8x150`. BatchNorm's statistics stand
     still in the second half, as in torchvision's reference and Krishnamoorthi 2018 (arXiv:1806.08342): the weights then
@@ -82,7 +82,7 @@ def efficientdet_d0_qat() -> Config:
         "quantization": {"skip": ("predict",), "freeze_bn_after": 0.5},
         "run.checkpoint_epochs": 1,
     }
-    return override(efficientdet_coco("efficientdet_d0"), changes)
+    return override(efficientdet_coco(model), changes)
 
 
 def demo_classification_qat() -> Config:
