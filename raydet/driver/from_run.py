@@ -52,7 +52,7 @@ def from_run(source: str | Path, place: str | Path | None, changes: Mapping[str,
         fitted = own_data(place, {**kept, **weights, **changes})
         return replace(fitted, came_from=f"the weights of {came}, and its network: {_listed(kept)}")
     kind = "INT8" if bits else "float"
-    named = {"run.name": f"{begun.run.name}_{'int8' if bits else 'more'}", "run.storage_path": str(folder.parent)}
+    named = {"run.name": f"{folder.name}_{'int8' if bits else 'more'}", "run.storage_path": str(folder.parent)}
     # Quantizers ask the host at each call.
     eager = {"precision.compile": False, "precision.cuda_graph": False} if bits else {}
     choices = Choices(override(begun, {**named, **weights, **eager, **changes}), frozenset(changes))

@@ -110,6 +110,7 @@ def test_images_in_two_splits_are_told_whether_equal_or_saved_again(shop: Path) 
     assert audit.leaks == 2 and audit.verdict is None
 
 
+@pytest.mark.slow
 def test_every_duplicate_is_written_with_its_group_split_and_kind(shop: Path, tmp_path: Path) -> None:
     for i in range(1, 12):
         shutil.copy(shop / "train" / "train_0.jpg", shop / "train" / f"train_{i}.jpg")
@@ -122,6 +123,7 @@ def test_every_duplicate_is_written_with_its_group_split_and_kind(shop: Path, tm
     assert rows[12:] == ["1,val,val_2.jpg,exact", "2,val,val_0.jpg,near", "2,val,val_1.jpg,near"]
 
 
+@pytest.mark.slow
 def test_what_check_finds_fit_leaves_out(shop: Path, tmp_path: Path) -> None:
     """quarantine.txt and on_leak=drop: after them check is good, and its next list still names what is left out."""
     (shop / "train" / "train_2.jpg").write_bytes(b"")

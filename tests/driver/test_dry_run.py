@@ -33,6 +33,7 @@ def test_a_dry_run_in_json_is_one_object(classification: Config, capsys: pytest.
     assert values["steps"] == 16 and values["config"]["optim.lr"] == 0.003 and "data.root" in values["changes"]
 
 
+@pytest.mark.slow
 def test_a_dry_run_does_not_fail_where_a_run_trains(detection: Config) -> None:
     """D0 at 128 px: one pixel on its coarsest level, which BatchNorm trains on from two images on."""
     values = dry_run(override(detection, {"model.name": "efficientdet_d0", "model.image_size": 128}), quiet=True)

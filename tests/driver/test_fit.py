@@ -32,6 +32,7 @@ def finished(trained_classifier: Path, tmp_path_factory: pytest.TempPathFactory)
     return fit(cfg, out=(out := io.StringIO())), out.getvalue()
 
 
+@pytest.mark.slow
 def test_fit_returns_metrics_best_last_folder_and_config(finished: tuple[Result, str]) -> None:
     result, shown = finished
     assert result.dir == Path(result.config.run.storage_path) / "run" and result.config.model.num_classes == 10

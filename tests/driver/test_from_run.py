@@ -17,7 +17,7 @@ def test_more_training_has_the_runs_weights_data_and_settings(trained_detector: 
     begun, found = saved_config(find_checkpoint(trained_detector)), from_run(trained_detector, None, {})
     cfg = found.cfg
     assert cfg.model.weights == str(find_checkpoint(trained_detector).path)
-    assert cfg.run.name == f"{begun.run.name}_more" and Path(cfg.run.storage_path) == trained_detector.parent
+    assert cfg.run.name == f"{trained_detector.name}_more" and Path(cfg.run.storage_path) == trained_detector.parent
     assert cfg.data == begun.data and cfg.model.num_classes == begun.model.num_classes
     assert cfg.optim.lr == pytest.approx(0.3 * begun.optim.lr, rel=0.02)
     assert any(line.startswith("from      the weights of step_") for line in found.lines())
@@ -39,7 +39,9 @@ def test_quantization_makes_it_a_short_training_in_8_bits(trained_detector: Path
     begun = saved_config(find_checkpoint(trained_detector))
     cfg = from_run(trained_detector, None, {"quantization.bits": 8}).cfg
     assert cfg.quantization is not None and cfg.quantization.skip == ("predict",)
-    assert cfg.run.name == f"{begun.run.name}_int8" and cfg.schedule.epochs == 2 and cfg.schedule.warmup_epochs == 0
+    assert (
+        cfg.run.name == f"{trained_detector.name}_int8" and cfg.schedule.epochs == 2 and cfg.schedule.warmup_epochs == 0
+    )
     assert cfg.optim.lr == pytest.approx(0.1 * begun.optim.lr, rel=0.02)
 
 

@@ -157,6 +157,7 @@ def test_a_network_that_is_not_built_as_its_weights_were_is_told(detection: Conf
     assert make_plan(relu6).loaded[0].notes == ("the weights were trained with model.act=silu, the model has relu6",)
 
 
+@pytest.mark.slow
 def test_weights_of_other_classes_are_said_also_if_they_are_as_many(
     detection: Config, trained_detector: Path, toy_detection: Path, tmp_path: Path
 ) -> None:

@@ -71,6 +71,7 @@ def test_the_runtime_computes_with_integers_all_the_way(
     assert found["QLinearConv"] + found.get("MatMulIntegerToFloat", 0) >= len(layers)
 
 
+@pytest.mark.slow
 def test_nearly_all_answers_are_those_of_the_fake_quantized_model(images_B3HW: torch.Tensor, run: Run) -> None:
     net, proto = nets.exported("onnxruntime")
     assert nets.agreement(run(proto, images_B3HW)[0], nets.answers(net, images_B3HW)[0]) >= 0.98

@@ -89,6 +89,7 @@ def test_an_unreadable_image_is_told_as_training_would(detection: Config, tmp_pa
         write_preview(cfg, tmp_path / "run", train_index, val_index, train_index.train_rows(cfg))
 
 
+@pytest.mark.slow
 def test_crowds_are_not_counted(detection: Config) -> None:
     index = open_split(detection, "train")
     assert isinstance(index, DetectionIndex)

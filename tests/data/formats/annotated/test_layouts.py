@@ -36,6 +36,7 @@ def truth_of(index: DetectionIndex) -> list[tuple[object, ...]]:
     return sorted(found)
 
 
+@pytest.mark.slow
 def test_forty_boxes_are_the_same_in_every_layout_and_after_conversion(
     tmp_path: Path, subtests: pytest.Subtests
 ) -> None:
