@@ -196,8 +196,8 @@ def test_a_ray_of_its_own_trains_quietly_and_leaves_nothing(
     out, err = capfd.readouterr()
     assert out == "" and result.last.name == "step_00000016"
     said = [line.split()[0] for line in err.splitlines()]
-    assert said[:6] == ["run", "model", "data", "classes", "train", "weights"]
-    assert set(said[6:]) == {"starting", "epoch"}
+    assert said[:7] == ["run", "model", "data", "classes", "train", "weights", "memory"]
+    assert set(said[7:]) == {"starting", "epoch"}
     assert re.findall(r"^epoch (\d)/2  train loss", err, re.MULTILINE) == ["1", "2"]
     os.rmdir(os.environ["RAY_TMPDIR"])
 
