@@ -232,10 +232,9 @@ def _rmsprop_in_torch(
     scale: Tensor | None,
     found_inf: Tensor | None,
 ) -> None:
-    """The definition; it alone asks the device whether to skip the step."""
-    if found_inf is not None and bool(found_inf):
-        return
+    """The definition. A step that is to be skipped is made and taken back, for nothing may ask the device."""
     parameters, squares, velocities = list(slots.parameters), list(slots.squares), list(slots.velocities)
+    before = [] if found_inf is None else [[t.clone() for t in group] for group in (parameters, squares, velocities)]
     gradients = list(slots.gradients)
     if scale is not None:
         gradients = list(torch._foreach_mul(gradients, 1 / scale))
@@ -255,3 +254,6 @@ def _rmsprop_in_torch(
         torch._foreach_sub_(parameters, torch._foreach_mul(velocities, lr))
     else:
         torch._foreach_add_(parameters, velocities, alpha=-lr)
+    for group, kept in zip((parameters, squares, velocities), before, strict=False):
+        for now, was in zip(group, kept, strict=True):
+            now.copy_(torch.where(found_inf != 0, was, now))  # type: ignore[arg-type]

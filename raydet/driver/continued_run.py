@@ -4,6 +4,7 @@ from pathlib import Path
 
 from raydet.config import Config, as_flat, differences, load, override
 from raydet.exceptions import ConfigError
+from raydet.runs.diagnostics import has_given_up
 from raydet.training.resume import FROM_WEIGHTS
 
 MAY_CHANGE = {
@@ -14,11 +15,16 @@ MAY_CHANGE = {
     "run.max_failures",
     "run.keep",
     "run.log_steps",
+    "run.nan_patience",
     "run.name",
     "run.storage_path",
 }
 """Settings that may change when a run continues, besides the section `scaling`: none of them changes what is trained.
 Name and location say where the run is stored; a folder may be moved."""
+
+
+REMEDIES = {"optim.lr", "optim.grad_clip", "schedule.warmup_epochs", "schedule.warmup_lr", "precision.mode"}
+"""Settings that may change too where a run has ended because its numbers were not finite."""
 
 
 def with_former_defaults(cfg: Config, begun: Config) -> Config:
@@ -50,6 +56,8 @@ def continued(cfg: Config, folder: Path) -> Config:
         cfg = override(cfg, {"optim.batch_size": old.global_batch})
     if cfg.global_batch == old.global_batch:
         changed = {k: v for k, v in changed.items() if k not in ("data.batch_size", "optim.batch_size")}
+    if has_given_up(folder):
+        changed = {k: v for k, v in changed.items() if k not in REMEDIES}
     refused = {k: v for k, v in changed.items() if k not in MAY_CHANGE and not k.startswith("scaling.")}
     if refused:
         rows = "; ".join(f"{key} was {was!r}, now {now!r}" for key, (was, now) in list(refused.items())[:4])

@@ -32,6 +32,7 @@ DATA_WAIT: Final = "data_wait"
 BAD_IMAGES: Final = "bad_images"
 EVAL_BAD_IMAGES: Final = "eval_bad_images"
 MEMORY_BYTES: Final = "memory_bytes"
+SKIPPED_STEPS: Final = "skipped_steps"
 AP: Final = "AP"
 AP50: Final = "AP50"
 TOP1: Final = "top1"
@@ -190,6 +191,12 @@ class RunLog:
         if self._events is not None:
             self._try("TensorBoard", self._events.write, values, step, _stamp())
         self._flush()
+
+    def back_to(self, step: int) -> None:
+        """Take back what was written of later steps, which are about to be repeated."""
+        if step < self._last_step:
+            self._drop_after(step)
+            self._last_step = step
 
     def summary(self, metrics: Mapping[str, object]) -> None:
         """Write the whole run's figures to log.json."""

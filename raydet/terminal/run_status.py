@@ -9,11 +9,12 @@ from pathlib import Path
 
 from raydet.io.clock import clock
 from raydet.io.jsonable import JSON
-from raydet.runs import run_log
+from raydet.runs import diagnostics, run_log
 from raydet.runs.dllogger_format import parse
 from raydet.runs.writers import step_of
 
 Figures = dict[str, JSON]
+_MOST_ALARMS = 3
 
 
 class Tail:
@@ -148,7 +149,8 @@ class Board:
 
     def __post_init__(self) -> None:
         self.started, self._shown = self.time(), self.from_step
-        self._tails = [Tail(self.folder / "log.json"), Tail(self.folder / "metrics.jsonl")]
+        names = ("log.json", "metrics.jsonl", diagnostics.SKIPPED_STEPS)
+        self._tails = [Tail(self.folder / name) for name in names]
 
     @property
     def running(self) -> bool:
@@ -185,6 +187,11 @@ class Board:
             if record is not None and record.get("type") == "LOG":
                 self._take(record.get("step"), record.get("data"))
         return [row for line in self._tails[1].lines() if (row := self._row(line)) is not None]
+
+    def alarms(self) -> list[str]:
+        """Return, in words, what was met since the last call that somebody should know; of many the first three."""
+        said = [text for line in self._tails[2].lines() if (text := diagnostics.in_words(line)) is not None]
+        return said[:_MOST_ALARMS] + ([f"and {len(said) - _MOST_ALARMS} more"] if len(said) > _MOST_ALARMS else [])
 
     def _take(self, step: JSON, data: JSON) -> None:
         if not isinstance(data, dict):

@@ -99,6 +99,8 @@ def _follow_terminal(board: Board, console: Console, stop: threading.Event, note
         stopped = False
         while not stopped:
             stopped = stop.wait(POLL_S)
+            for alarm in board.alarms():
+                console.print(Text(_note(alarm)))
             for row in board.poll():
                 if not headed:
                     console.print(head(columns))
@@ -114,6 +116,8 @@ def _follow_plain(board: Board, out: TextIO, stop: threading.Event, notes: Notes
     stopped = False
     while not stopped:
         stopped = stop.wait(POLL_S)
+        for alarm in board.alarms():
+            _say(out, _note(alarm))
         rows = board.poll()
         for row in rows:
             _say(out, plain_epoch(board, row))

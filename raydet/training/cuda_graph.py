@@ -46,9 +46,9 @@ class Gradients:
             # The parameter's own strides: fused steps walk both as one.
             parameter.grad = part.as_strided(parameter.shape, parameter.stride())
 
-    def take(self, loss: Tensor, *, add: bool) -> None:
-        """Differentiate `loss`; add its gradients to those that are here, or put them in their place."""
-        new = torch.autograd.grad(loss, self.parameters)
+    def take(self, loss: Tensor, seed: Tensor | None = None, *, add: bool) -> None:
+        """Differentiate `loss`, times `seed` if given; add its gradients to those here, or put them in their place."""
+        new = torch.autograd.grad(loss, self.parameters, seed)
         here = [p.grad for p in self.parameters if p.grad is not None]
         if add:
             torch._foreach_add_(here, new)

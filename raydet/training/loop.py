@@ -17,7 +17,9 @@ from raydet.data import Batch
 from raydet.distributed import WorkerGroup
 from raydet.exceptions import NonFiniteLoss
 from raydet.io.clock import clock
+from raydet.runs.run_log import SKIPPED_STEPS
 from raydet.tasks.base import Task
+from raydet.training.finite_steps import SkippedStep
 from raydet.training.memory import most_memory_bytes
 from raydet.training.schedule import learning_rate
 from raydet.training.state import State
@@ -28,8 +30,9 @@ from raydet.training.step import Trainer
 class TrainingReport:
     """What happened since the last one."""
 
-    kind: Literal["log", "save", "epoch"]
-    """log: figures of the last steps; save: a checkpoint is due; epoch: an epoch is done, and all figures of it."""
+    kind: Literal["log", "save", "epoch", "skip", "reload"]
+    """log: figures of the last steps; save: a checkpoint is due; epoch: an epoch is done, and all figures of it; skip:
+    steps were taken back; reload: the state was set back to a checkpoint."""
     metrics: dict[str, float] = field(default_factory=dict)
     save: bool = False
     """A checkpoint is due."""
@@ -37,6 +40,8 @@ class TrainingReport:
     """The score is the best so far."""
     last: bool = False
     """Training is over."""
+    skipped: tuple[SkippedStep, ...] = ()
+    """Steps that were taken back for a fault, with this worker's images."""
 
 
 class Batches(Protocol):
@@ -51,38 +56,85 @@ class Batches(Protocol):
 
 Evaluator = Callable[[nn.Module], dict[str, float]]
 """Scores the model at the end of an epoch."""
+GoBack = Callable[[], None]
+"""Sets the state back to the newest checkpoint, or to what it was at the start."""
+MOST_RELOADS = 3
+
+
+class _NotFinite(Exception):
+    """Too many steps in a row were taken back, or the weights themselves are not finite."""
 
 
 def epochs(
-    cfg: Config, task: Task, state: State, batches: Batches, evaluate: Evaluator, workers: WorkerGroup
+    cfg: Config,
+    task: Task,
+    state: State,
+    batches: Batches,
+    evaluate: Evaluator,
+    workers: WorkerGroup,
+    go_back: GoBack | None = None,
 ) -> Iterator[TrainingReport]:
     """Train `state` in place to the end of the schedule, yielding at each boundary.
 
-    `state` is exactly what a checkpoint holds: started from a saved one, the rest equals an undisturbed run.
+    `state` is exactly what a checkpoint holds: started from a saved one, the rest equals an undisturbed run. Steps
+    whose loss or gradient is not finite are taken back; after run.nan_patience of them in a row training goes back, and
+    from there on the learning rate is half of what it was.
 
     Raises:
-        NonFiniteLoss: the loss is not finite; names the epoch, the step and the learning rate.
+        NonFiniteLoss: that happened again after three times, or there is no way back; says what to change.
     """
     trainer = Trainer(cfg, task, state, workers)
     while state.epoch < cfg.schedule.total_epochs and not _stale(cfg, state):
-        figures: dict[str, float] = {}
-        for report in _epoch(cfg, trainer, batches):
-            figures = report.metrics or figures
-            yield report
-        figures |= _epoch_losses(task, state, workers)
-        state.epoch, state.epoch_steps = state.epoch + 1, 0
-        state.sums.zero_()
-        workers.average_buffers(*state.models())
-        last = state.epoch >= cfg.schedule.total_epochs
-        due = state.epoch >= cfg.run.eval_after and state.epoch % cfg.run.eval_epochs == 0
-        best = False
-        if due or last:
-            figures |= evaluate(state.evaluated)
-            best = _note_score(state, figures[task.score])
-        last = last or _stale(cfg, state)
-        # The best must be saved when it is found: it is gone an epoch later.
-        save = last or best or state.epoch % cfg.run.checkpoint_epochs == 0
-        yield TrainingReport("epoch", figures, save=save, best=best, last=last)
+        try:
+            yield from _epoch_and_score(cfg, trainer, batches, evaluate)
+        except _NotFinite as met:
+            factor, reloads = state.lr_factor / 2, state.reloads + 1
+            if go_back is None or reloads > MOST_RELOADS:
+                raise _given_up(cfg, state, met) from None
+            go_back()
+            state.lr_factor, state.reloads = factor, reloads
+            trainer.reset()
+            yield TrainingReport("reload")
+
+
+def _given_up(cfg: Config, state: State, met: _NotFinite) -> NonFiniteLoss:
+    after = f" after {state.reloads} reloads" if state.reloads else ""
+    lr = learning_rate(cfg, state.epoch) * state.lr_factor
+    return NonFiniteLoss(
+        f"{met} in epoch {state.epoch + 1}, step {state.epoch_steps}{after}, at learning rate {lr:g}; the images are "
+        "named in diagnostics/skipped_steps.jsonl. Lower optim.lr or lengthen schedule.warmup_epochs: under this "
+        "run.name training then continues from the newest checkpoint"
+    )
+
+
+def _epoch_and_score(cfg: Config, trainer: Trainer, batches: Batches, evaluate: Evaluator) -> Iterator[TrainingReport]:
+    """Train to the end of the epoch under way and score it."""
+    state, task, workers = trainer.state, trainer.task, trainer.workers
+    figures: dict[str, float] = {}
+    for report in _epoch(cfg, trainer, batches):
+        figures = report.metrics or figures
+        yield report
+    figures |= _epoch_losses(task, state, workers)
+    state.epoch, state.epoch_steps, state.skipped = state.epoch + 1, 0, 0
+    state.sums.zero_()
+    workers.average_buffers(*state.models())
+    _check_finite(state)
+    last = state.epoch >= cfg.schedule.total_epochs
+    due = state.epoch >= cfg.run.eval_after and state.epoch % cfg.run.eval_epochs == 0
+    best = False
+    if due or last:
+        figures |= evaluate(state.evaluated)
+        best = _note_score(state, figures[task.score])
+    last = last or _stale(cfg, state)
+    # The best must be saved when it is found: it is gone an epoch later.
+    save = last or best or state.epoch % cfg.run.checkpoint_epochs == 0
+    yield TrainingReport("epoch", figures, save=save, best=best, last=last)
+
+
+def _check_finite(state: State) -> None:
+    """Let nothing be saved or scored that is not finite."""
+    if not state.is_finite():
+        raise _NotFinite("weights are not finite")
 
 
 def _note_score(state: State, score: float) -> bool:
@@ -113,17 +165,33 @@ def _epoch(cfg: Config, trainer: Trainer, batches: Batches) -> Iterator[Training
         micro_batches = next(source)
         meter.waiting += clock() - waited
         done = state.epoch_steps / batches.steps_per_epoch if cfg.schedule.per_step else 0.0
-        lr = learning_rate(cfg, state.epoch + done)
+        lr = learning_rate(cfg, state.epoch + done) * state.lr_factor
         trainer.step(micro_batches, lr)
         ends = state.epoch_steps == batches.steps_per_epoch
-        if state.epoch_steps % cfg.run.log_steps == 0 or ends:
+        logs = state.epoch_steps % cfg.run.log_steps == 0 or ends
+        saves = cfg.run.checkpoint_steps and state.step % cfg.run.checkpoint_steps == 0 and not ends
+        if logs or saves:
+            yield from _skipped(cfg, trainer, meter)
+        if logs:
             yield TrainingReport("log", meter.read(lr))
-        if cfg.run.checkpoint_steps and state.step % cfg.run.checkpoint_steps == 0 and not ends:
+        if saves:
             workers.average_buffers(*state.models())
+            _check_finite(state)
             yield TrainingReport("save", save=True)
             meter.start_clock()
     # Nothing is left in it, but only an exhausted source lets its loader processes rest.
     next(source, None)
+
+
+def _skipped(cfg: Config, trainer: Trainer, meter: "_Meter") -> Iterator[TrainingReport]:
+    """Count the steps that were taken back since this was asked last, and name those of a fault."""
+    count, faults = trainer.finite.read()
+    trainer.state.skipped += count
+    meter.skipped += count
+    if faults:
+        yield TrainingReport("skip", skipped=tuple(faults))
+    if trainer.state.skipped_in_row >= cfg.run.nan_patience:
+        raise _NotFinite(f"the loss or its gradient is not finite in {trainer.state.skipped_in_row} steps in a row,")
 
 
 def _norms_move_to(cfg: Config, steps_per_epoch: int) -> float:
@@ -138,6 +206,8 @@ class _Meter:
     def __init__(self, cfg: Config, trainer: Trainer) -> None:
         self.cfg, self.trainer = cfg, trainer
         self._sums, self._read_at = trainer.state.sums.clone(), trainer.state.step
+        self.skipped = 0
+        """Steps since the last reading that count for nothing."""
         self.start_clock()
 
     def start_clock(self) -> None:
@@ -146,21 +216,13 @@ class _Meter:
         self._wall, self._cpu, self._timed_from = clock(), time.process_time(), self.trainer.state.step
 
     def read(self, lr: float) -> dict[str, float]:
-        """Return the figures since the last call, over all workers, and start again.
-
-        Raises:
-            NonFiniteLoss: a loss is not finite.
-        """
+        """Return the figures since the last call, over all workers, and start again."""
         state, workers, names = self.trainer.state, self.trainer.workers, self.trainer.task.loss_names
         summed = workers.sum_(state.sums - self._sums).tolist()
         wall, cpu = clock() - self._wall, time.process_time() - self._cpu
         steps, timed = state.step - self._read_at, state.step - self._timed_from
-        values = {f"train_{name}": value / steps for name, value in zip(names, summed, strict=True)}
-        if not all(math.isfinite(value) for value in summed):
-            raise NonFiniteLoss(
-                f"training loss is {summed[0] / steps} in epoch {state.epoch + 1}, step {state.epoch_steps}, "
-                f"at learning rate {lr:g}; lower optim.lr or lengthen schedule.warmup_epochs"
-            )
+        counted = steps - self.skipped
+        values = {f"train_{name}": value / counted for name, value in zip(names, summed, strict=True) if counted}
         values |= {"lr": lr, "memory_bytes": most_memory_bytes(workers.device)}
         if timed:
             values |= {
@@ -171,11 +233,12 @@ class _Meter:
             }
         if state.scaler.is_enabled():
             values["loss_scale"] = state.scaler.get_scale()
-        self._sums, self._read_at = state.sums.clone(), state.step
+        self._sums, self._read_at, self.skipped = state.sums.clone(), state.step, 0
         self.start_clock()
         return values
 
 
 def _epoch_losses(task: Task, state: State, workers: WorkerGroup) -> dict[str, float]:
-    summed = workers.sum_(state.sums.clone()).tolist()
-    return {f"train_{name}": value / state.epoch_steps for name, value in zip(task.loss_names, summed, strict=True)}
+    summed, counted = workers.sum_(state.sums.clone()).tolist(), state.epoch_steps - state.skipped
+    losses = {f"train_{name}": value / counted for name, value in zip(task.loss_names, summed, strict=True) if counted}
+    return losses | ({SKIPPED_STEPS: float(state.skipped)} if state.skipped else {})

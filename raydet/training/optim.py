@@ -1,6 +1,6 @@
 """How the weights move: optimisers with the documented groups, clipping, freezing."""
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -36,7 +36,11 @@ def build_optimizer(model: nn.Module, cfg: Optim) -> torch.optim.Optimizer:
     groups = [group for group in groups if group["params"]]
     # Fused steps give the same numbers as torch's loops, in two launches instead of thousands.
     if cfg.name == "sgd":
-        return torch.optim.SGD(groups, lr=cfg.lr, momentum=cfg.momentum, fused=True)
+        optimizer = torch.optim.SGD(groups, lr=cfg.lr, momentum=cfg.momentum, fused=True)
+        # torch makes them without a value at the first step, which may be skipped on the device; from 0 all is the same
+        for tensor in [*decayed, *spared] if cfg.momentum else []:
+            optimizer.state[tensor]["momentum_buffer"] = torch.zeros_like(tensor)
+        return optimizer
     if cfg.name == "rmsprop":
         return RMSprop(groups, lr=cfg.lr, alpha=cfg.alpha, eps=cfg.eps, momentum=cfg.momentum)
     return torch.optim.AdamW(groups, lr=cfg.lr, betas=(cfg.momentum, 0.999), eps=cfg.eps, fused=True)
@@ -92,10 +96,10 @@ class RMSprop(torch.optim.Optimizer):
 
 
 @torch.no_grad()
-def clip_gradients(parameters: Iterable[Tensor], longest: float | None) -> Tensor | None:
-    """Scale all gradients together to a global L2 norm of at most `longest`; return the norm before, or None."""
+def clip_gradients(parameters: Sequence[Tensor], longest: float | None) -> Tensor:
+    """Scale all gradients together to a global L2 norm of at most `longest` (None: any); return the norm before."""
     if longest is None:
-        return None
+        return nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None], foreach=True)
     return nn.utils.clip_grad_norm_(parameters, longest, foreach=True)
 
 

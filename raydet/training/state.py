@@ -33,6 +33,16 @@ class State:
     """Optimiser steps done in all."""
     best_score: float | None = None
     evaluations_since_best: int = 0
+    skipped: int = 0
+    """Steps of the epoch that is going on that were taken back, for a loss or gradient that was not finite."""
+    skipped_in_row: int = 0
+    """Steps that were taken back since the last that was not."""
+    lr_factor: float = 1.0
+    """What the schedule's learning rate is multiplied by: halved at each reload."""
+    reloads: int = 0
+    """How often training went back to a checkpoint because its numbers were not finite any more."""
+    statistics: Tensor = field(default_factory=lambda: torch.zeros(0))
+    """One after the other, the memory of BatchNorm's running means and variances."""
     extra: dict[str, Any] = field(default_factory=dict)
     """What else travels with the weights: the configuration and the class map."""
 
@@ -77,6 +87,10 @@ class State:
             "step": self.step,
             "best_score": self.best_score,
             "evaluations_since_best": self.evaluations_since_best,
+            "skipped": self.skipped,
+            "skipped_in_row": self.skipped_in_row,
+            "lr_factor": self.lr_factor,
+            "reloads": self.reloads,
             "sums": self.sums.tolist(),
             "scaler": self.scaler.state_dict(),
             **self.extra,
@@ -102,6 +116,14 @@ class State:
         self.sums.copy_(torch.tensor(record["sums"], dtype=torch.float64))
         for name in ("epoch", "epoch_steps", "step", "best_score", "evaluations_since_best"):
             setattr(self, name, record[name])
+        self.skipped, self.skipped_in_row = record.get("skipped", 0), record.get("skipped_in_row", 0)
+        self.lr_factor, self.reloads = record.get("lr_factor", 1.0), record.get("reloads", 0)
+
+    def is_finite(self) -> bool:
+        """Whether all tensors that a checkpoint would hold are finite."""
+        groups = self.tensors().values()
+        found = [tensor.isfinite().all() for group in groups for tensor in group.values() if tensor.is_floating_point()]
+        return bool(torch.stack([one.to(self.sums.device) for one in found]).all())
 
 
 def resolve_model(cfg: Config) -> Config:
@@ -166,6 +188,7 @@ def new_state(cfg: Config, model: nn.Module, losses: int, device: torch.device) 
         if parameter.ndim == 4 and parameter.shape[2:] == (1, 1):
             # Both layouts are the same memory; these strides are those of its gradient, as DDP's buckets want them.
             parameter.data = parameter.data.as_strided(parameter.shape, (parameter.shape[1], 1, 1, 1))
+    statistics = _in_one_piece(model, device)
     frozen = freeze(model, cfg.model.freeze)
     precision = cfg.precision
     scaler = torch.amp.GradScaler(
@@ -181,7 +204,20 @@ def new_state(cfg: Config, model: nn.Module, losses: int, device: torch.device) 
         average=None if cfg.ema.decay is None else ModelEma(model, cfg.ema),
         frozen=frozen,
         sums=torch.zeros(losses, dtype=torch.float64, device=device),
+        statistics=statistics,
     )
     if cfg.model.freeze_bn:
         state.freeze_norms()
     return state
+
+
+def _in_one_piece(model: nn.Module, device: torch.device) -> Tensor:
+    """Lay BatchNorm's statistics one after the other, so that one copy keeps them all; return the whole."""
+    norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    parts = [part for norm in norms for part in (norm.running_mean, norm.running_var) if part is not None]
+    sizes = [-(-part.numel() // 4) * 4 for part in parts]  # each starts at a multiple of 16 bytes
+    whole = torch.zeros(sum(sizes), device=device)
+    for part, place in zip(parts, torch.split(whole, sizes), strict=True):
+        place = place[: part.numel()]
+        part.data = place.copy_(part)
+    return whole

@@ -14,6 +14,7 @@ from raydet.data import Batch
 from raydet.distributed import WorkerGroup
 from raydet.tasks.base import Task
 from raydet.training.cuda_graph import Capture, Gradients, Replayed, StepFunction, capture_cuda
+from raydet.training.finite_steps import FiniteSteps
 from raydet.training.optim import clip_gradients
 from raydet.training.precision import autocast
 from raydet.training.state import State
@@ -39,16 +40,25 @@ class Trainer:
         self.network: nn.Module = torch.compile(state.model) if cfg.precision.compile else state.model  # type: ignore[assignment]
         if capture is None and cfg.precision.cuda_graph:
             capture = capture_cuda
+        # A CPU's verdict on a step is here at once; a captured step, or one on a GPU, must not ask for it.
+        self._asks = capture is None and workers.device.type == "cpu"
         self._run: StepFunction
-        if capture is None:
-            self.numbers = StepNumbers(state.optimizer)
-            self._run = self.eager_step
-            if workers.world_size > 1:
-                self.network = _data_parallel(self.network, workers.device)
-        else:
-            self.numbers = StepNumbers(state.optimizer, workers.device)
-            self._run = Replayed(self.graph_step, capture, workers.device)
+        self._capture = capture
+        if capture is not None:
             self.gradients = Gradients(self.trained)
+        elif workers.world_size > 1:
+            self.network = _data_parallel(self.network, workers.device)
+        self.reset()
+
+    def reset(self) -> None:
+        """Start afresh from the State, which was set to another."""
+        self.finite = FiniteSteps(self.state, self.workers)
+        if self._capture is None:
+            self.numbers = StepNumbers(self.state.optimizer)
+            self._run = self.eager_step
+        else:
+            self.numbers = StepNumbers(self.state.optimizer, self.workers.device)
+            self._run = Replayed(self.graph_step, self._capture, self.workers.device)
 
     def step(self, micro_batches: list[Batch], lr: float) -> None:
         """Train on one global batch, of which `micro_batches` are this worker's share."""
@@ -56,18 +66,21 @@ class Trainer:
         decay = 1.0 if state.average is None else state.average.decay(state.step + 1)
         self.numbers.set(lr, decay, self.task.random_numbers(state.epoch, state.epoch_steps))
         self._run(micro_batches)
+        self.finite.note(micro_batches)
         state.step += 1
         state.epoch_steps += 1
 
     def eager_step(self, micro_batches: list[Batch]) -> None:
         """Run a step: losses are divided by the weight of the global batch, so gradients of its parts add up."""
+        self.finite.begin()
         targets = [self.task.targets(batch) for batch in micro_batches]
         weight = self._global_weight(targets)
         for i, (batch, target) in enumerate(zip(micro_batches, targets, strict=True)):
             with self._no_sync(but_for=i == len(micro_batches) - 1):
                 losses = self._losses(batch, target, weight)
                 # DistributedDataParallel averages gradients, but these losses are shares of a sum.
-                self.state.scaler.scale(losses[0] * self.workers.world_size).backward()  # type: ignore[no-untyped-call]
+                scaled = self.state.scaler.scale(losses[0] * self.workers.world_size)
+                scaled.backward(self.finite.seed(losses[0]))  # type: ignore[no-untyped-call]
             self.state.sums += losses.detach()
         self._update()
         self.state.optimizer.zero_grad(set_to_none=True)
@@ -78,11 +91,13 @@ class Trainer:
         Gradients lie in one buffer that never moves, summed over workers at once. Nothing in here may depend on a
         number of the host that changes.
         """
+        self.finite.begin()
         targets = [self.task.targets(batch) for batch in micro_batches]
         weight = self._global_weight(targets)
         for i, (batch, target) in enumerate(zip(micro_batches, targets, strict=True)):
             losses = self._losses(batch, target, weight)
-            self.gradients.take(self.state.scaler.scale(losses[0]), add=i > 0)
+            scaled = self.state.scaler.scale(losses[0])
+            self.gradients.take(scaled, self.finite.seed(losses[0]), add=i > 0)
             self.state.sums += losses.detach()
         self.workers.sum_(self.gradients.flat)
         self._update()
@@ -100,14 +115,21 @@ class Trainer:
         return self.task.loss(outputs, target, weight)
 
     def _update(self) -> None:
-        """Move the weights along their gradients, then the EMA."""
+        """Move the weights along their gradients, then the EMA; neither where a gradient is not finite."""
         scaler, optimizer, average = self.state.scaler, self.state.optimizer, self.state.average
         scaler.unscale_(optimizer)
-        clip_gradients(self.trained, self.cfg.optim.grad_clip)
+        bad = self.finite.verdict(clip_gradients(self.trained, self.cfg.optim.grad_clip))
+        if self._asks and bool(bad):
+            return
+        decay = self.numbers.decay
+        if not self._asks:
+            decay = torch.where(bad > 0, 1.0, decay)
+            if not scaler.is_enabled():  # as GradScaler tells fused optimizers of an overflow
+                optimizer.grad_scale, optimizer.found_inf = None, bad  # type: ignore[attr-defined]
         scaler.step(optimizer)
         scaler.update()
         if average is not None:
-            average.update(self.numbers.decay)
+            average.update(decay)
 
     def _no_sync(self, but_for: bool) -> AbstractContextManager[None]:
         """Let the last micro-batch of a step alone exchange gradients."""

@@ -1,7 +1,9 @@
 """What one worker does in a run: open data, take up the newest checkpoint, train, write, save. Knows no Ray."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -10,14 +12,17 @@ from raydet.config import Config, to_dict
 from raydet.data import EvalLoader, Index, TrainLoader
 from raydet.data.open_data import open_data
 from raydet.distributed import WorkerGroup
+from raydet.exceptions import NonFiniteLoss
+from raydet.io.jsonable import JSON
 from raydet.quantization import uncalibrated
-from raydet.runs import checkpoint_store
+from raydet.runs import checkpoint_store, diagnostics
 from raydet.runs.bad_images import write_bad_images
 from raydet.runs.layout import CHECKPOINTS
 from raydet.runs.run_log import BAD_IMAGES, EVAL_BAD_IMAGES, RunLog
 from raydet.tasks.base import Task
 from raydet.tasks.build import make_task
 from raydet.training.calibrate import calibrate_on
+from raydet.training.finite_steps import SkippedStep
 from raydet.training.loop import TrainingReport, epochs
 from raydet.training.memory import keep_freed_memory
 from raydet.training.precision import prepare_device
@@ -52,22 +57,40 @@ def train(
             recalibrate(evaluated, task, train_loader, cfg, workers)
         return score(evaluated, task, val_index, val_loader, cfg, workers)
 
-    diary = None
     try:
-        diary = _Diary(cfg, task, folder, state) if workers.rank == 0 else None
-        for report in epochs(cfg, task, state, train_loader, evaluate, workers):
-            ends_epoch = report.kind == "epoch"
-            if ends_epoch:
-                report.metrics.update(_left_out(cfg, folder, workers, train_loader, val_loader))
-            if diary is not None:
-                diary.write(report, train_loader.steps_per_epoch)
-            if ends_epoch:
-                tell(report.metrics)
+        with _diary(cfg, task, folder, state, workers) as diary:
+            go_back = partial(_go_back, cfg, folder, made)
+            for report in epochs(cfg, task, state, train_loader, evaluate, workers, go_back):
+                skipped = workers.gather(report.skipped) if report.kind == "skip" else []
+                ends_epoch = report.kind == "epoch"
+                if ends_epoch:
+                    report.metrics.update(_left_out(cfg, folder, workers, train_loader, val_loader))
+                if diary is not None:
+                    diary.write(report, train_loader.steps_per_epoch, _lines(skipped, made.train_index))
+                if ends_epoch:
+                    tell(report.metrics)
     finally:
-        if diary is not None:
-            diary.log.close()
         train_loader.close()
         val_loader.close()
+
+
+def _go_back(cfg: Config, folder: Path, made: "WorkerSetup") -> None:
+    """Set the state to the newest checkpoint's, or to that in which the run began."""
+    newest = made.workers.share(newest_path(folder) if made.workers.rank == 0 else None)
+    if newest is not None:
+        restore(made.state, Path(newest))
+    else:
+        _, begun = _beginning(cfg, made.train_index, made.workers, with_weights=True)
+        made.state.restore(begun.tensors(), begun.record())
+
+
+def _lines(of_workers: list[tuple[SkippedStep, ...]], index: Index) -> list[dict[str, JSON]]:
+    """Name the images of all workers in each step that was taken back."""
+    found = []
+    for shares in zip(*of_workers, strict=True):
+        names = [index.names[row] for share in shares for row in share.rows]
+        found.append(diagnostics.skipped(shares[0].epoch + 1, shares[0].step + 1, names))
+    return found
 
 
 @dataclass(frozen=True)
@@ -80,6 +103,7 @@ class WorkerSetup:
     state: State
     loader: TrainLoader
     """To be closed."""
+    workers: WorkerGroup
 
 
 def set_up(cfg: Config, folder: Path, workers: WorkerGroup, threads: int | None) -> WorkerSetup:
@@ -87,22 +111,28 @@ def set_up(cfg: Config, folder: Path, workers: WorkerGroup, threads: int | None)
     _prepare(cfg, workers, threads)
     data = open_data(cfg, ("train", "val")).check()
     train_index, val_index = data.splits["train"], data.splits["val"]
-    model = build_model(cfg, train_index.num_classes)
-    task = make_task(cfg, model, workers.device)
     newest = workers.share(newest_path(folder) if workers.rank == 0 else None)
     loader = TrainLoader(cfg, train_index, workers.rank, workers.world_size)
-    if newest is None:
+    task, state = _beginning(cfg, train_index, workers, with_weights=newest is None)
+    if newest is not None:
+        restore(state, Path(newest))
+    return WorkerSetup(train_index, val_index, task, state, loader, workers)
+
+
+def _beginning(cfg: Config, index: Index, workers: WorkerGroup, *, with_weights: bool) -> tuple[Task, State]:
+    """Return the task, and the State in which the run begins: the same on every worker and at every call."""
+    model = build_model(cfg, index.num_classes)
+    task = make_task(cfg, model, workers.device)
+    if with_weights:
         load_weights(cfg, model)
         if uncalibrated(model):
-            calibrate_on(train_index, cfg, model, task, workers)
+            calibrate_on(index, cfg, model, task, workers)
     state = new_state(cfg, model, len(task.loss_names), workers.device)
     state.extra = {
         "config": to_dict(cfg),
-        "classes": {"names": list(train_index.class_names), "ids": [int(i) for i in train_index.category_ids]},
+        "classes": {"names": list(index.class_names), "ids": [int(i) for i in index.category_ids]},
     }
-    if newest is not None:
-        restore(state, Path(newest))
-    return WorkerSetup(train_index, val_index, task, state, loader)
+    return task, state
 
 
 def _prepare(cfg: Config, workers: WorkerGroup, threads: int | None) -> None:
@@ -130,6 +160,22 @@ def _left_out(cfg: Config, folder: Path, workers: WorkerGroup, train: TrainLoade
     return {BAD_IMAGES: float(len(found[0])), EVAL_BAD_IMAGES: float(len(found[1]))}
 
 
+@contextmanager
+def _diary(cfg: Config, task: Task, folder: Path, state: State, workers: WorkerGroup) -> "Iterator[_Diary | None]":
+    """Give rank 0 its diary, closed at the end, in which is written too that training gave up; the others have none."""
+    if workers.rank:
+        yield None
+        return
+    diary = _Diary(cfg, task, folder, state)
+    try:
+        yield diary
+    except NonFiniteLoss as error:
+        diagnostics.write_given_up(folder, str(error))
+        raise
+    finally:
+        diary.log.close()
+
+
 class _Diary:
     """What rank 0 writes: logs and checkpoints."""
 
@@ -137,15 +183,22 @@ class _Diary:
         self.cfg, self.task, self.state, self.checkpoints = cfg, task, state, folder / CHECKPOINTS
         self.log = RunLog(folder, cfg.task, state.step)
         self.log.parameters(to_dict(cfg))
+        diagnostics.note_new_attempt(folder, state.step)
         self.best = self._find_best()
 
-    def write(self, report: TrainingReport, steps_per_epoch: int) -> None:
-        """Write down one report.
+    def write(self, report: TrainingReport, steps_per_epoch: int, skipped: list[dict[str, JSON]]) -> None:
+        """Write down one report; `skipped` names the steps that were taken back.
 
         The line comes before the checkpoint: a run that is taken up drops the lines of what was not saved, but one that
         a kill between the two has kept from being written would be missing for ever.
         """
-        if report.kind == "log":
+        if report.kind == "skip":
+            diagnostics.write_skipped_steps(self.checkpoints.parent, skipped)
+        elif report.kind == "reload":
+            self.log.back_to(self.state.step)
+            back = diagnostics.back_to(self.state.step, self.state.lr_factor)
+            diagnostics.write_skipped_steps(self.checkpoints.parent, [back])
+        elif report.kind == "log":
             self.log.train_step(self.state.epoch, steps_per_epoch, self.state.epoch_steps - 1, report.metrics)
         elif report.kind == "epoch":
             self.log.epoch(self.state.epoch, self.state.step, report.metrics)

@@ -156,11 +156,13 @@ def test_clipping_keeps_the_direction_and_none_keeps_all() -> None:
     for p in parameters:
         p.grad = torch.full_like(p, 3.0)
     norm = clip_gradients(parameters, 1.0)
-    assert norm is not None and float(norm) == pytest.approx(math.sqrt(45))
+    assert float(norm) == pytest.approx(math.sqrt(45))
     assert math.sqrt(sum(float((p.grad**2).sum()) for p in parameters if p.grad is not None)) == pytest.approx(
         1, abs=1e-5
     )
-    assert clip_gradients(parameters, None) is None
+    before = [p.grad.clone() for p in parameters if p.grad is not None]
+    assert float(clip_gradients(parameters, None)) == pytest.approx(1, abs=1e-5)
+    assert all(torch.equal(p.grad, old) for p, old in zip(parameters, before, strict=True) if p.grad is not None)
 
 
 def test_freezing_an_unknown_part_names_those_there_are() -> None:

@@ -100,7 +100,8 @@ def ramp(trainer: Trainer, batches: Batches, lr_N: Sequence[float] | Floats) -> 
     for lr, micro_batches in zip(lr_N, _endless(batches, state), strict=False):
         before = state.sums.clone()
         trainer.step(micro_batches, float(lr))
-        losses.append(trainer.workers.sum_(state.sums - before)[0].item())
+        loss = trainer.workers.sum_(state.sums - before)[0].item()
+        losses.append(math.nan if trainer.finite.skipped_last() else loss)  # what was taken back adds nothing
         if ran_away(losses):
             break
     return losses

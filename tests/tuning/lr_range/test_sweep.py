@@ -69,7 +69,7 @@ class Epochs:
 
     def epoch(self, epoch: int, first_step: int = 0) -> Iterator[list[Any]]:
         for _ in range(self.steps_per_epoch):
-            yield [SimpleNamespace(seeds_B=torch.zeros(1))]
+            yield [SimpleNamespace(seeds_B=torch.zeros(1), rows_B=torch.zeros(1))]
 
 
 def parabola(momentum: float = 0.0) -> tuple[Trainer, Given]:
