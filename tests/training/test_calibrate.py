@@ -104,8 +104,8 @@ def test_a_step_trains_weights_and_no_range(classification: Config) -> None:
     assert not any(key.endswith("_amax") for key in changed)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("method", [pytest.param("max", marks=pytest.mark.soak), "percentile"])
+@pytest.mark.soak
+@pytest.mark.parametrize("method", ["max", "percentile"])
 def test_ranges_do_not_depend_on_the_number_of_workers(
     method: str, classification: Config, trained_classifier: Path, tmp_path: Path
 ) -> None:
