@@ -39,6 +39,7 @@ _LATER = {
     "NonFiniteLoss": "exceptions",
     "Refused": "exceptions",
     "RunFailed": "exceptions",
+    "Stopped": "exceptions",
 }
 __all__ = [*_LATER, "__version__"]
 

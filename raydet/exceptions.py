@@ -35,6 +35,12 @@ class Cancelled(RaydetError, RuntimeError):
     """A `fit` that was ended by its Cancel."""
 
 
+class Stopped(RaydetError, RuntimeError):
+    """Training that was asked to stop and has saved a checkpoint of its last step."""
+
+    exit_code = 143
+
+
 class LostWorkers(RaydetError, RuntimeError):
     """Workers died, or failed in a way that a restart may cure."""
 

@@ -23,6 +23,7 @@ CODES = {
     **dict.fromkeys(("Refused", "UnsafeWeights"), 3),
     **dict.fromkeys(("DataError", "CheckpointError", "WeightsError", "CheckpointMismatch"), 65),
     "StorageFull": 75,
+    "Stopped": 143,
 }
 
 
@@ -72,7 +73,7 @@ def test_users_catch_errors_by_the_names_of_the_package() -> None:
 def test_the_public_names_are_those_released() -> None:
     """A name may be added here on purpose; none may go."""
     errors = {"RaydetError", "ConfigError", "DataError", "CheckpointError", "WeightsError", "ExportError"}
-    errors |= {"StorageFull", "NonFiniteLoss", "Refused", "RunFailed"}
+    errors |= {"StorageFull", "NonFiniteLoss", "Refused", "RunFailed", "Stopped"}
     verbs = {"fit", "tune", "evaluate", "predict", "export", "check", "convert"}
     assert set(raydet.__all__) == errors | verbs | {
         "Config",

@@ -100,6 +100,9 @@ class Run:
     """No evaluation before this epoch (counted from 1), but the last."""
     early_stop: int | None = None
     """End after this many evaluations in a row without a better score. None: never."""
+    stop_grace_s: float = 30.0
+    """Seconds that training may take to save a checkpoint and end after Ctrl-C or SIGTERM; then it is ended. Whoever
+    sends SIGTERM must wait longer before it kills: Slurm's KillWait is 30 s, `ray job stop` gives 3 s."""
     nan_patience: int = 3
     """Steps in a row with a loss or gradient that is not finite, each taken back, after which the newest checkpoint is
     reloaded and the learning rate halved; after three reloads the run ends."""
@@ -113,6 +116,6 @@ class Run:
         )
         require(bool(self.storage_path), "run.storage_path must not be empty")
         positive("run", self, "checkpoint_epochs", "checkpoint_steps", "keep", "eval_epochs", "early_stop", "log_steps")
-        positive("run", self, "nan_patience")
+        positive("run", self, "nan_patience", "stop_grace_s")
         for name in ("seed", "max_failures", "eval_after"):
             require(getattr(self, name) >= 0, f"run.{name} must be >= 0, got {getattr(self, name)}")

@@ -16,6 +16,7 @@ MAY_CHANGE = {
     "run.keep",
     "run.log_steps",
     "run.nan_patience",
+    "run.stop_grace_s",
     "run.name",
     "run.storage_path",
 }

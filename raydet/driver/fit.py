@@ -6,9 +6,11 @@ repeats a lost machine. What is known of Ray 2.60 and worked around stands where
 """
 
 import json
+import signal
 import sys
-from collections.abc import Mapping
-from contextlib import AbstractContextManager, suppress
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
@@ -17,14 +19,15 @@ from raydet.config import Config, override
 from raydet.distributed import WorkerGroup
 from raydet.driver.advice import before_start, score_watch
 from raydet.driver.expected_memory import memory_bytes
+from raydet.driver.first_signal import end_at_once, first_signal
 from raydet.driver.from_run import from_run
 from raydet.driver.own_data import own_data
 from raydet.driver.plan import Plan, describe_start, make_plan
 from raydet.driver.ray_session import check_scaling, ray_session
 from raydet.driver.ray_trainer import Cancel, attempt
 from raydet.driver.run_folder import claimed
-from raydet.exceptions import ConfigError, LostWorkers, RunFailed
-from raydet.runs import checkpoint_store
+from raydet.exceptions import ConfigError, LostWorkers, RunFailed, Stopped
+from raydet.runs import checkpoint_store, stop_request
 from raydet.runs.layout import CHECKPOINTS
 from raydet.runs.result import read_result, write_result
 from raydet.terminal import run_view
@@ -79,6 +82,8 @@ def fit(
         DataError, WeightsError: found before a worker is taken, where that is possible.
         StorageFull: no room for a checkpoint. NonFiniteLoss: the loss is not finite.
         Refused: another process trains this run. RunFailed: workers failed more often than run.max_failures.
+        Stopped: somebody left a file `stop` in the run's folder. KeyboardInterrupt: after Ctrl-C; a checkpoint of the
+        last step is saved, unless that took longer than run.stop_grace_s.
     """
     out = out or sys.stderr
     if isinstance(cfg, Config):
@@ -100,11 +105,49 @@ def fit(
         print("\n".join([*describe_start(plan), *notes]), file=out, flush=True)
         if plan.finished:
             print("finished  nothing left to train", file=out, flush=True)
-        elif in_process:
-            _here(plan, out)
         else:
-            _on_ray(plan, out, cancel or Cancel())
+            cancel = cancel or Cancel()
+            with _stopped_in_order(plan, out, cancel):
+                if in_process:
+                    _here(plan, out)
+                else:
+                    _on_ray(plan, out, cancel)
         return _result(plan)
+
+
+@contextmanager
+def _stopped_in_order(plan: Plan, out: TextIO, cancel: Cancel) -> Iterator[None]:
+    """Have the first Ctrl-C or SIGTERM stop the training with a checkpoint; then answer it as it was answered before.
+
+    Raises:
+        KeyboardInterrupt: it was.
+    """
+    received: list[int] = []
+    grace = plan.cfg.run.stop_grace_s
+    over = threading.Event()
+
+    def answer(number: int) -> None:
+        received.append(number)
+        stop_request.request(plan.folder)
+        with suppress(OSError, ValueError):
+            print("stopping  with a checkpoint of the last step; once more to end at once", file=out, flush=True)
+        if not over.wait(grace):
+            cancel()
+            end_at_once()
+
+    stop_request.withdraw(plan.folder)
+    try:
+        with first_signal(answer):
+            yield
+    except (Stopped, LostWorkers, RunFailed):
+        if not received:
+            raise
+    finally:
+        over.set()
+        stop_request.withdraw(plan.folder)
+    if received:
+        signal.raise_signal(received[0])  # for whoever answered it before
+        raise KeyboardInterrupt
 
 
 def _result(plan: Plan) -> Result:
@@ -165,4 +208,6 @@ def _on_ray(plan: Plan, out: TextIO, cancel: Cancel) -> None:
                         f"Ray's logs: {session.logs}\n"
                         "The same command continues from the last checkpoint"
                     ) from lost
+                if stop_request.is_requested(plan.folder):
+                    raise
                 print(f"restart   {failures} of {allowed}, from the newest checkpoint: {lost}", file=out, flush=True)

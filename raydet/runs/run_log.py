@@ -190,7 +190,7 @@ class RunLog:
             self._try("results.csv", self._csv.write, record)
         if self._events is not None:
             self._try("TensorBoard", self._events.write, values, step, _stamp())
-        self._flush()
+        self.flush()
 
     def back_to(self, step: int) -> None:
         """Take back what was written of later steps, which are about to be repeated."""
@@ -201,7 +201,7 @@ class RunLog:
     def summary(self, metrics: Mapping[str, object]) -> None:
         """Write the whole run's figures to log.json."""
         self._dllog((), nvidia(self._task, values_of(metrics)))
-        self._flush()
+        self.flush()
 
     def close(self) -> None:
         """Close all files. A run that is killed loses nothing by not getting here."""
@@ -218,7 +218,8 @@ class RunLog:
         if self._csv is not None:
             self._try("results.csv", self._csv.drop_after, step)
 
-    def _flush(self) -> None:
+    def flush(self) -> None:
+        """Wait until the disk has everything."""
         for name, sink in self._sinks():
             self._try(name, sink.flush)
 

@@ -22,6 +22,7 @@ from raydet.tasks.base import Task
 from raydet.training.finite_steps import SkippedStep
 from raydet.training.memory import most_memory_bytes
 from raydet.training.schedule import learning_rate
+from raydet.training.scoring import ScoringStopped
 from raydet.training.state import State
 from raydet.training.step import Trainer
 
@@ -40,6 +41,8 @@ class TrainingReport:
     """The score is the best so far."""
     last: bool = False
     """Training is over."""
+    stopped: bool = False
+    """Training ends here because it was asked to."""
     skipped: tuple[SkippedStep, ...] = ()
     """Steps that were taken back for a fault, with this worker's images."""
 
@@ -58,7 +61,13 @@ Evaluator = Callable[[nn.Module], dict[str, float]]
 """Scores the model at the end of an epoch."""
 GoBack = Callable[[], None]
 """Sets the state back to the newest checkpoint, or to what it was at the start."""
+Stop = Callable[[], bool]
+"""Whether this worker was asked to stop."""
 MOST_RELOADS = 3
+
+
+class _Stopping(Exception):
+    """A worker was asked to stop."""
 
 
 class _NotFinite(Exception):
@@ -73,6 +82,7 @@ def epochs(
     evaluate: Evaluator,
     workers: WorkerGroup,
     go_back: GoBack | None = None,
+    stop: Stop = lambda: False,
 ) -> Iterator[TrainingReport]:
     """Train `state` in place to the end of the schedule, yielding at each boundary.
 
@@ -86,7 +96,11 @@ def epochs(
     trainer = Trainer(cfg, task, state, workers)
     while state.epoch < cfg.schedule.total_epochs and not _stale(cfg, state):
         try:
-            yield from _epoch_and_score(cfg, trainer, batches, evaluate)
+            yield from _epoch_and_score(cfg, trainer, batches, evaluate, stop)
+        except _Stopping:
+            workers.average_buffers(*state.models())
+            yield TrainingReport("save", save=state.is_finite(), stopped=True)
+            return
         except _NotFinite as met:
             factor, reloads = state.lr_factor / 2, state.reloads + 1
             if go_back is None or reloads > MOST_RELOADS:
@@ -107,14 +121,17 @@ def _given_up(cfg: Config, state: State, met: _NotFinite) -> NonFiniteLoss:
     )
 
 
-def _epoch_and_score(cfg: Config, trainer: Trainer, batches: Batches, evaluate: Evaluator) -> Iterator[TrainingReport]:
+def _epoch_and_score(
+    cfg: Config, trainer: Trainer, batches: Batches, evaluate: Evaluator, stop: Stop
+) -> Iterator[TrainingReport]:
     """Train to the end of the epoch under way and score it."""
     state, task, workers = trainer.state, trainer.task, trainer.workers
     figures: dict[str, float] = {}
-    for report in _epoch(cfg, trainer, batches):
+    for report in _epoch(cfg, trainer, batches, stop):
         figures = report.metrics or figures
         yield report
     figures |= _epoch_losses(task, state, workers)
+    before = state.skipped, state.sums.clone()
     state.epoch, state.epoch_steps, state.skipped = state.epoch + 1, 0, 0
     state.sums.zero_()
     workers.average_buffers(*state.models())
@@ -123,7 +140,12 @@ def _epoch_and_score(cfg: Config, trainer: Trainer, batches: Batches, evaluate: 
     due = state.epoch >= cfg.run.eval_after and state.epoch % cfg.run.eval_epochs == 0
     best = False
     if due or last:
-        figures |= evaluate(state.evaluated)
+        try:
+            figures |= evaluate(state.evaluated)
+        except ScoringStopped:  # taken up again, the epoch has no step left, but its score
+            state.epoch, state.epoch_steps, state.skipped = state.epoch - 1, batches.steps_per_epoch, before[0]
+            state.sums.copy_(before[1])
+            raise _Stopping from None
         best = _note_score(state, figures[task.score])
     last = last or _stale(cfg, state)
     # The best must be saved when it is found: it is gone an epoch later.
@@ -150,7 +172,7 @@ def _stale(cfg: Config, state: State) -> bool:
     return patience is not None and state.evaluations_since_best >= patience
 
 
-def _epoch(cfg: Config, trainer: Trainer, batches: Batches) -> Iterator[TrainingReport]:
+def _epoch(cfg: Config, trainer: Trainer, batches: Batches, stop: Stop) -> Iterator[TrainingReport]:
     """Train to the end of the epoch under way; yield the figures of every log_steps steps, and saves that are due."""
     state, workers = trainer.state, trainer.workers
     meter = _Meter(cfg, trainer)
@@ -166,7 +188,7 @@ def _epoch(cfg: Config, trainer: Trainer, batches: Batches) -> Iterator[Training
         meter.waiting += clock() - waited
         done = state.epoch_steps / batches.steps_per_epoch if cfg.schedule.per_step else 0.0
         lr = learning_rate(cfg, state.epoch + done) * state.lr_factor
-        trainer.step(micro_batches, lr)
+        trainer.step(micro_batches, lr, stop())
         ends = state.epoch_steps == batches.steps_per_epoch
         logs = state.epoch_steps % cfg.run.log_steps == 0 or ends
         saves = cfg.run.checkpoint_steps and state.step % cfg.run.checkpoint_steps == 0 and not ends
@@ -179,6 +201,9 @@ def _epoch(cfg: Config, trainer: Trainer, batches: Batches) -> Iterator[Training
             _check_finite(state)
             yield TrainingReport("save", save=True)
             meter.start_clock()
+        if trainer.stops():
+            yield from _skipped(cfg, trainer, meter)
+            raise _Stopping
     # Nothing is left in it, but only an exhausted source lets its loader processes rest.
     next(source, None)
 

@@ -1,6 +1,6 @@
 """Scoring a model on a split, during training and after it."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -14,6 +14,10 @@ from raydet.tasks.base import Scorer, Task
 from raydet.training.precision import autocast
 
 
+class ScoringStopped(Exception):
+    """Scoring was left before its end."""
+
+
 @torch.no_grad()
 def score(
     model: nn.Module,
@@ -23,6 +27,7 @@ def score(
     cfg: Config,
     workers: WorkerGroup,
     scorer: Scorer | None = None,
+    stop: Callable[[], bool] | None = None,
 ) -> dict[str, float]:
     """Return the metrics of `model` on a split, the same on all workers; each feeds it its own shard.
 
@@ -30,6 +35,10 @@ def score(
 
     Args:
         scorer: a fresh one of the task's. None: one that is not seen outside.
+        stop: whether to leave it; asked after each batch, and given or not on all workers alike.
+
+    Raises:
+        ScoringStopped: some worker was told to stop.
     """
     started, images = clock(), 0
     model.eval()
@@ -39,6 +48,10 @@ def score(
             outputs = model(task.inputs(batch))
         scorer.add(outputs, batch)
         images += len(batch.rows_B)
+        if stop is not None and stop():
+            break
+    if stop is not None and workers.sum_(torch.tensor([float(stop())], device=workers.device)).item():
+        raise ScoringStopped
     figures = scorer.result(workers)
     total = workers.sum_(torch.tensor([float(images)], dtype=torch.float64, device=workers.device)).item()
     return {**figures, "eval_images_per_s": total / (clock() - started)}

@@ -12,10 +12,10 @@ from raydet.config import Config, to_dict
 from raydet.data import EvalLoader, Index, TrainLoader
 from raydet.data.open_data import open_data
 from raydet.distributed import WorkerGroup
-from raydet.exceptions import NonFiniteLoss
+from raydet.exceptions import NonFiniteLoss, Stopped
 from raydet.io.jsonable import JSON
 from raydet.quantization import uncalibrated
-from raydet.runs import checkpoint_store, diagnostics
+from raydet.runs import checkpoint_store, diagnostics, stop_request
 from raydet.runs.bad_images import write_bad_images
 from raydet.runs.layout import CHECKPOINTS
 from raydet.runs.run_log import BAD_IMAGES, EVAL_BAD_IMAGES, RunLog
@@ -46,6 +46,10 @@ def train(
         folder: the run's folder, seen by all workers; rank 0 writes.
         tell: called with an epoch's metrics on every worker, once an epoch.
         threads: CPU threads for torch in this worker; None: as many as torch takes by itself.
+
+    Raises:
+        Stopped: the run was asked to (raydet.runs.stop_request); its last step is saved.
+        NonFiniteLoss: training cannot go on. StorageFull: no room for a checkpoint.
     """
     made = set_up(cfg, folder, workers, threads)
     task, state, val_index, train_loader = made.task, made.state, made.val_index, made.loader
@@ -55,12 +59,13 @@ def train(
     def evaluate(evaluated: torch.nn.Module) -> dict[str, float]:
         if cfg.evaluation.recalibrate_bn:
             recalibrate(evaluated, task, train_loader, cfg, workers)
-        return score(evaluated, task, val_index, val_loader, cfg, workers)
+        return score(evaluated, task, val_index, val_loader, cfg, workers, stop=stop)
 
+    stop = stop_request.watch(folder)
     try:
         with _diary(cfg, task, folder, state, workers) as diary:
             go_back = partial(_go_back, cfg, folder, made)
-            for report in epochs(cfg, task, state, train_loader, evaluate, workers, go_back):
+            for report in epochs(cfg, task, state, train_loader, evaluate, workers, go_back, stop):
                 skipped = workers.gather(report.skipped) if report.kind == "skip" else []
                 ends_epoch = report.kind == "epoch"
                 if ends_epoch:
@@ -69,6 +74,8 @@ def train(
                     diary.write(report, train_loader.steps_per_epoch, _lines(skipped, made.train_index))
                 if ends_epoch:
                     tell(report.metrics)
+                if report.stopped:
+                    raise Stopped(f"stopped after step {state.step}")
     finally:
         train_loader.close()
         val_loader.close()
@@ -204,6 +211,8 @@ class _Diary:
             self.log.epoch(self.state.epoch, self.state.step, report.metrics)
         if report.save:
             self._save(report)
+        if report.stopped:
+            self.log.flush()
         if report.last:
             self.log.summary(report.metrics)
 

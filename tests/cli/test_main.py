@@ -29,7 +29,7 @@ from raydet.exceptions import (
     UnsafeWeights,
     WeightsError,
 )
-from tests.commands import ROOT, environment, raydet, running, until, words
+from tests.commands import ROOT, descendants, environment, raydet, running, until, words
 
 
 def test_the_verbs_are_those_released() -> None:
@@ -295,16 +295,22 @@ def test_a_damaged_checkpoint_that_is_passed_over_is_a_warning_of_one_line(train
 def test_sigterm_ends_a_run_with_one_line_and_the_same_command_continues(
     classification: Config, tmp_path: Path
 ) -> None:
-    """Without Ray; tests/test_kill.py has Ctrl-C with it."""
-    cfg = override(classification, {"schedule.epochs": 30})
+    """Without Ray; tests/test_kill.py has Ctrl-C with it. No step is lost."""
+    cfg = override(classification, {"schedule.epochs": 60, "run.log_steps": 1, "data.workers": 1})
     folder = tmp_path / "runs" / "run"
     with running(["fit", *words(cfg)], tmp_path) as process:
         until(
             lambda: (folder / "checkpoints").is_dir() and any((folder / "checkpoints").glob("step_*")), "a checkpoint"
         )
+        for child in descendants(process.pid):  # as Slurm sends it, to the whole group
+            child.send_signal(signal.SIGTERM)
         process.send_signal(signal.SIGTERM)
         assert process.wait(60) == 143
-    last = (tmp_path / "stderr.txt").read_text().splitlines()[-1]
+    *_, last = (tmp_path / "stderr.txt").read_text().splitlines()
     assert last.endswith("the same command continues from the last checkpoint") and last.startswith("raydet: ")
+    assert "Traceback" not in (tmp_path / "stderr.txt").read_text()
     plan = make_plan(cfg)
     assert plan.continues is not None and not plan.finished
+    steps = [json.loads(line[5:])["step"] for line in (folder / "log.json").read_text().splitlines() if '"LOG"' in line]
+    epoch, step = [step for step in steps if isinstance(step, list) and len(step) == 2][-1]
+    assert plan.continues.step == 8 * epoch + step + 1

@@ -4,6 +4,7 @@ What a batch needs (epoch and rows) travels with its key, so images do not depen
 processes, and an epoch can be entered at any step at no cost.
 """
 
+import signal
 from collections.abc import Iterator
 from typing import Any
 
@@ -136,6 +137,7 @@ class _Feed:
             sampler=_Current(self._keys),
             num_workers=self._cfg.data.workers,
             collate_fn=_unchanged,
+            worker_init_fn=_leave_signals_to_the_trainer,
             pin_memory=self._cfg.scaling.use_gpu and torch.cuda.is_available(),
             timeout=_TIMEOUT_S,
             multiprocessing_context=self._start,
@@ -169,3 +171,12 @@ class _Current:
 
 def _unchanged(batch: Any) -> Any:
     return batch
+
+
+def _leave_signals_to_the_trainer(number: int) -> None:
+    """Let a loader process outlive what a terminal or Slurm sends to a whole group, for the step that is still made.
+
+    Of SIGTERM only the first is ignored: it is also how the process is ended if it does not end by itself.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: signal.signal(signal.SIGTERM, signal.SIG_DFL))

@@ -1,12 +1,13 @@
 """Ctrl-C and SIGTERM during a search: trials are left in order; and where Ray is gone already, the process ends."""
 
 import os
-import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
+
+from raydet.driver.first_signal import first_signal
 
 if TYPE_CHECKING:
     from raydet.tuning.search.stopping import StopSearch
@@ -19,26 +20,17 @@ def interrupts(stop: "StopSearch", save: Callable[[], Any]) -> Iterator[None]:
     Args:
         save: writes what is known; called where the body cannot come to its end.
     """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     done = threading.Event()
 
-    def note(number: int, frame: Any) -> None:
+    def note(number: int) -> None:
         stop.interrupted = number
-        for which, handler in before.items():
-            signal.signal(which, handler)
-        threading.Thread(target=_leave_a_dead_ray, args=(number, done, save), daemon=True).start()
+        _leave_a_dead_ray(number, done, save)
 
-    for number in before:
-        signal.signal(number, note)
-    try:
-        yield
-    finally:
-        done.set()
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    with first_signal(note):
+        try:
+            yield
+        finally:
+            done.set()
 
 
 def _leave_a_dead_ray(number: int, done: threading.Event, save: Callable[[], Any]) -> None:
