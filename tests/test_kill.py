@@ -113,7 +113,7 @@ def test_one_worker_that_dies_too_often_fails_the_run_and_the_same_command_goes_
         assert process.wait(60) == 1
         message = (tmp_path / "stderr.txt").read_text().partition("raydet: ")[2].splitlines()
         assert list(Path(message[1].removeprefix("Ray's logs: ")).glob("worker-*.err"))
-    assert "workers failed 1 times, run.max_failures=0; the last time: worker 0" in message[0]
+    assert "workers failed 1 times without a new checkpoint, run.max_failures=0; the last time: worker 0" in message[0]
     assert message[2:] == ["The same command continues from the last checkpoint"]
     with running(["fit", *words(cfg)], tmp_path) as process:
         kill_driver_in(4, process.pid, folder)

@@ -37,6 +37,7 @@ a laptop to a cluster.
   raydet convert DATA OUT --to coco               write it as COCO or YOLO
   raydet predict CHECKPOINT IMAGES...             find things in images
   raydet export CHECKPOINT OUT.onnx               write an ONNX file
+  raydet checkpoint list|verify RUN               what it saved, whether whole
   raydet bench step                               time a training step
 
 `raydet VERB --help` shows the flags of a verb, `raydet fit --help` the recipes,
@@ -144,6 +145,7 @@ def exit_code(error: BaseException) -> int | None:
 VERBS = {
     "fit": "fit:run",
     "tune": "tune:run",
+    "checkpoint": "checkpoint:run",
     **{verb: f"commands:{verb}" for verb in ("evaluate", "predict", "export", "check", "convert", "bench")},
 }
 """Verb -> module and function; imported when it is called, for `raydet --help` to come at once."""

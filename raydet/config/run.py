@@ -87,9 +87,12 @@ class Run:
     seed: int = 42
     """All randomness comes from this, the epoch and the sample."""
     max_failures: int = 3
-    """Worker failures that are answered by a restart from the last checkpoint."""
+    """Worker failures without a new checkpoint in between that are answered by a restart from the last one."""
     checkpoint_epochs: int = 1
     """Epochs between checkpoints; the last epoch is always saved."""
+    checkpoint_minutes: float | None = None
+    """Also save when the last checkpoint is this old, where an epoch takes long. With several workers BatchNorm's
+    statistics are averaged at each save, so that two runs then differ by when they saved. None: never."""
     checkpoint_steps: int | None = None
     """Also save every N steps. None: at epoch ends only."""
     keep: int = 3
@@ -116,6 +119,6 @@ class Run:
         )
         require(bool(self.storage_path), "run.storage_path must not be empty")
         positive("run", self, "checkpoint_epochs", "checkpoint_steps", "keep", "eval_epochs", "early_stop", "log_steps")
-        positive("run", self, "nan_patience", "stop_grace_s")
+        positive("run", self, "nan_patience", "stop_grace_s", "checkpoint_minutes")
         for name in ("seed", "max_failures", "eval_after"):
             require(getattr(self, name) >= 0, f"run.{name} must be >= 0, got {getattr(self, name)}")

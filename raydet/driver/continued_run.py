@@ -17,6 +17,7 @@ MAY_CHANGE = {
     "run.log_steps",
     "run.nan_patience",
     "run.stop_grace_s",
+    "run.checkpoint_minutes",
     "run.name",
     "run.storage_path",
 }

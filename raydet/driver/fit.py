@@ -193,18 +193,22 @@ def _here(plan: Plan, out: TextIO) -> None:
 
 def _on_ray(plan: Plan, out: TextIO, cancel: Cancel) -> None:
     """Train in Ray Train workers, with restarts from the newest checkpoint."""
-    allowed, shown = plan.cfg.run.max_failures, _first_step(plan)
+    allowed, shown, failures = plan.cfg.run.max_failures, _first_step(plan), 0
+    saved = checkpoint_store.last_step(plan.folder / CHECKPOINTS)
     with ray_session(plan.cfg) as session:
-        for failures in range(1, allowed + 2):
+        while True:
             try:
                 with _shown(plan, out, shown):
                     attempt(plan, session, cancel)
                 return
             except LostWorkers as lost:
                 shown = max(shown, _last_step(plan.folder))  # what the next attempt repeats is not shown again
+                before, saved = saved, checkpoint_store.last_step(plan.folder / CHECKPOINTS)
+                failures = 1 if saved > before else failures + 1
                 if failures > allowed:
                     raise RunFailed(
-                        f"workers failed {failures} times, run.max_failures={allowed}; the last time: {lost}\n"
+                        f"workers failed {failures} times without a new checkpoint, run.max_failures={allowed}; "
+                        f"the last time: {lost}\n"
                         f"Ray's logs: {session.logs}\n"
                         "The same command continues from the last checkpoint"
                     ) from lost

@@ -18,6 +18,7 @@ _ANY = {
     "evaluation.recalibrate_bn": 64,
     "data.on_bad": "skip",
     "run.checkpoint_epochs": 1,
+    "run.checkpoint_minutes": 10.0,
     "run.log_steps": 5,
 }
 DETECTORS = tuple(f"efficientdet_{size}" for size in (*(f"d{i}" for i in range(8)), *(f"lite{i}" for i in range(5))))

@@ -96,6 +96,16 @@ def _entries(folder: Path) -> list[Path]:
     return sorted(found, key=lambda path: (-_step_of(path), path.name.startswith(".")))
 
 
+def last_step(folder: Path) -> int:
+    """Return the highest step of which there is a checkpoint, whole or not; -1 where there is none."""
+    return max((_step_of(path) for path in _entries(folder)), default=-1)
+
+
+def entries(folder: Path) -> list[Path]:
+    """Return the folders of all checkpoints in place, lowest step first, damaged ones included."""
+    return [path for path in reversed(_entries(folder)) if not path.name.startswith(".")]
+
+
 def newest(folder: Path) -> Checkpoint | None:
     """Return the highest step's checkpoint that verifies; None where there is none. Damaged ones are warned of."""
     skipped: list[CheckpointError] = []

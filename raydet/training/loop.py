@@ -25,6 +25,7 @@ from raydet.training.schedule import learning_rate
 from raydet.training.scoring import ScoringStopped
 from raydet.training.state import State
 from raydet.training.step import Trainer
+from raydet.training.wishes import Wish
 
 
 @dataclass(frozen=True)
@@ -93,10 +94,10 @@ def epochs(
     Raises:
         NonFiniteLoss: that happened again after three times, or there is no way back; says what to change.
     """
-    trainer = Trainer(cfg, task, state, workers)
+    trainer, due = Trainer(cfg, task, state, workers), _Due(cfg, workers, stop)
     while state.epoch < cfg.schedule.total_epochs and not _stale(cfg, state):
         try:
-            yield from _epoch_and_score(cfg, trainer, batches, evaluate, stop)
+            yield from _epoch_and_score(cfg, trainer, batches, evaluate, due)
         except _Stopping:
             workers.average_buffers(*state.models())
             yield TrainingReport("save", save=state.is_finite(), stopped=True)
@@ -122,12 +123,12 @@ def _given_up(cfg: Config, state: State, met: _NotFinite) -> NonFiniteLoss:
 
 
 def _epoch_and_score(
-    cfg: Config, trainer: Trainer, batches: Batches, evaluate: Evaluator, stop: Stop
+    cfg: Config, trainer: Trainer, batches: Batches, evaluate: Evaluator, due: "_Due"
 ) -> Iterator[TrainingReport]:
     """Train to the end of the epoch under way and score it."""
     state, task, workers = trainer.state, trainer.task, trainer.workers
     figures: dict[str, float] = {}
-    for report in _epoch(cfg, trainer, batches, stop):
+    for report in _epoch(cfg, trainer, batches, due):
         figures = report.metrics or figures
         yield report
     figures |= _epoch_losses(task, state, workers)
@@ -137,9 +138,9 @@ def _epoch_and_score(
     workers.average_buffers(*state.models())
     _check_finite(state)
     last = state.epoch >= cfg.schedule.total_epochs
-    due = state.epoch >= cfg.run.eval_after and state.epoch % cfg.run.eval_epochs == 0
+    scored = state.epoch >= cfg.run.eval_after and state.epoch % cfg.run.eval_epochs == 0
     best = False
-    if due or last:
+    if scored or last:
         try:
             figures |= evaluate(state.evaluated)
         except ScoringStopped:  # taken up again, the epoch has no step left, but its score
@@ -151,6 +152,8 @@ def _epoch_and_score(
     # The best must be saved when it is found: it is gone an epoch later.
     save = last or best or state.epoch % cfg.run.checkpoint_epochs == 0
     yield TrainingReport("epoch", figures, save=save, best=best, last=last)
+    if save:
+        due.saved()
 
 
 def _check_finite(state: State) -> None:
@@ -172,7 +175,7 @@ def _stale(cfg: Config, state: State) -> bool:
     return patience is not None and state.evaluations_since_best >= patience
 
 
-def _epoch(cfg: Config, trainer: Trainer, batches: Batches, stop: Stop) -> Iterator[TrainingReport]:
+def _epoch(cfg: Config, trainer: Trainer, batches: Batches, due: "_Due") -> Iterator[TrainingReport]:
     """Train to the end of the epoch under way; yield the figures of every log_steps steps, and saves that are due."""
     state, workers = trainer.state, trainer.workers
     meter = _Meter(cfg, trainer)
@@ -188,10 +191,12 @@ def _epoch(cfg: Config, trainer: Trainer, batches: Batches, stop: Stop) -> Itera
         meter.waiting += clock() - waited
         done = state.epoch_steps / batches.steps_per_epoch if cfg.schedule.per_step else 0.0
         lr = learning_rate(cfg, state.epoch + done) * state.lr_factor
-        trainer.step(micro_batches, lr, stop())
+        trainer.step(micro_batches, lr, due.wish())
         ends = state.epoch_steps == batches.steps_per_epoch
         logs = state.epoch_steps % cfg.run.log_steps == 0 or ends
-        saves = cfg.run.checkpoint_steps and state.step % cfg.run.checkpoint_steps == 0 and not ends
+        agreed = trainer.wishes.agreed()
+        counted = cfg.run.checkpoint_steps is not None and state.step % cfg.run.checkpoint_steps == 0
+        saves = (counted or agreed.save) and not ends
         if logs or saves:
             yield from _skipped(cfg, trainer, meter)
         if logs:
@@ -200,12 +205,31 @@ def _epoch(cfg: Config, trainer: Trainer, batches: Batches, stop: Stop) -> Itera
             workers.average_buffers(*state.models())
             _check_finite(state)
             yield TrainingReport("save", save=True)
+            due.saved()
             meter.start_clock()
-        if trainer.stops():
+        if agreed.stop:
             yield from _skipped(cfg, trainer, meter)
             raise _Stopping
     # Nothing is left in it, but only an exhausted source lets its loader processes rest.
     next(source, None)
+
+
+class _Due:
+    """What this worker wants: to stop when it is asked to, and rank 0 a checkpoint when the last one is old."""
+
+    def __init__(self, cfg: Config, workers: WorkerGroup, stop: Stop) -> None:
+        minutes = cfg.run.checkpoint_minutes
+        self._after_s = math.inf if minutes is None or workers.rank else 60 * minutes
+        self._stop = stop
+        self.saved()
+
+    def saved(self) -> None:
+        """Count from here."""
+        self._saved = clock()
+
+    def wish(self) -> Wish:
+        """Return it, before a step."""
+        return Wish(stop=self._stop(), save=clock() - self._saved >= self._after_s)
 
 
 def _skipped(cfg: Config, trainer: Trainer, meter: "_Meter") -> Iterator[TrainingReport]:

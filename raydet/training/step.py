@@ -18,7 +18,7 @@ from raydet.training.finite_steps import FiniteSteps
 from raydet.training.optim import clip_gradients
 from raydet.training.precision import autocast
 from raydet.training.state import State
-from raydet.training.stopping import Stopping
+from raydet.training.wishes import Wish, Wishes
 
 # torch 2.15 renamed the argument and warns of the old name.
 _ARGUMENTS = inspect.signature(DistributedDataParallel).parameters
@@ -54,7 +54,7 @@ class Trainer:
     def reset(self) -> None:
         """Start afresh from the State, which was set to another."""
         self.finite = FiniteSteps(self.state, self.workers)
-        self.stopping = Stopping(self.workers.device)
+        self.wishes = Wishes(self.workers.device)
         if self._capture is None:
             self.numbers = StepNumbers(self.state.optimizer)
             self._run = self.eager_step
@@ -62,25 +62,21 @@ class Trainer:
             self.numbers = StepNumbers(self.state.optimizer, self.workers.device)
             self._run = Replayed(self.graph_step, self._capture, self.workers.device)
 
-    def step(self, micro_batches: list[Batch], lr: float, stop: bool = False) -> None:
+    def step(self, micro_batches: list[Batch], lr: float, wish: Wish = Wish()) -> None:  # noqa: B008  # immutable
         """Train on one global batch, of which `micro_batches` are this worker's share.
 
         Args:
-            stop: this worker was asked to stop; `stops` tells all of them.
+            wish: what this worker wants after the step; `wishes.agreed()` is what all do.
         """
         state = self.state
-        self.stopping.ask(stop)
+        self.wishes.ask(wish)
         decay = 1.0 if state.average is None else state.average.decay(state.step + 1)
         self.numbers.set(lr, decay, self.task.random_numbers(state.epoch, state.epoch_steps))
         self._run(micro_batches)
         self.finite.note(micro_batches)
-        self.stopping.note()
+        self.wishes.note()
         state.step += 1
         state.epoch_steps += 1
-
-    def stops(self) -> bool:
-        """Whether some worker was asked to stop: the same answer on all workers after the same step."""
-        return self.stopping.agreed()
 
     def eager_step(self, micro_batches: list[Batch]) -> None:
         """Run a step: losses are divided by the weight of the global batch, so gradients of its parts add up."""
@@ -117,7 +113,7 @@ class Trainer:
     def _global_weight(self, targets: list[Any]) -> Tensor:
         """Return what the losses of the global batch are divided by: its positives, or its images."""
         weight = torch.stack([self.task.weight(target) for target in targets]).sum()
-        return self.stopping.carried(weight, self.workers)
+        return self.wishes.carried(weight, self.workers)
 
     def _losses(self, batch: Batch, target: Any, weight: Tensor) -> Tensor:
         """Return the losses of a micro-batch as shares of the global batch's, the one to minimise first."""

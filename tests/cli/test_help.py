@@ -30,6 +30,7 @@ FLAGS = {
     "predict": "--annotations --class-agnostic-nms --max-detections --out --recursive --score",
     "export": "--images --nms --target",
     "check": "--out --recipe --split",
+    "checkpoint": "",
     "convert": "--copy --to",
     "bench": "--batch --compiled --device --images-per-s --keep-memory --only --out --profile --qat --recipe --rounds "
     "--vs",

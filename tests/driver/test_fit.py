@@ -9,16 +9,19 @@ import signal
 import sys
 import tempfile
 import warnings
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from raydet.config import Config, load, override
+from raydet.driver import fit as fitting
 from raydet.driver.fit import Result, fit
 from raydet.driver.plan import make_plan
 from raydet.driver.resources import check_room, per_worker, room
-from raydet.exceptions import ConfigError, DataError, StorageFull
+from raydet.exceptions import ConfigError, DataError, LostWorkers, RunFailed, StorageFull
 from raydet.runs import checkpoint_store
 from tests.commands import alive, descendants
 
@@ -216,3 +219,22 @@ def test_a_bad_image_seen_by_one_worker_ends_the_run_with_its_name_and_no_restar
     assert bad.name in str(caught.value) and "IMG-E0" in str(caught.value)
     assert sys.modules["ray"].is_initialized()  # the caller's Ray is the caller's to end
     assert "restart" not in out.getvalue() and len(list((tmp_path / "runs/run/ray").glob("attempt_*"))) == 1
+
+
+def test_failures_count_as_long_as_nothing_new_is_saved(detection: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    cfg = override(detection, {"scaling.num_workers": 1, "run.max_failures": 1})
+    folder, saves = make_plan(cfg).folder / "checkpoints", iter([True, True, True, False])
+    steps = iter(range(1, 9))
+    tried: list[int] = []
+
+    def attempt(*_: object) -> None:
+        tried.append(1)
+        if next(saves):
+            (folder / f"step_{next(steps):08d}").mkdir(parents=True)
+        raise LostWorkers("worker 0 died")
+
+    monkeypatch.setattr(fitting, "attempt", attempt)
+    monkeypatch.setattr(fitting, "ray_session", lambda cfg: nullcontext(SimpleNamespace(logs="logs")))
+    with pytest.raises(RunFailed, match=r"failed 2 times without a new checkpoint, run\.max_failures=1; the last time"):
+        fitting.fit(cfg, out=(out := io.StringIO()))
+    assert len(tried) == 4 and out.getvalue().count("restart   1 of 1") == 3

@@ -16,7 +16,7 @@ from raydet.driver.plan import make_plan
 from raydet.exceptions import Stopped
 from raydet.runs import stop_request
 from raydet.training import scoring, worker
-from raydet.training.stopping import Stopping
+from raydet.training.wishes import Wish, Wishes
 from tests.recording import capture_on_cpu
 from tests.training.test_worker import same_tensors
 from tests.workers import newest, run_workers, trained
@@ -78,14 +78,20 @@ class _Nothing:
 
 
 def test_a_wish_reaches_a_replayed_step() -> None:
-    stopping, number = Stopping(torch.device("cpu")), torch.tensor(3.0)
-    found = torch.zeros(())
-    replay = capture_on_cpu(lambda: found.copy_(stopping.carried(number, WorkerGroup())))  # type: ignore[arg-type,return-value]
-    replay()
-    assert found == 3 and not stopping.agreed()
-    stopping.ask(True)
-    replay()
-    assert found == 3 and stopping.agreed()
+    wishes, number, found = Wishes(torch.device("cpu")), torch.tensor(3.0), torch.zeros(())
+    replay = capture_on_cpu(lambda: found.copy_(wishes.carried(number, WorkerGroup())))  # type: ignore[arg-type,return-value]
+    for wish in (Wish(), Wish(stop=True), Wish(save=True)):
+        wishes.ask(wish)
+        replay()
+        assert found == 3 and wishes.agreed() == wish
+
+
+def test_a_checkpoint_is_made_when_the_last_is_old(classification: Config, tmp_path: Path) -> None:
+    changes = {"run.checkpoint_minutes": 1e-6, "schedule.epochs": 1, "run.keep": 20}
+    folder = trained(override(classification, changes), tmp_path / "a")
+    assert [path.name for path in sorted((folder / "checkpoints").iterdir())] == [f"step_{n:08d}" for n in range(1, 9)]
+    whole = trained(override(classification, changes | {"run.checkpoint_minutes": None}), tmp_path / "b")
+    assert same_tensors(folder, whole)
 
 
 def _one_is_asked(cfg: Config, folder: Path, workers: WorkerGroup, tell: Any) -> None:
