@@ -13,6 +13,7 @@ from raydet.exceptions import ConfigError
 
 FORMAT_VERSION = 1
 """Version of config.json; raised when a field is renamed or changes its meaning."""
+_MOST_BYTES = 10_000_000
 
 Section = TypeVar("Section")
 
@@ -120,10 +121,14 @@ def load(path: Path) -> Config:
         ConfigError: no such file, not JSON, or not a Config of this version.
     """
     try:
+        if path.stat().st_size > _MOST_BYTES:
+            raise ConfigError(f"{path} is larger than any configuration ({_MOST_BYTES} bytes)")
         values = json.loads(path.read_text(encoding="utf-8"))
+    except ConfigError:
+        raise
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror or error}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"{path} is not JSON: {error}") from error
     if not isinstance(values, dict):
         raise ConfigError(f"{path} must hold one JSON object, a run's config.json")

@@ -1,11 +1,14 @@
 """Whether a configuration continues the run that lies under its name, or is refused."""
 
+import warnings
 from pathlib import Path
 
 from raydet.config import Config, as_flat, differences, load, override
 from raydet.exceptions import ConfigError
+from raydet.runs import checkpoint_store
 from raydet.runs.diagnostics import has_given_up
-from raydet.training.resume import FROM_WEIGHTS
+from raydet.runs.layout import CHECKPOINTS
+from raydet.training.resume import FROM_WEIGHTS, saved_config
 
 MAY_CHANGE = {
     "recipe",
@@ -36,18 +39,40 @@ def with_former_defaults(cfg: Config, begun: Config) -> Config:
     return cfg
 
 
+def begun_config(folder: Path) -> Config | None:
+    """Return the configuration of the run in `folder`, from its newest checkpoint where config.json is gone or cut.
+
+    Raises:
+        ConfigError: config.json cannot be read and there is no checkpoint that has it.
+    """
+    path = folder / "config.json"
+    lost: ConfigError | None = None
+    if path.exists():
+        try:
+            return load(path)
+        except ConfigError as error:
+            lost = error
+    newest = checkpoint_store.newest(folder / CHECKPOINTS) if (folder / CHECKPOINTS).is_dir() else None
+    if newest is not None:
+        what = lost or f"{path} is gone"
+        warnings.warn(f"{what}; the one in {newest.path.name} is used", RuntimeWarning, stacklevel=2)
+        return saved_config(newest)
+    if lost is not None:
+        raise lost
+    return None
+
+
 def continued(cfg: Config, folder: Path) -> Config:
     """Return `cfg` with the global batch of the run that lies in `folder`; refuse another configuration.
 
     Raises:
         ConfigError: names the differing keys, or what lies there is no run.
     """
-    path = folder / "config.json"
-    if not path.exists():
+    old = begun_config(folder)
+    if old is None:
         if folder.is_dir() and any(not p.name.startswith((".lock", ".tmp-")) for p in folder.iterdir()):
             raise ConfigError(f"run.name: {folder} exists and is not a run of raydet; choose another run.name")
         return cfg
-    old = load(path)
     cfg = with_former_defaults(cfg, old)
     given, known = as_flat(cfg), as_flat(old)
     # What was found out when the run began, from its data and weights, holds where it is not given.

@@ -71,8 +71,9 @@ def make_plan(cfg: Config, *, fresh: bool = False) -> Plan:
     check_installed(cfg)
     cfg = resolve_model(absolute(cfg))
     folder = Path(cfg.run.storage_path) / cfg.run.name
+    begins = fresh or (not (folder / "config.json").exists() and not (folder / CHECKPOINTS).is_dir())
     cfg = cfg if fresh else continued(cfg, folder)
-    if fresh or not (folder / "config.json").exists():
+    if begins:
         _check_weights(cfg)
         cfg = as_weights_want(cfg)
     data = open_data(cfg, ("train", "val")).check()

@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from raydet.config import differences, load, to_dict
+from raydet.config import Config, differences, load, to_dict
 from raydet.driver.plan import Plan
+from raydet.exceptions import ConfigError
 from raydet.io.files import replace_file
 from raydet.runs.environment import environment
 from raydet.runs.lock import held
@@ -47,6 +48,14 @@ def _write_identity(plan: Plan) -> None:
     if plan.finished:
         return
     path = plan.folder / "config.json"
-    if not path.exists() or differences(load(path), plan.cfg):
+    if not _holds(path, plan.cfg):
         replace_file(path, json.dumps(to_dict(plan.cfg), indent=2) + "\n")
     replace_file(plan.folder / "env.json", json.dumps(environment(), indent=2) + "\n")
+
+
+def _holds(path: Path, cfg: Config) -> bool:
+    """Whether a configuration lies there already; not one that cannot be read, which the plan has replaced."""
+    try:
+        return path.exists() and not differences(load(path), cfg)
+    except ConfigError:
+        return False

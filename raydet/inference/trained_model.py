@@ -12,14 +12,13 @@ from torch import nn
 from raydet.config import Config, override
 from raydet.data import Index
 from raydet.data.formats.class_mapping import with_classes
-from raydet.exceptions import ConfigError, DataError
+from raydet.exceptions import CheckpointError, ConfigError, DataError, RaydetError, one_line
 from raydet.models import weights
 from raydet.onnx import metadata, onnx_model
 from raydet.quantization import in_words, is_quantized, uncalibrated
 from raydet.recipes import RECIPES, recipe
-from raydet.runs import checkpoint_store
 from raydet.training.calibrate import post_training
-from raydet.training.resume import as_weights_want, find_checkpoint, saved_config
+from raydet.training.resume import as_weights_want, find_checkpoint, saved_classes, saved_config
 from raydet.training.state import build_model, resolve_model
 
 _BUILT = ("name", "num_classes", "padding", "redundant_bias", "anchor_scale", "bn_eps", "act")
@@ -86,9 +85,15 @@ def open_source(source: str | Path, changes: Mapping[str, Any]) -> TrainedModel:
     cfg = override(saved, changes)
     if saved.quantization is not None and cfg.quantization != saved.quantization:
         raise ConfigError(f"quantization cannot change: {path} was trained with it")
-    names, ids = _saved_classes(checkpoint)
-    model = build_model(saved, len(ids))
-    model.load_state_dict(checkpoint.tensors("ema" if saved.ema.decay is not None else "model"))
+    names, ids = saved_classes(checkpoint)
+    try:
+        model = build_model(saved, len(ids))
+        model.load_state_dict(checkpoint.tensors("ema" if saved.ema.decay is not None else "model"))
+    except (ValueError, TypeError, RuntimeError) as error:  # no such network, or tensors of another
+        if isinstance(error, RaydetError):
+            raise
+        what = one_line(str(error), 200)
+        raise CheckpointError(f"{checkpoint.path}: its tensors are not its configuration's network: {what}") from error
     return _calibrated(TrainedModel(cfg, model.eval(), names, ids, checkpoint.path))
 
 
@@ -99,11 +104,6 @@ def _calibrated(source: TrainedModel) -> TrainedModel:
         print(f"INT8      {in_words(wanted)}", file=sys.stderr, flush=True)
         post_training(source.cfg, source.model)
     return source
-
-
-def _saved_classes(checkpoint: checkpoint_store.Checkpoint) -> tuple[list[str], list[int]]:
-    classes: Any = checkpoint.state()["classes"]
-    return [str(name) for name in classes["names"]], [int(i) for i in classes["ids"]]
 
 
 def _exported(path: Path, changes: Mapping[str, Any]) -> TrainedModel:

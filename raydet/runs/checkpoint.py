@@ -73,6 +73,8 @@ class Checkpoint:
         Raises:
             CheckpointError: its bytes are no longer those that were saved.
         """
+        if int(self.manifest["files"].get(STATE, {}).get("bytes", 0)) > _JSON_LIMIT_BYTES:
+            raise CheckpointError(f"{self.path / STATE} is larger than any state ({_JSON_LIMIT_BYTES} bytes)")
         try:
             values = json.loads(self._checked(STATE).decode())
         except (ValueError, RecursionError) as error:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from raydet.config import Config, as_flat, from_dict, load, override
-from raydet.exceptions import CheckpointError, ConfigError
+from raydet.exceptions import CheckpointError, ConfigError, one_line
 from raydet.models import EfficientDet, EfficientNet, weights
 from raydet.runs import checkpoint_store
 from raydet.runs.layout import CHECKPOINTS
@@ -37,10 +37,29 @@ def find_checkpoint(path: Path) -> checkpoint_store.Checkpoint:
 
 def saved_config(checkpoint: checkpoint_store.Checkpoint) -> Config:
     """Return the configuration that a checkpoint was trained with."""
-    values = checkpoint.state()["config"]
+    values = checkpoint.state().get("config")
     if not isinstance(values, dict):
         raise CheckpointError(f"{checkpoint.path}: state.json holds no configuration")
-    return from_dict(values)
+    try:
+        return from_dict(values)
+    except ConfigError as error:
+        raise CheckpointError(f"{checkpoint.path}: state.json: {error}") from error
+
+
+def saved_classes(checkpoint: checkpoint_store.Checkpoint) -> tuple[list[str], list[int]]:
+    """Return the names and the data set's ids of the classes that a checkpoint was trained on.
+
+    Raises:
+        CheckpointError: it does not say so.
+    """
+    classes: Any = checkpoint.state().get("classes")
+    try:
+        names, ids = [str(name) for name in classes["names"]], [int(i) for i in classes["ids"]]
+    except (TypeError, KeyError, ValueError, OverflowError) as error:
+        raise CheckpointError(f"{checkpoint.path}: state.json names no classes") from error
+    if len(names) != len(ids):
+        raise CheckpointError(f"{checkpoint.path}: state.json has {len(names)} classes with {len(ids)} ids")
+    return names, ids
 
 
 def built_otherwise(model: EfficientNet | EfficientDet, weights_path: Path) -> list[str]:
@@ -72,8 +91,7 @@ def other_classes(names: Sequence[str], report: weights.LoadReport) -> list[str]
     folder = report.path if report.path.is_dir() else report.path.parent
     if not (folder / "state.json").is_file():
         return []
-    classes: Any = checkpoint_store.read(folder).state()["classes"]
-    theirs = [str(name) for name in classes["names"]]
+    theirs, _ = saved_classes(checkpoint_store.read(folder))
     if theirs == list(names):
         return []
     kept = not report.reinitialised and not report.untouched
@@ -141,9 +159,18 @@ def _config_beside(path: Path) -> Config | None:
 
 
 def restore(state: State, path: Path) -> None:
-    """Set `state` to a checkpoint's, all of which is verified."""
+    """Set `state` to a checkpoint's, all of which is verified.
+
+    Raises:
+        CheckpointError: it is damaged, or what it holds does not fit this network and optimizer.
+    """
     saved = checkpoint_store.read(path)
-    state.restore({name: saved.tensors(name) for name in state.tensors()}, saved.state())
+    tensors, record = {name: saved.tensors(name) for name in state.tensors()}, saved.state()
+    try:
+        state.restore(tensors, record)
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError, OverflowError) as error:
+        what = one_line(f"{type(error).__name__}: {error}", 200)
+        raise CheckpointError(f"{path} does not fit the network and optimizer that are trained: {what}") from error
 
 
 def load_weights(cfg: Config, model: EfficientNet | EfficientDet) -> list[weights.LoadReport]:
