@@ -40,7 +40,7 @@ _LEAST_STEPS_PER_EPOCH = 20
 _STEPS = {("cpu", "detection"): 1000, ("cpu", "classification"): 500, ("cuda", "any"): 4000}
 """Budget of optimizer steps. On a CPU half an hour of one core for efficientdet_lite0 at 384 px and 4 images a step."""
 _MOST_PER_STEP = {("cpu", "detection"): 4, ("cpu", "classification"): 16, ("cuda", "any"): 32}
-"""Images. On a CPU a large step saves no time: on bccd six epochs of 4 images a step came to AP50 0.55, of 8 to 0.28."""
+"""Images. On a CPU a large step saves no time: on bccd six epochs of 4 images a step came to AP50 0.50, of 8 to 0.28."""
 _LEAST_EPOCHS = {"cpu": 3, "cuda": 10}
 _MOST_EPOCHS = 300
 _MEMORY_SHARE = 0.5
