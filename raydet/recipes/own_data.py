@@ -32,7 +32,7 @@ def own_detector(model: str) -> Config:
     """A detector for boxes of your own: give `--data.root`, or the data itself as in `raydet fit DATA`."""
     changes = {
         "model.name": model,
-        "optim.lr": 3e-3,
+        "optim.lr": 1.2e-2,
         "augment.scale": (0.6, 1.5),
         "data.class_ids": "contiguous",
     }

@@ -134,6 +134,15 @@ def traits(path: str | Path) -> Traits:
     return Traits() if found is None else traits_of(file, found[0])
 
 
+def holds_detector(path: str | Path) -> bool:
+    """Whether the weights at `path` are of a whole detector, not of a backbone; False where that cannot be told."""
+    try:
+        found = _origin(read(resolve(path), ema=True))
+    except WeightsError:
+        return False
+    return found is not None and found[1] == "detector"
+
+
 def _origin(file: WeightFile) -> tuple[str, Kind] | None:
     """Return the program that wrote the file and what it holds; None where its names are unknown."""
     found = family(file.tensors)
