@@ -9,7 +9,7 @@ from raydet.driver.resources import machine_bytes, wanted_address
 from raydet.exceptions import ConfigError
 from raydet.io.jsonable import JSON
 from raydet.recipes import RECIPES, recipe
-from raydet.recipes.own_data import LR_BATCH, OWN_DATA
+from raydet.recipes.own_data import LR_BATCH, OWN_DATA, lr_share
 from raydet.runs import run_log
 
 _EVALUATIONS = 3
@@ -64,9 +64,11 @@ def odd_learning_rate(cfg: Config) -> str | None:
     base = recipe(cfg.recipe)
     if base.optim.name != cfg.optim.name:
         return None
-    batch = LR_BATCH if cfg.recipe in OWN_DATA else base.global_batch
+    own = cfg.recipe in OWN_DATA
+    batch = LR_BATCH if own else base.global_batch
     ratio = cfg.global_batch / batch
-    usual = base.optim.lr * base.lr_scale * (math.sqrt(ratio) if cfg.optim.name == "adamw" else ratio)
+    share = lr_share(cfg.global_batch) if own else math.sqrt(ratio) if cfg.optim.name == "adamw" else ratio
+    usual = base.optim.lr * base.lr_scale * share
     lr = cfg.optim.lr * cfg.lr_scale
     if _TOO_LOW <= lr / usual <= _TOO_HIGH:
         return None

@@ -29,7 +29,7 @@ from raydet.exceptions import ConfigError, DataError
 from raydet.models import weights
 from raydet.models.efficientdet_variants import EfficientDetVariant
 from raydet.models.weights.published import published_for
-from raydet.recipes.own_data import LR_BATCH, OWN_DATA
+from raydet.recipes.own_data import LR_BATCH, OWN_DATA, lr_share
 from raydet.training.state import build_model, resolve_model
 
 _MET = 0.9
@@ -248,14 +248,13 @@ def _fit_training(choices: Choices, images: int) -> None:
     total = steps * choices.cfg.schedule.total_epochs
     warmup = max(total / 20, min(50, total / 4)) / steps
     choices.set("schedule.warmup_epochs", round(warmup, 2), f"{warmup * steps:.0f} of {total} steps")
-    lr, whys = choices.cfg.optim.lr, []
-    if batch != LR_BATCH:
-        whys.append(f"times the root of {batch} / {LR_BATCH} for {batch} images a step")
+    lr, share = choices.cfg.optim.lr, lr_share(batch)
+    whys = [f"times the root of {batch} / {LR_BATCH}"] if share < 1 else []
     if _starts_from_detector(cfg):
+        share *= _LR_OF_DETECTOR
         whys.append(f"times {_LR_OF_DETECTOR} for weights of a whole detector")
     if whys:
-        scaled = lr * math.sqrt(batch / LR_BATCH) * (_LR_OF_DETECTOR if _starts_from_detector(cfg) else 1)
-        choices.set("optim.lr", float(f"{scaled:.2g}"), f"{lr:g} is for {LR_BATCH} images; {', '.join(whys)}")
+        choices.set("optim.lr", float(f"{lr * share:.2g}"), f"{lr:g} is for {LR_BATCH} images; {', '.join(whys)}")
     decay = min(0.9998, max(0.9, 1 - 15 / total))
     choices.set("ema.decay", round(decay, 4), f"an average over about {1 / (1 - decay):.0f} of {total} steps")
 

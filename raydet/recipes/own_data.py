@@ -4,6 +4,8 @@
 optimizer and the augmentation are for fine-tuning in a few hundred to some thousand steps, not for 300 epochs.
 """
 
+import math
+
 from raydet.config import Config, override
 
 _ANY = {
@@ -25,14 +27,19 @@ DETECTORS = tuple(f"efficientdet_{size}" for size in (*(f"d{i}" for i in range(8
 CLASSIFIERS = tuple(f"efficientnet_{size}" for size in (*(f"b{i}" for i in range(8)), *(f"lite{i}" for i in range(5))))
 OWN_DATA = DETECTORS + CLASSIFIERS
 LR_BATCH = 16
-"""The batch that their learning rates are for."""
+"""The batch that their learning rates are for; of smaller ones they go with the root, of larger ones they stay."""
+
+
+def lr_share(batch: int) -> float:
+    """Return the share of their learning rates that goes with a batch."""
+    return math.sqrt(min(1.0, batch / LR_BATCH))
 
 
 def own_detector(model: str) -> Config:
     """A detector for boxes of your own: give `--data.root`, or the data itself as in `raydet fit DATA`."""
     changes = {
         "model.name": model,
-        "optim.lr": 1.2e-2,
+        "optim.lr": 1.6e-2,
         "augment.scale": (0.6, 1.5),
         "data.class_ids": "contiguous",
     }

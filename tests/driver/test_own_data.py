@@ -56,7 +56,15 @@ def test_the_learning_rate_goes_with_the_batch(toy_detection: Path) -> None:
     usual = recipe("efficientdet_lite0").optim.lr
     for batch in (4, 16, 64):
         cfg = own_data(toy_detection, RANDOM | {"model.name": "efficientdet_lite0", "data.batch_size": batch}).cfg
-        assert cfg.optim.lr == pytest.approx(usual * (batch / 16) ** 0.5, rel=0.02)
+        assert cfg.optim.lr == pytest.approx(usual * min(1, batch / 16) ** 0.5, rel=0.02)
+
+
+def test_weights_of_a_whole_detector_want_smaller_steps(toy_detection: Path, trained_detector: Path) -> None:
+    fresh = own_data(toy_detection, RANDOM | {"model.name": "efficientdet_lite0"}).cfg.optim.lr
+    for weights in ("effdet:tf_efficientdet_lite0", str(trained_detector)):
+        found = own_data(toy_detection, {"model.weights": weights, "model.name": "efficientdet_lite0"})
+        assert found.cfg.optim.lr == pytest.approx(fresh / 4, rel=0.03)
+        assert "for weights of a whole detector" in dict((key, why) for key, _, why in found.chosen)["optim.lr"]
 
 
 def test_own_recipes_are_named_after_their_models_and_have_published_weights() -> None:
