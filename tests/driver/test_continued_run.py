@@ -16,7 +16,8 @@ from raydet.io.jsonable import JSON
 from raydet.runs import checkpoint
 
 
-@pytest.mark.parametrize("text", [None, "", '{"schedule": {"epo', "[" * 100_000, '"text"'])
+@pytest.mark.slow
+@pytest.mark.parametrize("text", [None, '{"schedule": {"epo', "[" * 100_000])
 def test_a_config_that_is_gone_or_cut_is_taken_from_the_newest_checkpoint(
     text: str | None, classification: Config, begun_run: Path
 ) -> None:
@@ -67,8 +68,11 @@ FORGED: dict[str, dict[str, JSON]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:damaged checkpoint skipped")
-@pytest.mark.parametrize("what", FORGED)
+@pytest.mark.parametrize(
+    "what", [name if i % 3 == 0 else pytest.param(name, marks=pytest.mark.soak) for i, name in enumerate(FORGED)]
+)
 def test_a_forged_state_is_refused_in_one_line_or_harmless(what: str, classification: Config, begun_run: Path) -> None:
     forge(begun_run, **FORGED[what])
     for verb in (lambda: fit(classification), lambda: evaluate(begun_run, {"data.workers": 0})):

@@ -34,7 +34,7 @@ def test_the_trainers_controller_can_be_replaced() -> None:
     assert "self._initialize_and_run_controller(" in inspect.getsource(TorchTrainer.__mro__[1])
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_no_actor_is_started_to_hand_out_data_sets(monkeypatch: pytest.MonkeyPatch) -> None:
     """Ray Train makes one for each run, whether it has any or not."""
     import ray

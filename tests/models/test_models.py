@@ -76,7 +76,7 @@ def test_the_counts_cover_every_model_but_the_demos():
     assert set(models.MODELS) - set(COUNTS) == {"efficientnet_demo", "efficientdet_demo"}
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_models_have_the_documented_number_of_parameters():
     assert {name: sum(p.numel() for p in _on_meta(name).parameters()) for name in COUNTS} == COUNTS
     assert all(_on_meta(name).name == name for name in COUNTS)

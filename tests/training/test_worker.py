@@ -95,8 +95,8 @@ def test_accumulating_micro_batches_is_the_same_as_one_large_batch(detection: Co
     assert step_losses(split, "train_loss") == pytest.approx(step_losses(once, "train_loss"), rel=1e-4)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("kind", [pytest.param("classification", marks=pytest.mark.soak), "detection"])
+@pytest.mark.soak
+@pytest.mark.parametrize("kind", ["classification", "detection"])
 def test_two_workers_learn_what_one_learns(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
     """20 steps, within 1e-4, drop path and mixup on; BatchNorm frozen, whose statistics are per worker."""
     changes = {
