@@ -73,9 +73,10 @@ def odd_learning_rate(cfg: Config) -> str | None:
     if _TOO_LOW <= lr / usual <= _TOO_HIGH:
         return None
     times = f"{lr / usual:.0f} times" if lr > usual else f"1/{usual / lr:.0f} of"
+    fits = _TOO_LOW <= lr / (base.optim.lr * base.lr_scale) <= _TOO_HIGH
     return (
         f"the learning rate {lr:g} is {times} what {cfg.recipe}'s comes to for {cfg.global_batch} images a step "
-        f"({usual:.2g}): set optim.lr to that, or optim.batch_size to {batch}"
+        f"({usual:.2g}): set optim.lr to that" + (f", or optim.batch_size to {batch}" if fits else "")
     )
 
 

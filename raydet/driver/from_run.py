@@ -50,6 +50,9 @@ def from_run(source: str | Path, place: str | Path | None, changes: Mapping[str,
         flat = as_flat(begun)
         kept = {key: flat[key] for key in _OF_THE_NETWORK if flat[key] is not None}
         fitted = own_data(place, {**kept, **weights, **changes})
+        if "run.name" not in changes:  # that of the data is the name of a run that starts from no other
+            name = f"{fitted.cfg.run.name[:31]}_from_{folder.name}"[:64]
+            fitted = replace(fitted, cfg=override(fitted.cfg, {"run.name": name}))
         return replace(fitted, came_from=f"the weights of {came}, and its network: {_listed(kept)}")
     kind = "INT8" if bits else "float"
     named = {"run.name": f"{folder.name}_{'int8' if bits else 'more'}", "run.storage_path": str(folder.parent)}

@@ -125,7 +125,8 @@ class Choices:
         if key in self._given:
             return
         self.cfg = override(self.cfg, {key: value})
-        self.made.append((key, f"{value:g}" if isinstance(value, float) else str(value), why))
+        shown = ", ".join(map(str, value)) if isinstance(value, tuple) else value
+        self.made.append((key, f"{value:g}" if isinstance(value, float) else str(shown), why))
 
 
 def _fitted(cfg: Config, given: frozenset[str]) -> OwnData:

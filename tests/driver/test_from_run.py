@@ -53,7 +53,7 @@ def test_other_data_have_their_own_settings_for_the_same_network(
     )
     monkeypatch.setattr("raydet.driver.from_run.saved_config", lambda checkpoint: begun)
     found = from_run(trained_detector, shop, {"data.workers": 0})
-    assert found.cfg.data.root == str(shop) and found.cfg.run.name == shop.name
+    assert found.cfg.data.root == str(shop) and found.cfg.run.name == f"{shop.name}_from_{trained_detector.name}"
     assert found.cfg.model.image_size == 384 and found.cfg.model.num_classes is None
     assert found.cfg.data.mean == (0.5,) * 3
     assert {key for key, _, _ in found.chosen}.isdisjoint({"model.weights", "model.image_size"})
