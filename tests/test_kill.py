@@ -110,7 +110,7 @@ def test_one_worker_that_dies_too_often_fails_the_run_and_the_same_command_goes_
     folder = run_folder(cfg)
     with running(["fit", *words(cfg)], tmp_path) as process:
         kill_worker_in(2, process.pid, folder)
-        assert process.wait(60) == 1
+        assert process.wait(120) == 1  # the end of Ray takes long on a busy machine
         message = (tmp_path / "stderr.txt").read_text().partition("raydet: ")[2].splitlines()
         assert list(Path(message[1].removeprefix("Ray's logs: ")).glob("worker-*.err"))
     assert "workers failed 1 times without a new checkpoint, run.max_failures=0; the last time: worker 0" in message[0]
