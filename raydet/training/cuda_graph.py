@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from raydet.data import Batch
+from raydet.training.memory import side_by_side
 
 WARM_UP = 3
 """Steps before the capture: in these kernels are compiled, algorithms chosen and the optimiser's slots made."""
@@ -40,11 +41,10 @@ class Gradients:
 
     def __init__(self, parameters: Sequence[nn.Parameter]) -> None:
         self.parameters = list(parameters)
-        sizes = [-(-p.numel() // 4) * 4 for p in parameters]  # each starts at a multiple of 16 bytes
-        self.flat = torch.zeros(sum(sizes), device=parameters[0].device)
-        for parameter, part in zip(self.parameters, torch.split(self.flat, sizes), strict=True):
-            # The parameter's own strides: fused steps walk both as one.
-            parameter.grad = part.as_strided(parameter.shape, parameter.stride())
+        # In the parameters' own strides: fused steps walk both as one.
+        self.flat, parts = side_by_side(self.parameters, parameters[0].device)
+        for parameter, part in zip(self.parameters, parts, strict=True):
+            parameter.grad = part
 
     def take(self, loss: Tensor, seed: Tensor | None = None, *, add: bool) -> None:
         """Differentiate `loss`, times `seed` if given; add its gradients to those here, or put them in their place."""

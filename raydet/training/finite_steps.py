@@ -1,8 +1,8 @@
 """Steps whose loss or gradient is not finite: taken back on all workers alike, counted, and named by their images.
 
-A loss that is not finite makes every gradient NaN, which the sum over workers carries to all of them: no exchange is
-added, and no worker can disagree. On a GPU the verdict stays on the device, in the form in which fused optimizers take
-GradScaler's, so that nothing waits for it; it is read where the losses are.
+A loss that is not finite makes every gradient NaN, which the sum over workers carries to all of them: a step exchanges
+nothing more than before, and no worker can disagree. On a GPU the verdict stays on the device, in the form in which
+fused optimizers take GradScaler's, so that nothing waits for it; it is read where the losses are.
 """
 
 from dataclasses import dataclass
@@ -86,6 +86,6 @@ class FiniteSteps:
             fault = bad and (bad_loss or not searching)
             self._state.skipped_in_row = self._state.skipped_in_row + 1 if fault else 0
             if fault:
-                found.append(SkippedStep(epoch, step, [int(row) for part in rows for row in part]))
+                found.append(SkippedStep(epoch, step, [int(row) for part in rows for row in part.tolist()]))
         self._steps, self._flags = [], []
         return sum(bad for bad, _ in flags), found

@@ -64,7 +64,7 @@ GoBack = Callable[[], None]
 """Sets the state back to the newest checkpoint, or to what it was at the start."""
 Stop = Callable[[], bool]
 """Whether this worker was asked to stop."""
-MOST_RELOADS = 3
+_MOST_RELOADS = 3
 
 
 class _Stopping(Exception):
@@ -104,7 +104,7 @@ def epochs(
             return
         except _NotFinite as met:
             factor, reloads = state.lr_factor / 2, state.reloads + 1
-            if go_back is None or reloads > MOST_RELOADS:
+            if go_back is None or reloads > _MOST_RELOADS:
                 raise _given_up(cfg, state, met) from None
             go_back()
             state.lr_factor, state.reloads = factor, reloads
@@ -196,8 +196,8 @@ def _epoch(cfg: Config, trainer: Trainer, batches: Batches, due: "_Due") -> Iter
         logs = state.epoch_steps % cfg.run.log_steps == 0 or ends
         agreed = trainer.wishes.agreed()
         counted = cfg.run.checkpoint_steps is not None and state.step % cfg.run.checkpoint_steps == 0
-        saves = (counted or agreed.save) and not ends
-        if logs or saves:
+        saves = (counted or agreed.save) and not ends and not agreed.stop  # whoever stops saves too
+        if logs or saves or agreed.stop:
             yield from _skipped(cfg, trainer, meter)
         if logs:
             yield TrainingReport("log", meter.read(lr))
@@ -208,7 +208,6 @@ def _epoch(cfg: Config, trainer: Trainer, batches: Batches, due: "_Due") -> Iter
             due.saved()
             meter.start_clock()
         if agreed.stop:
-            yield from _skipped(cfg, trainer, meter)
             raise _Stopping
     # Nothing is left in it, but only an exhausted source lets its loader processes rest.
     next(source, None)

@@ -2,8 +2,10 @@
 
 import ctypes
 import resource
+from collections.abc import Sequence
 
 import torch
+from torch import Tensor
 
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of glibc's malloc.h
 _NEVER = 2**31 - 1
@@ -21,6 +23,14 @@ def keep_freed_memory() -> bool:
     except (OSError, AttributeError):
         return False  # no glibc: macOS, Alpine
     return bool(mallopt(_M_MMAP_MAX, 0)) and bool(mallopt(_M_TRIM_THRESHOLD, _NEVER))
+
+
+def side_by_side(like: Sequence[Tensor], device: torch.device) -> tuple[Tensor, list[Tensor]]:
+    """Return float32 zeros in one piece, and its parts in the shapes and strides of `like`, which has no gaps."""
+    sizes = [-(-tensor.numel() // 4) * 4 for tensor in like]  # each starts at a multiple of 16 bytes
+    whole = torch.zeros(sum(sizes), device=device)
+    parts = zip(like, torch.split(whole, sizes), strict=True)
+    return whole, [part.as_strided(tensor.shape, tensor.stride()) for tensor, part in parts]
 
 
 def most_memory_bytes(device: torch.device) -> float:

@@ -11,6 +11,7 @@ from raydet.config import Config, override
 from raydet.exceptions import ConfigError
 from raydet.quantization import quantize
 from raydet.training.ema import ModelEma
+from raydet.training.memory import side_by_side
 from raydet.training.optim import build_optimizer, freeze
 
 
@@ -214,10 +215,8 @@ def new_state(cfg: Config, model: nn.Module, losses: int, device: torch.device) 
 def _in_one_piece(model: nn.Module, device: torch.device) -> Tensor:
     """Lay BatchNorm's statistics one after the other, so that one copy keeps them all; return the whole."""
     norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
-    parts = [part for norm in norms for part in (norm.running_mean, norm.running_var) if part is not None]
-    sizes = [-(-part.numel() // 4) * 4 for part in parts]  # each starts at a multiple of 16 bytes
-    whole = torch.zeros(sum(sizes), device=device)
-    for part, place in zip(parts, torch.split(whole, sizes), strict=True):
-        place = place[: part.numel()]
-        part.data = place.copy_(part)
+    buffers = [buffer for norm in norms for buffer in (norm.running_mean, norm.running_var) if buffer is not None]
+    whole, places = side_by_side(buffers, device)
+    for buffer, place in zip(buffers, places, strict=True):
+        buffer.data = place.copy_(buffer)
     return whole

@@ -18,7 +18,7 @@ from raydet.training.finite_steps import FiniteSteps
 from raydet.training.optim import clip_gradients
 from raydet.training.precision import autocast
 from raydet.training.state import State
-from raydet.training.wishes import Wish, Wishes
+from raydet.training.wishes import NOTHING, Wish, Wishes
 
 # torch 2.15 renamed the argument and warns of the old name.
 _ARGUMENTS = inspect.signature(DistributedDataParallel).parameters
@@ -62,7 +62,7 @@ class Trainer:
             self.numbers = StepNumbers(self.state.optimizer, self.workers.device)
             self._run = Replayed(self.graph_step, self._capture, self.workers.device)
 
-    def step(self, micro_batches: list[Batch], lr: float, wish: Wish = Wish()) -> None:  # noqa: B008  # immutable
+    def step(self, micro_batches: list[Batch], lr: float, wish: Wish = NOTHING) -> None:
         """Train on one global batch, of which `micro_batches` are this worker's share.
 
         Args:
@@ -74,7 +74,6 @@ class Trainer:
         self.numbers.set(lr, decay, self.task.random_numbers(state.epoch, state.epoch_steps))
         self._run(micro_batches)
         self.finite.note(micro_batches)
-        self.wishes.note()
         state.step += 1
         state.epoch_steps += 1
 

@@ -21,14 +21,17 @@ class Wish(NamedTuple):
     """Save a checkpoint."""
 
 
+NOTHING = Wish()
+
+
 class Wishes:
     """What some worker wants. All addresses stay, so that a CUDA graph may hold them."""
 
     def __init__(self, device: torch.device) -> None:
-        self._asked = torch.zeros(len(Wish()), device=device)
+        self._asked = torch.zeros(len(NOTHING), device=device)
         self._agreed = torch.zeros_like(self._asked)
         self._on_their_way: deque[tuple[torch.cuda.Event, Tensor]] = deque()
-        self._wish = Wish()
+        self._wish = NOTHING
 
     def ask(self, wish: Wish) -> None:
         """Say what this worker wants, before a step."""
@@ -42,20 +45,23 @@ class Wishes:
         self._agreed.copy_(summed[1:])
         return summed[0]
 
-    def note(self) -> None:
-        """Have what was agreed in the step that was just made sent to the host."""
-        if self._agreed.device.type == "cuda":
-            here, event = torch.empty(len(Wish()), pin_memory=True), torch.cuda.Event()  # type: ignore[no-untyped-call]
-            here.copy_(self._agreed, non_blocking=True)
-            event.record()
-            self._on_their_way.append((event, here))
-
     def agreed(self) -> Wish:
-        """Return what to do: the same on all workers after the same step; of a step some steps ago on a GPU."""
+        """Return what to do; to be asked after each step. All workers get the same answer after the same step.
+
+        On a GPU it is that of a step before, which is here by now; this step's is sent on its way.
+        """
         if self._agreed.device.type != "cuda":
-            return Wish(*map(bool, self._agreed.tolist()))
+            return _wish(self._agreed)
+        here, event = torch.empty(len(NOTHING), pin_memory=True), torch.cuda.Event()  # type: ignore[no-untyped-call]
+        here.copy_(self._agreed, non_blocking=True)
+        event.record()
+        self._on_their_way.append((event, here))
         if len(self._on_their_way) <= _LATE:
-            return Wish()
+            return NOTHING
         event, here = self._on_their_way.popleft()
         event.synchronize()
-        return Wish(*map(bool, here.tolist()))
+        return _wish(here)
+
+
+def _wish(flags: Tensor) -> Wish:
+    return Wish(*map(bool, flags.tolist()))

@@ -64,7 +64,7 @@ def train(
     stop = stop_request.watch(folder)
     try:
         with _diary(cfg, task, folder, state, workers) as diary:
-            go_back = partial(_go_back, cfg, folder, made)
+            go_back = partial(_go_back, cfg, folder, made, workers)
             for report in epochs(cfg, task, state, train_loader, evaluate, workers, go_back, stop):
                 skipped = workers.gather(report.skipped) if report.kind == "skip" else []
                 ends_epoch = report.kind == "epoch"
@@ -81,13 +81,19 @@ def train(
         val_loader.close()
 
 
-def _go_back(cfg: Config, folder: Path, made: "WorkerSetup") -> None:
+def _newest(folder: Path, workers: WorkerGroup) -> Path | None:
+    """Return the newest valid checkpoint, the same on all workers."""
+    newest = workers.share(newest_path(folder) if workers.rank == 0 else None)
+    return None if newest is None else Path(newest)
+
+
+def _go_back(cfg: Config, folder: Path, made: "WorkerSetup", workers: WorkerGroup) -> None:
     """Set the state to the newest checkpoint's, or to that in which the run began."""
-    newest = made.workers.share(newest_path(folder) if made.workers.rank == 0 else None)
+    newest = _newest(folder, workers)
     if newest is not None:
-        restore(made.state, Path(newest))
+        restore(made.state, newest)
     else:
-        _, begun = _beginning(cfg, made.train_index, made.workers, with_weights=True)
+        _, begun = _beginning(cfg, made.train_index, workers, with_weights=True)
         made.state.restore(begun.tensors(), begun.record())
 
 
@@ -110,7 +116,6 @@ class WorkerSetup:
     state: State
     loader: TrainLoader
     """To be closed."""
-    workers: WorkerGroup
 
 
 def set_up(cfg: Config, folder: Path, workers: WorkerGroup, threads: int | None) -> WorkerSetup:
@@ -118,12 +123,12 @@ def set_up(cfg: Config, folder: Path, workers: WorkerGroup, threads: int | None)
     _prepare(cfg, workers, threads)
     data = open_data(cfg, ("train", "val")).check()
     train_index, val_index = data.splits["train"], data.splits["val"]
-    newest = workers.share(newest_path(folder) if workers.rank == 0 else None)
+    newest = _newest(folder, workers)
     loader = TrainLoader(cfg, train_index, workers.rank, workers.world_size)
     task, state = _beginning(cfg, train_index, workers, with_weights=newest is None)
     if newest is not None:
-        restore(state, Path(newest))
-    return WorkerSetup(train_index, val_index, task, state, loader, workers)
+        restore(state, newest)
+    return WorkerSetup(train_index, val_index, task, state, loader)
 
 
 def _beginning(cfg: Config, index: Index, workers: WorkerGroup, *, with_weights: bool) -> tuple[Task, State]:
