@@ -6,7 +6,6 @@ from typing import Any
 from raydet.cli.parser import VerbParser, print_result
 from raydet.exceptions import CheckpointError, ConfigError
 
-_BAD = 65
 _SHOWN = ("AP", "AP50", "top1", "train_loss")
 
 
@@ -28,7 +27,7 @@ def run(words: list[str]) -> int:
         print("\n".join(map(_line, rows)))
         if options.what == "verify":
             print(f"{len(rows) - len(damaged)} of {len(rows)} checkpoints are whole")
-    return _BAD if damaged else 0
+    return CheckpointError.exit_code if damaged else 0
 
 
 def _rows(path: Path, *, verify: bool) -> list[dict[str, Any]]:
@@ -43,7 +42,7 @@ def _rows(path: Path, *, verify: bool) -> list[dict[str, Any]]:
         raise ConfigError(f"{path} holds no checkpoint: name a run's folder, or one of its checkpoints/step_*")
     rows: list[dict[str, Any]] = []
     for each in found:
-        row: dict[str, Any] = {"path": str(each), "bytes": sum(file.stat().st_size for file in each.iterdir())}
+        row: dict[str, Any] = {"path": str(each), "bytes": checkpoint_store.size_bytes(each)}
         try:
             saved = checkpoint.read(each) if verify else checkpoint.peek(each)
             row |= {"step": saved.step, "epoch": saved.epoch, "metrics": saved.metrics}

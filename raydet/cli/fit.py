@@ -3,12 +3,15 @@
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from raydet.cli import help_text
 from raydet.cli.parser import VerbParser, print_result
 from raydet.config import Config, load, override
 from raydet.exceptions import ConfigError
+
+if TYPE_CHECKING:
+    from raydet.driver.own_data import OwnData
 
 
 def run(words: list[str]) -> None:
@@ -83,34 +86,39 @@ def config_of(
         raise ConfigError("name a data set or a recipe, or --from a run; see `raydet fit --help`")
     if model is not None:
         changes = {"model.name": model, **changes}
-    if base is not None and Path(base).expanduser().is_dir():
+    fitted = _fitted(recipe, base, {"scaling.num_workers": 1, **changes} if search else changes)
+    if fitted is not None:
+        print("\n".join(fitted.lines()), file=sys.stderr, flush=True)
+        return fitted.cfg
+    return override(recipes.recipe(recipe) if recipe is not None else load(Path(str(base))), changes)
+
+
+def _fitted(recipe: str | None, base: str | None, changes: Mapping[str, Any]) -> "OwnData | None":
+    """Return what fits a data set or starts from a run; None where a recipe or a config.json says it all."""
+    from raydet.recipes.own_data import OWN_DATA
+
+    if base is not None:
+        path = Path(base).expanduser()
+        if not path.exists():
+            raise ConfigError(f"--from {base}: no such run or file")
+        if recipe is not None and not path.is_dir():
+            raise ConfigError(f"--from {base} is no run's folder: its settings or those of {recipe}; leave one out")
         if recipe is not None and not _is_place(recipe):
             raise ConfigError(f"--from {base}: its settings or those of {recipe}; leave one out, or name a data set")
+        if not path.is_dir():
+            return None
         from raydet.driver.from_run import from_run
 
-        changes = {"scaling.num_workers": 1, **changes} if search else changes
-        started = from_run(base, recipe, changes)
-        print("\n".join(started.lines()), file=sys.stderr, flush=True)
-        return started.cfg
-    if base is not None and not Path(base).expanduser().exists():
-        raise ConfigError(f"--from {base}: no such run or file")
-    if recipe is not None and base is not None:
-        raise ConfigError(f"--from {base} is no run's folder: its settings or those of {recipe}; leave one out")
-    if recipe is not None:
-        from raydet.recipes.own_data import OWN_DATA
+        return from_run(base, recipe, changes)
+    assert recipe is not None
+    own = recipe in OWN_DATA
+    if own or _is_place(recipe):
+        from raydet.driver.own_data import own_data
 
-        own = recipe in OWN_DATA
-        if own or _is_place(recipe):
-            from raydet.driver.own_data import own_data
-
-            changes = {"scaling.num_workers": 1, **changes} if search else changes
-            found = own_data(None, {"model.name": recipe, **changes}) if own else own_data(recipe, changes)
-            print("\n".join(found.lines()), file=sys.stderr, flush=True)
-            return found.cfg
-        if "/" in recipe or "." in recipe:
-            raise ConfigError(f"no such file or folder: {recipe}")
-    cfg = recipes.recipe(recipe) if recipe is not None else load(Path(str(base)))
-    return override(cfg, changes)
+        return own_data(None, {"model.name": recipe, **changes}) if own else own_data(recipe, changes)
+    if "/" in recipe or "." in recipe:
+        raise ConfigError(f"no such file or folder: {recipe}")
+    return None
 
 
 def _is_place(word: str) -> bool:

@@ -121,13 +121,14 @@ def load(path: Path) -> Config:
         ConfigError: no such file, not JSON, or not a Config of this version.
     """
     try:
-        if path.stat().st_size > _MOST_BYTES:
-            raise ConfigError(f"{path} is larger than any configuration ({_MOST_BYTES} bytes)")
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except ConfigError:
-        raise
+        with path.open("rb") as file:
+            data = file.read(_MOST_BYTES + 1)
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror or error}") from error
+    if len(data) > _MOST_BYTES:
+        raise ConfigError(f"{path} is larger than any configuration ({_MOST_BYTES} bytes)")
+    try:
+        values = json.loads(data.decode())
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"{path} is not JSON: {error}") from error
     if not isinstance(values, dict):

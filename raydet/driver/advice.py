@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Mapping
 
 from raydet.config import Config
+from raydet.driver.expected_memory import memory_bytes
 from raydet.driver.plan import Plan
 from raydet.driver.resources import machine_bytes, wanted_address
 from raydet.exceptions import ConfigError
@@ -20,17 +21,19 @@ _TORCH_BYTES = 600 << 20
 """What a process with torch takes before it has a network."""
 
 
-def before_start(plan: Plan, memory: Mapping[str, int]) -> list[str]:
+def before_start(plan: Plan, memory: Mapping[str, int] | None = None) -> list[str]:
     """Return lines for people: the memory against what there is, and a learning rate that does not go with the batch.
 
     Args:
-        memory: bytes of a worker, by kind, as `memory_bytes` works them out.
+        memory: bytes of a worker, by kind, as `memory_bytes` works them out. None: worked out here, but not for a
+            cluster, whose machines are not known.
 
     Raises:
-        ConfigError: training needs more memory than this machine, or its GPU, has, and scaling.check_memory is true. A
-            cluster's is not known here.
+        ConfigError: training needs more memory than this machine, or its GPU, has, and scaling.check_memory is true.
     """
-    lines = [] if wanted_address(plan.cfg) is not None else [_memory_line(plan.cfg, sum(memory.values()))]
+    lines = []
+    if wanted_address(plan.cfg) is None:
+        lines = [_memory_line(plan.cfg, sum((memory or memory_bytes(plan)).values()))]
     odd = odd_learning_rate(plan.cfg)
     return lines if odd is None else [*lines, f"note      {odd}"]
 

@@ -26,9 +26,7 @@ MAY_CHANGE = {
 }
 """Settings that may change when a run continues, besides the section `scaling`: none of them changes what is trained.
 Name and location say where the run is stored; a folder may be moved."""
-
-
-REMEDIES = {"optim.lr", "optim.grad_clip", "schedule.warmup_epochs", "schedule.warmup_lr", "precision.mode"}
+_REMEDIES = {"optim.lr", "optim.grad_clip", "schedule.warmup_epochs", "schedule.warmup_lr", "precision.mode"}
 """Settings that may change too where a run has ended because its numbers were not finite."""
 
 
@@ -84,7 +82,7 @@ def continued(cfg: Config, folder: Path) -> Config:
     if cfg.global_batch == old.global_batch:
         changed = {k: v for k, v in changed.items() if k not in ("data.batch_size", "optim.batch_size")}
     if has_given_up(folder):
-        changed = {k: v for k, v in changed.items() if k not in REMEDIES}
+        changed = {k: v for k, v in changed.items() if k not in _REMEDIES}
     refused = {k: v for k, v in changed.items() if k not in MAY_CHANGE and not k.startswith("scaling.")}
     if refused:
         rows = "; ".join(f"{key} was {was!r}, now {now!r}" for key, (was, now) in list(refused.items())[:4])

@@ -18,7 +18,6 @@ from typing import Any, TextIO
 from raydet.config import Config, override
 from raydet.distributed import WorkerGroup
 from raydet.driver.advice import before_start, score_watch
-from raydet.driver.expected_memory import memory_bytes
 from raydet.driver.first_signal import end_at_once, first_signal
 from raydet.driver.from_run import from_run
 from raydet.driver.own_data import own_data
@@ -100,7 +99,7 @@ def fit(
     in_process = plan.cfg.scaling.worker_range[1] == 0
     if not in_process and not plan.finished:
         check_scaling(plan.cfg)
-    notes = [] if plan.finished else before_start(plan, memory_bytes(plan))
+    notes = [] if plan.finished else before_start(plan)
     with claimed(plan):
         print("\n".join([*describe_start(plan), *notes]), file=out, flush=True)
         if plan.finished:

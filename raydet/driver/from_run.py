@@ -17,7 +17,8 @@ _OF_THE_NETWORK = (
     *("model.redundant_bias", "data.mean", "data.std"),
 )
 """Settings without which the weights would mean something else."""
-_LR_SHARE = {"float": 0.3, "INT8": 0.1}
+_LR_SHARE = 0.3
+_INT8_LR_SHARE = 0.1
 _INT8_EPOCHS = 0.15
 
 
@@ -53,21 +54,21 @@ def from_run(source: str | Path, place: str | Path | None, changes: Mapping[str,
         if "run.name" not in changes:  # that of the data is the name of a run that starts from no other
             name = f"{fitted.cfg.run.name[:31]}_from_{folder.name}"[:64]
             fitted = replace(fitted, cfg=override(fitted.cfg, {"run.name": name}))
-        return replace(fitted, came_from=f"the weights of {came}, and its network: {_listed(kept)}")
-    kind = "INT8" if bits else "float"
+        network = ", ".join(f"{key} {value}" for key, value in kept.items())
+        return replace(fitted, came_from=f"the weights of {came}, and its network: {network}")
     named = {"run.name": f"{folder.name}_{'int8' if bits else 'more'}", "run.storage_path": str(folder.parent)}
     # Quantizers ask the host at each call.
     eager = {"precision.compile": False, "precision.cuda_graph": False} if bits else {}
     choices = Choices(override(begun, {**named, **weights, **eager, **changes}), frozenset(changes))
-    _fit_learning_rate(choices, begun, kind)
+    _fit_learning_rate(choices, begun, _INT8_LR_SHARE if bits else _LR_SHARE)
     if bits:
         _fit_quantization(choices, begun)
     came = f"the weights of {came}, its data, classes and settings; not its optimizer state, which starts afresh"
     return OwnData(choices.cfg, tuple(choices.made), came_from=came)
 
 
-def _fit_learning_rate(choices: Choices, begun: Config, kind: str) -> None:
-    lr, share = begun.optim.lr, _LR_SHARE[kind]
+def _fit_learning_rate(choices: Choices, begun: Config, share: float) -> None:
+    lr = begun.optim.lr
     choices.set("optim.lr", float(f"{share * lr:.2g}"), f"{share:g} of {lr:g}, for the weights are trained")
     if begun.schedule.min_lr > 0:
         least = min(begun.schedule.min_lr, choices.cfg.optim.lr / 100)
@@ -84,7 +85,3 @@ def _fit_quantization(choices: Choices, begun: Config) -> None:
     if begun.task == "detection":
         choices.set("quantization.skip", ("predict",), "its few outputs decide every box")
         choices.set("quantization.freeze_bn_after", 0.5, "the weights settle to what evaluation uses")
-
-
-def _listed(values: Mapping[str, Any]) -> str:
-    return ", ".join(f"{key} {value}" for key, value in values.items())

@@ -98,12 +98,17 @@ def _entries(folder: Path) -> list[Path]:
 
 def last_step(folder: Path) -> int:
     """Return the highest step of which there is a checkpoint, whole or not; -1 where there is none."""
-    return max((_step_of(path) for path in _entries(folder)), default=-1)
+    return next(map(_step_of, _entries(folder)), -1)
 
 
 def entries(folder: Path) -> list[Path]:
     """Return the folders of all checkpoints in place, lowest step first, damaged ones included."""
     return [path for path in reversed(_entries(folder)) if not path.name.startswith(".")]
+
+
+def size_bytes(path: Path) -> int:
+    """Return how much the files of a checkpoint take."""
+    return sum(file.stat().st_size for file in path.iterdir())
 
 
 def newest(folder: Path) -> Checkpoint | None:
@@ -217,8 +222,7 @@ def _make_room(folder: Path, need: int, best: Path | None) -> bool:
     """Remove the fewest old checkpoints that make `need` bytes free; none where all would not be enough."""
     sweep(folder)
     spare = _spare(folder, best)
-    sizes = [sum(file.stat().st_size for file in path.iterdir()) for path in spare]
-    if _free_bytes(folder) + sum(sizes) < need:
+    if _free_bytes(folder) + sum(map(size_bytes, spare)) < need:
         return False
     for path in spare:
         if _free_bytes(folder) >= need:
