@@ -1,5 +1,6 @@
 """Commands of raydet as processes of their own, and the processes that Ray starts below them."""
 
+import json
 import os
 import shutil
 import signal
@@ -93,6 +94,16 @@ def running(
             with suppress(psutil.NoSuchProcess):
                 child.kill()
         shutil.rmtree(short, ignore_errors=True)
+
+
+def logged_steps(folder: Path) -> list[list[int]]:
+    """Return what log.json names of each training step, epoch and step from 0; none while there is no file."""
+    try:
+        lines = (folder / "log.json").read_text().splitlines()
+    except OSError:
+        return []
+    steps = [json.loads(line[5:])["step"] for line in lines if line.endswith("}") and '"type": "LOG"' in line]
+    return [step for step in steps if isinstance(step, list) and len(step) > 1]
 
 
 def descendants(pid: int) -> list[psutil.Process]:

@@ -13,7 +13,7 @@ from raydet.config import Config, override
 from raydet.driver.fit import fit
 from raydet.driver.plan import make_plan
 from raydet.runs import checkpoint_store
-from tests.commands import alive, descendants, kill, running, training_workers, until, words
+from tests.commands import alive, descendants, kill, logged_steps, running, training_workers, until, words
 from tests.workers import run_workers
 
 pytestmark = pytest.mark.slow
@@ -28,13 +28,8 @@ def run_folder(cfg: Config) -> Path:
 
 def trains_in(folder: Path, epoch: int) -> bool:
     """Whether a training step of that epoch (from 1) was logged and its end was not."""
-    try:
-        lines = (folder / "log.json").read_text().splitlines()
-    except OSError:
-        return False
-    steps = [json.loads(line[5:])["step"] for line in lines if line.endswith("}") and '"type": "LOG"' in line]
-    last = next((step for step in reversed(steps) if isinstance(step, list)), [])
-    return len(last) > 1 and last[0] == epoch - 1 and last[-1] < 6
+    last = next(reversed(logged_steps(folder)), None)
+    return last is not None and last[0] == epoch - 1 and last[-1] < 6
 
 
 def same_as_undisturbed(cfg: Config, workers: int, tmp_path: Path) -> bool:
@@ -138,6 +133,5 @@ def test_ctrl_c_ends_a_run_on_ray_with_its_last_step_saved(classification: Confi
     assert {line.split()[0] for line in err[:-1]} <= known
     plan = make_plan(cfg)
     assert plan.continues is not None and not plan.finished
-    steps = [json.loads(line[5:])["step"] for line in (folder / "log.json").read_text().splitlines() if '"LOG"' in line]
-    epoch, step = [step for step in steps if isinstance(step, list) and len(step) == 2][-1]
+    epoch, step = logged_steps(folder)[-1]
     assert plan.continues.step >= 8 * epoch + step + 1

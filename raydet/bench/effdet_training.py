@@ -11,7 +11,6 @@ import argparse
 import contextlib
 import io
 import json
-import math
 import random
 import sys
 from collections.abc import Iterator
@@ -23,12 +22,21 @@ import torch
 from torch import Tensor, nn
 
 from raydet import models
+from raydet.bench.step import effdets_sgd
 from raydet.config import Config, override
 from raydet.models import weights
 from raydet.training.resume import as_weights_want
+from raydet.training.schedule import learning_rate
 
-_LR, _WARMUP_LR, _MIN_LR, _WARMUP_EPOCHS = 0.01, 1e-4, 1e-5, 5
-_CLIP = 10.0
+_SETTINGS = {
+    "optim.lr": 0.01,
+    "optim.momentum": 0.9,
+    "optim.weight_decay": 4e-5,
+    "optim.grad_clip": 10.0,
+    "schedule.warmup_epochs": 5.0,
+    "schedule.warmup_lr": 1e-4,
+    "schedule.min_lr": 1e-5,
+}
 
 
 def main() -> None:
@@ -41,7 +49,6 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, required=True)
     parser.add_argument("--batch", type=int, required=True)
     parser.add_argument("--seed", type=int, required=True)
-    parser.add_argument("--lr", type=float, default=_LR)
     options = parser.parse_args()
     torch.set_num_threads(1)
     for seeded in (random.seed, np.random.seed, torch.manual_seed):
@@ -56,20 +63,18 @@ def _train(options: argparse.Namespace) -> dict[str, Any]:
     classes = len(splits["train"].parser.cat_ids)
     bench, mean, std = _bench(options, classes)
     train = _loader(splits["train"], options, training=True, mean=mean)
-    decayed = [p for p in bench.parameters() if p.ndim > 1]
-    spared = [p for p in bench.parameters() if p.ndim <= 1]
-    groups = [{"params": decayed, "weight_decay": 4e-5}, {"params": spared, "weight_decay": 0.0}]
-    optimizer = torch.optim.SGD(groups, lr=options.lr, momentum=0.9)
+    cfg = override(Config(), {**_SETTINGS, "schedule.epochs": options.epochs})
+    optimizer = effdets_sgd(bench, cfg.optim)
     best, kept, curve = -1.0, None, []
     for epoch in range(options.epochs):
         for group in optimizer.param_groups:
-            group["lr"] = _learning_rate(options, epoch)
+            group["lr"] = learning_rate(cfg, epoch)
         bench.train()
         for images, target in _batches(train, mean, std):
             loss = bench(images, target)["loss"]
             optimizer.zero_grad()
             loss.backward()
-            nn.utils.clip_grad_norm_(bench.parameters(), _CLIP)
+            nn.utils.clip_grad_norm_(bench.parameters(), _SETTINGS["optim.grad_clip"])
             optimizer.step()
         score = _score(bench, splits["val"], options, mean, std)
         curve.append(round(score["AP50"], 4))
@@ -79,12 +84,6 @@ def _train(options: argparse.Namespace) -> dict[str, Any]:
     if kept is not None:
         bench.load_state_dict(kept)
     return {**_score(bench, splits["test"], options, mean, std), "val_AP50": curve}
-
-
-def _learning_rate(options: argparse.Namespace, epoch: int) -> float:
-    if epoch < _WARMUP_EPOCHS:
-        return float(_WARMUP_LR + (options.lr - _WARMUP_LR) * epoch / _WARMUP_EPOCHS)
-    return float(_MIN_LR + (options.lr - _MIN_LR) * (1 + math.cos(math.pi * epoch / options.epochs)) / 2)
 
 
 def _bench(options: argparse.Namespace, classes: int) -> tuple[nn.Module, Tensor, Tensor]:

@@ -96,8 +96,7 @@ def _raydet(data: str, model: str, changes: Mapping[str, Any], side: str, seed: 
     with tempfile.TemporaryDirectory() as folder:
         given = {**changes, "run.seed": seed, "run.storage_path": folder, "run.name": "run", "scaling.threads": 1}
         given |= {"model.weights": "none"} if side == "random" else {}
-        words = [word for key, value in given.items() for word in (f"--{key}", *_words(value))]
-        spent = _spend([sys.executable, "-m", "raydet", "fit", data, "--model", model, *words])
+        spent = _spend([sys.executable, "-m", "raydet", "fit", data, "--model", model, *_flags(given)])
         run = Path(folder) / "run"
         rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
         return _figures(evaluate(run, split="test"), spent, [row["AP50"] for row in rows])
@@ -105,16 +104,15 @@ def _raydet(data: str, model: str, changes: Mapping[str, Any], side: str, seed: 
 
 def _effdet(cfg: Config, coco: Path, weights: str, seed: int) -> dict[str, Any]:
     name = cfg.model.name
-    words = ["--model", name if name.startswith("tf_") else f"tf_{name}", "--weights", weights, "--seed", str(seed)]
-    words += [
-        "--size",
-        str(cfg.model.image_size),
-        "--epochs",
-        str(cfg.schedule.epochs),
-        "--batch",
-        str(cfg.global_batch),
-    ]
-    spent = _spend([sys.executable, "-m", "raydet.bench.effdet_training", str(coco), *words])
+    given = {
+        "model": name if name.startswith("tf_") else f"tf_{name}",
+        "weights": weights,
+        "size": cfg.model.image_size,
+        "epochs": cfg.schedule.epochs,
+        "batch": cfg.global_batch,
+        "seed": seed,
+    }
+    spent = _spend([sys.executable, "-m", "raydet.bench.effdet_training", str(coco), *_flags(given)])
     found = json.loads(spent.out.splitlines()[-1])
     return _figures(found, spent, found["val_AP50"])
 
@@ -145,8 +143,11 @@ def _spend(words: list[str]) -> _Spent:
         return _Spent(usage.ru_utime + usage.ru_stime, wall, usage.ru_maxrss * 1024, out.read())
 
 
-def _words(value: Any) -> list[str]:
-    return [str(item) for item in value] if isinstance(value, tuple | list) else [str(value)]
+def _flags(values: Mapping[str, Any]) -> list[str]:
+    words: list[str] = []
+    for key, value in values.items():
+        words += [f"--{key}", *map(str, value if isinstance(value, tuple | list) else [value])]
+    return words
 
 
 def _means(runs: list[dict[str, Any]]) -> dict[str, dict[str, list[float]]]:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from raydet.bench.timing import in_turn, machine, shares
-from raydet.config import Config, override
+from raydet.config import Config, Optim, override
 from raydet.data import Batch
 from raydet.distributed import WorkerGroup
 from raydet.exceptions import ConfigError
@@ -151,10 +151,7 @@ def effdet(cfg: Config, data: Synthetic, classes: int, device: torch.device) -> 
         image_size=(side, side),
     ).to(device)
     bench.train()
-    decayed = [p for p in bench.parameters() if p.ndim > 1]
-    spared = [p for p in bench.parameters() if p.ndim <= 1]
-    groups = [{"params": decayed, "weight_decay": cfg.optim.weight_decay}, {"params": spared, "weight_decay": 0.0}]
-    optimizer = torch.optim.SGD(groups, lr=cfg.optim.lr, momentum=cfg.optim.momentum)
+    optimizer = effdets_sgd(bench, cfg.optim)
     average = ModelEmaV2(bench, decay=cfg.ema.decay or 0.9998)
     images = data.images_B3HW.to(device)
     target = {
@@ -163,6 +160,14 @@ def effdet(cfg: Config, data: Synthetic, classes: int, device: torch.device) -> 
     }
 
     return _peers_step(bench, lambda x_B3HW: bench(x_B3HW, target)["loss"], images, optimizer, average, cfg)
+
+
+def effdets_sgd(bench: nn.Module, optim: Optim) -> torch.optim.SGD:
+    """Return the optimizer of effdet's train.py: vectors and scalars do not decay."""
+    decayed = [p for p in bench.parameters() if p.ndim > 1]
+    spared = [p for p in bench.parameters() if p.ndim <= 1]
+    groups = [{"params": decayed, "weight_decay": optim.weight_decay}, {"params": spared, "weight_decay": 0.0}]
+    return torch.optim.SGD(groups, lr=optim.lr, momentum=optim.momentum)
 
 
 def timm(cfg: Config, data: Synthetic, classes: int, device: torch.device) -> Callable[[], object]:

@@ -29,7 +29,7 @@ from raydet.exceptions import (
     UnsafeWeights,
     WeightsError,
 )
-from tests.commands import ROOT, descendants, environment, raydet, running, until, words
+from tests.commands import ROOT, descendants, environment, logged_steps, raydet, running, until, words
 
 
 def test_the_verbs_are_those_released() -> None:
@@ -311,6 +311,5 @@ def test_sigterm_ends_a_run_with_one_line_and_the_same_command_continues(
     assert "Traceback" not in (tmp_path / "stderr.txt").read_text()
     plan = make_plan(cfg)
     assert plan.continues is not None and not plan.finished
-    steps = [json.loads(line[5:])["step"] for line in (folder / "log.json").read_text().splitlines() if '"LOG"' in line]
-    epoch, step = [step for step in steps if isinstance(step, list) and len(step) == 2][-1]
+    epoch, step = logged_steps(folder)[-1]
     assert plan.continues.step == 8 * epoch + step + 1

@@ -14,27 +14,15 @@ from raydet.driver.continued_run import continued
 from raydet.driver.fit import fit
 from raydet.driver.plan import make_plan
 from raydet.exceptions import ConfigError, NonFiniteLoss
-from raydet.recipes import recipe
 from raydet.runs import diagnostics
 from raydet.tasks.base import Task
 from raydet.tasks.build import make_task
 from raydet.training import worker
 from raydet.training.cuda_graph import WARM_UP, Capture
-from raydet.training.state import build_model, new_state, resolve_model
 from raydet.training.step import Trainer
 from tests.recording import capture_on_cpu
-from tests.training.test_cuda_graph import KINDS, RATES, batch, weights
+from tests.training.test_cuda_graph import KINDS, RATES, batch, trainer, weights
 from tests.workers import newest, run_workers, trained
-
-
-def trainer(kind: str, capture: Capture | None = None) -> Trainer:
-    name, settings = KINDS[kind]
-    cfg: Config = resolve_model(override(recipe(name), settings))
-    model = build_model(cfg, 10)
-    task = make_task(cfg, model, torch.device("cpu"))
-    state = new_state(cfg, model, len(task.loss_names), torch.device("cpu"))
-    state.train()
-    return Trainer(cfg, task, state, WorkerGroup(), capture)
 
 
 def spoilt(one: Trainer) -> torch.Tensor:
